@@ -1,0 +1,105 @@
+"""The `icclip` command: its subcommands, and errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from icclip import __version__
+from icclip.commands import evaluate, plugins, train
+from icclip.console import Reporter
+from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
+from icclip.registry import Plugin, Registry
+
+EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
+
+
+class PluginGroup(TyperGroup):
+    """Adds the subcommands of plugins: of the default ones always, of others on a miss or for help."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All commands, those of third-party plugins included."""
+        self._add_from(ctx, ctx.obj.plugins)
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command, looked for among third-party plugins last."""
+        self._add_from(ctx, ctx.obj.built_in)
+        found = super().get_command(ctx, cmd_name)
+        if found is None:
+            self._add_from(ctx, ctx.obj.third_party)
+            found = super().get_command(ctx, cmd_name)
+        return found
+
+    def _add_from(self, ctx: Any, plugins: tuple[Plugin, ...]) -> None:
+        registry: Registry = ctx.obj
+        asked: set[Plugin] = self.__dict__.setdefault("_plugins_asked", set())
+        for plugin in plugins:
+            if plugin in asked:
+                continue
+            asked.add(plugin)
+            sub_app = typer.Typer()
+            for problem in registry.add_commands(sub_app, [plugin]):
+                Reporter.for_this_process().warn(problem)
+            for name, command in typer.main.get_group(sub_app).commands.items():
+                # An existing command keeps its name: a plugin cannot replace `train`.
+                self.commands.setdefault(name, command)
+
+
+app = typer.Typer(
+    cls=PluginGroup,
+    name="icclip",
+    help="Fine-tune CLIP and SigLIP for retrieval, measure it honestly, ship encoders proven to match.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # The seed project spelled its options with underscores: --train_bs is --train-bs.
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+    },
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"icclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Global options; `version` acts in its callback."""
+
+
+app.command("train")(train.train)
+app.command("eval")(evaluate.evaluate)
+app.add_typer(plugins.app, name="plugins")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit. IcclipErrors become one line; bugs keep their traceback."""
+    try:
+        app(argv, prog_name="icclip", obj=Registry.from_environment())
+    except ConfigError as error:
+        _fail(error.problems, error.exit_code)
+    except IcclipError as error:
+        _fail([str(error)], error.exit_code)
+    except SystemExit as exit_:
+        if exit_.code == EXIT_INTERRUPTED:
+            _fail(["interrupted; what was saved before is intact"], EXIT_INTERRUPTED)
+        raise
+
+
+def _fail(lines: Any, exit_code: int) -> None:
+    for line in lines:
+        sys.stderr.write(f"error: {line}\n")
+    raise SystemExit(exit_code)

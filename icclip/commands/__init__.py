@@ -1,0 +1,1 @@
+"""One file a command: options -> config -> one call. No loops, no torch."""

@@ -1,0 +1,299 @@
+"""What a run is asked to do: frozen dataclasses, checked together, in and out of TOML and JSON.
+
+    TrainConfig
+    ├── model: ModelConfig
+    └── data: DatasetConfig
+    EvalConfig
+    └── data: DatasetConfig
+
+`from_mapping` takes nested tables as TOML gives them. All problems (unknown keys, wrong types, values
+out of range) are collected and raised as one ConfigError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from icclip.errors import ConfigError, UsageError
+
+Precision = Literal["fp32", "fp16", "bf16"]
+OnBadImage = Literal["fail", "skip"]
+
+MAX_VAL_FRACTION = 0.5
+"""A validation and a test split of this size each would leave nothing to train on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Config:
+    """What the configs share: checked building from, and turning into, plain values."""
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Build from nested plain values.
+
+        Raises:
+            ConfigError: every problem at once, each with the key it is about.
+        """
+        problems: list[str] = []
+        config = _build(cls, values, "", problems)
+        if problems or config is None:
+            raise ConfigError(problems)
+        return config
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON; `from_mapping` reads them back."""
+        return typing.cast("dict[str, Any]", _plain(self))
+
+    def problems(self) -> list[str]:
+        """What is wrong with values that have the right type. Overridden by each config."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig(_Config):
+    """Which model, and how it is loaded."""
+
+    name: str
+    """A hub id, a local directory, or a preset (`clip-tiny`)."""
+    revision: str | None = None
+    tokenizer: str | None = None
+    """For presets: a directory or hub id with a tokenizer, instead of one trained on the captions."""
+    image_resize: int | None = None
+    """Side in pixels; goes through the processor and is saved with it."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    seed: int = 42
+    """Of a preset's initial weights."""
+    trust_remote_code: bool = False
+
+    def problems(self) -> list[str]:
+        """Values out of range."""
+        return _at_least(self, image_resize=16, seed=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetConfig(_Config):
+    """Which captioned images, and how they are read."""
+
+    name: str
+    """A dataset plugin's name."""
+    path: str | None = None
+    """What followed the @, or the path given instead of a name."""
+    revision: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    val_fraction: float = 0.1
+    """Share of the images, of a source without a validation (or test) split, that becomes one."""
+    seed: int = 42
+    """Of the made splits, and of a generated dataset's images."""
+    streaming: bool = False
+    on_bad_image: OnBadImage = "fail"
+    allow_outside_root: bool = False
+    trust_remote_code: bool = False
+
+    def problems(self) -> list[str]:
+        """Values out of range, and options that exclude each other."""
+        found = _at_least(self, seed=0)
+        if not 0 < self.val_fraction < MAX_VAL_FRACTION:
+            found.append(f"val_fraction is {self.val_fraction}: give a fraction between 0 and {MAX_VAL_FRACTION}")
+        return found
+
+    @property
+    def label(self) -> str:
+        """As the user writes it: `flickr8k@path`, `shapes`."""
+        return f"{self.name}@{self.path}" if self.path else self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(_Config):
+    """One training run. Defaults are the seed project's, but for gradient accumulation."""
+
+    model: ModelConfig
+    data: DatasetConfig
+    output_dir: Path
+    epochs: int = 5
+    max_steps: int | None = None
+    """Stop after so many optimizer steps; needed with streaming data."""
+    lr: float = 1e-5
+    weight_decay: float = 0.1
+    warmup_ratio: float = 0.05
+    scheduler: str = "cosine"
+    train_bs: int = 64
+    """Images per process and step: what each positive meets, times the processes, less one."""
+    eval_bs: int = 128
+    grad_accum: int = 1
+    precision: Precision = "fp32"
+    grad_ckpt: bool = False
+    seed: int = 42
+    eval_every: int = 1
+    """Epochs between retrieval evaluations on the validation split."""
+    save_total_limit: int = 2
+    logging_steps: int = 50
+    workers: int | None = None
+    """Processes that load images; None chooses from the cores."""
+    device: str | None = None
+    """None: the GPU where there is one."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    overwrite: bool = False
+    resume: bool = False
+    training_args: Mapping[str, Any] = field(default_factory=dict)
+    """Any other field of transformers' TrainingArguments, from `--set`."""
+
+    def problems(self) -> list[str]:
+        """Values out of range, and options that exclude each other."""
+        found = _at_least(
+            self,
+            epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, eval_bs=1, grad_accum=1, seed=0,
+            eval_every=1, save_total_limit=1, logging_steps=1, workers=0,
+        )  # fmt: skip
+        if not 0 <= self.warmup_ratio < 1:
+            found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")
+        if self.overwrite and self.resume:
+            found.append("overwrite and resume exclude each other: choose one")
+        if self.data.streaming and self.max_steps is None:
+            found.append("streaming data has no known length: give --max-steps")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(_Config):
+    """One evaluation of a checkpoint on a split."""
+
+    checkpoint: str
+    data: DatasetConfig
+    revision: str | None = None
+    split: str = "test"
+    output_dir: Path | None = None
+    eval_bs: int = 128
+    precision: Precision = "fp32"
+    workers: int | None = None
+    device: str | None = None
+    bootstrap: int = 1000
+    """Resamples behind the confidence intervals; 0 leaves them out."""
+    seed: int = 42
+    trust_remote_code: bool = False
+
+    def problems(self) -> list[str]:
+        """Values out of range."""
+        return _at_least(self, eval_bs=1, bootstrap=0, seed=0, workers=0)
+
+
+C = TypeVar("C", bound=_Config)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a configuration file.
+
+    Raises:
+        UsageError: it is missing or is no TOML (with the line).
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Later layers win, table by table. A None in a layer means 'not said' and never wins."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            if value is None:
+                continue
+            if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+                result[key] = merged(result[key], value)
+            else:
+                result[key] = merged(value) if isinstance(value, Mapping) else value
+    return result
+
+
+# Building from plain values ---------------------------------------------------------------------
+
+
+def _build(cls: type[C], values: Mapping[str, Any], where: str, problems: list[str]) -> C | None:
+    """An instance of `cls`, or None with the reasons appended to `problems`."""
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    before = len(problems)
+    for key in values.keys() - fields.keys():
+        near = difflib.get_close_matches(key, fields, n=1)
+        problems.append(f"unknown key {where + key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    arguments: dict[str, Any] = {}
+    for name, spec in fields.items():
+        if name in values:
+            arguments[name] = _convert(hints[name], values[name], where + name, problems)
+        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            problems.append(f"missing {where + name!r}")
+    if len(problems) > before:
+        return None
+    config = cls(**arguments)
+    problems.extend(where + problem for problem in config.problems())
+    return config
+
+
+def _convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
+    """`value` as the annotated type, or None with the reason appended to `problems`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if value is None else _convert(inner, value, where, problems)
+    if origin is Literal:
+        if value not in arguments:
+            problems.append(f"{where} is {value!r}: choose one of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if isinstance(hint, type) and issubclass(hint, _Config):
+        return _build_table(hint, value, where, problems)
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    return _scalar(hint, origin, value, where, problems)
+
+
+def _build_table(hint: type[_Config], value: Any, where: str, problems: list[str]) -> _Config | None:
+    if isinstance(value, hint):
+        return value
+    if not isinstance(value, Mapping):
+        problems.append(f"{where} must be a table")
+        return None
+    return _build(hint, value, f"{where}.", problems)
+
+
+_SCALARS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+
+
+def _scalar(hint: Any, origin: Any, value: Any, where: str, problems: list[str]) -> Any:
+    accepted = _SCALARS.get(hint, (Mapping,) if origin is Mapping else (object,))
+    # bool is a subclass of int: `epochs = true` is a mistake, not 1.
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+        problems.append(f"{where} is {value!r}: expected {getattr(hint, '__name__', hint)}")
+        return None
+    return float(typing.cast("float", value)) if hint is float else value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _at_least(config: _Config, **minimums: float) -> list[str]:
+    """One line for every named field that is set and below its minimum."""
+    return [
+        f"{name} is {getattr(config, name)}: give at least {minimum}"
+        for name, minimum in minimums.items()
+        if getattr(config, name) is not None and getattr(config, name) < minimum
+    ]

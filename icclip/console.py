@@ -1,0 +1,101 @@
+"""Where words go: results to stdout, everything else to stderr.
+
+With `--json`, stdout carries one JSON document and nothing else. Progress bars appear only on a
+terminal, and only on the first process of a distributed run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Speaks to the user.
+
+    Args:
+        json: results are printed as JSON.
+        silent: says nothing at all; for the processes of a distributed run that are not the first.
+    """
+
+    json: bool = False
+    silent: bool = False
+
+    @classmethod
+    def for_this_process(cls, *, json: bool = False) -> Reporter:
+        """Silent unless this is the first process, as torchrun and accelerate number them."""
+        return cls(json=json, silent=os.environ.get("RANK", "0") != "0")
+
+    @cached_property
+    def console(self) -> Console:
+        """Words and progress: stderr."""
+        return _console(sys.stderr, quiet=self.silent)
+
+    @cached_property
+    def results(self) -> Console:
+        """Tables: stdout."""
+        return _console(sys.stdout, quiet=self.silent or self.json)
+
+    def note(self, message: str) -> None:
+        """Something worth knowing."""
+        self.console.print(message, markup=False, highlight=False)
+
+    def warn(self, message: str) -> None:
+        """Something that may be wrong."""
+        self.console.print("[yellow]warning:[/] ", end="")
+        self.console.print(message, markup=False, highlight=False)
+
+    def header(self, rows: Mapping[str, object]) -> None:
+        """What is about to run, in aligned lines."""
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            self.console.print(f"[bold]{name.ljust(width)}[/]  ", end="")
+            self.console.print(str(value), markup=False, highlight=False)
+
+    def result(self, payload: Mapping[str, Any], *renderables: RenderableType) -> None:
+        """The outcome: tables for people, or `payload` as JSON."""
+        if self.silent:
+            return
+        if self.json:
+            sys.stdout.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
+            return
+        for renderable in renderables:
+            self.results.print(renderable)
+
+    @contextlib.contextmanager
+    def progress(self, description: str, total: int | None) -> Iterator[Advance]:
+        """A bar with the time left; the block calls what it is given with the number of steps done."""
+        if self.silent or not self.console.is_terminal:
+            yield _ignore
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda steps: bar.advance(task, steps)
+
+
+def _ignore(_steps: int) -> None:
+    """Where nobody watches."""
+
+
+def _console(stream: TextIO, *, quiet: bool) -> Console:
+    from rich.console import Console
+
+    # Where there is no terminal a log file or a pipe reads the lines: breaking them at 80 columns
+    # would cut paths in two; tables keep a fixed width there.
+    width = None if stream.isatty() else 120
+    return Console(file=stream, quiet=quiet, width=width, soft_wrap=not stream.isatty())

@@ -1,0 +1,98 @@
+"""What can go wrong, as types: the command line turns each into one line and an exit code.
+
+    IcclipError                 base; a message that names the thing, the place and the way out
+    ├── UsageError              exit code 2: the user can fix it
+    │   ├── ConfigError         every problem of a configuration at once
+    │   ├── UnknownNameError    a model, dataset, split... that is not known, with suggestions
+    │   ├── MissingExtraError   an optional dependency that is not installed
+    │   ├── PluginError         a plugin that cannot be used
+    │   ├── DataError           something in a dataset: file, row, column, image, caption
+    │   └── CheckpointError     something in a model directory or hub repository
+    ├── TrainingStoppedError         exit code 1: training cannot go on (a non-finite loss)
+    └── GateError               exit code 3: a measured result missed its threshold
+
+Anything else that reaches the top is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+EXIT_OK = 0
+EXIT_INTERNAL = 1
+EXIT_USAGE = 2
+EXIT_GATE = 3
+EXIT_INTERRUPTED = 130
+
+
+class IcclipError(Exception):
+    """Base of the errors that are shown as one line, without a traceback."""
+
+    exit_code = EXIT_INTERNAL
+
+
+class UsageError(IcclipError):
+    """Bad input: the message says what, where and what to do."""
+
+    exit_code = EXIT_USAGE
+
+
+class ConfigError(UsageError):
+    """All the problems of one configuration, reported together."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class UnknownNameError(UsageError):
+    """A name that is not among the known ones.
+
+    Args:
+        kind: what the name stands for ("dataset", "split", ...).
+        name: what was asked for.
+        known: the names that would have worked.
+        note: anything else worth knowing, such as plugins that failed to load.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], note: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        near = difflib.get_close_matches(name, self.known, n=1)
+        parts = [f"unknown {kind} {name!r}"]
+        if near:
+            parts.append(f"did you mean {near[0]!r}?")
+        parts.append(f"known: {', '.join(self.known) or 'none'}")
+        if note:
+            parts.append(note)
+        super().__init__("; ".join(parts))
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, what: str, missing: Iterable[str], install: str) -> None:
+        self.missing = tuple(missing)
+        super().__init__(f"{what} needs {', '.join(self.missing)}, not installed here: {install}")
+
+
+class PluginError(UsageError):
+    """A plugin is broken, or two of them claim the same name."""
+
+
+class DataError(UsageError):
+    """A dataset, or one of its rows, cannot be used as it is."""
+
+
+class CheckpointError(UsageError):
+    """A model directory or hub repository cannot be used as it is."""
+
+
+class TrainingStoppedError(IcclipError):
+    """Training cannot go on; what was saved before is intact."""
+
+
+class GateError(IcclipError):
+    """A measured result missed its threshold."""
+
+    exit_code = EXIT_GATE

@@ -1,0 +1,1 @@
+"""Encode, rank, measure. Knows nothing of where embeddings come from."""

@@ -1,0 +1,114 @@
+"""Writing that is either complete or absent: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from icclip.errors import UsageError
+
+
+@contextlib.contextmanager
+def readable_os_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn a full disk, a missing right or a file in the way into one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write {what} to {path}: {reason}") from error
+
+
+def atomic_write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, or leave it as it was.
+
+    Raises:
+        UsageError: the disk is full, the directory is not writable, ...
+    """
+    with readable_os_errors(path.name, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes files for the owner alone; results are meant to be shared.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """`atomic_write_bytes` for UTF-8 text."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON. NaN and infinity are refused: they are not JSON."""
+    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Give a staging directory beside `path` that becomes `path` when the block ends well.
+
+    An existing directory at `path` is replaced only then. After an error, or an interrupt, nothing
+    of the staging directory is left.
+
+    Raises:
+        UsageError: the disk is full, the parent is not writable, ...
+    """
+    with readable_os_errors(path.name, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        with readable_os_errors(path.name, path):
+            yield staging
+            staging.chmod(0o777 & ~_umask())
+            fsync_tree(staging)
+            _swap(staging, path)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def fsync_tree(root: Path) -> None:
+    """Ask the system to put every file below `root`, and the directories, on the disk."""
+    for directory, _, names in os.walk(root):
+        for name in names:
+            _fsync(Path(directory) / name)
+        _fsync(Path(directory))
+
+
+def _swap(staging: Path, path: Path) -> None:
+    """Move `staging` to `path`, taking the old directory out of the way for as short as possible."""
+    if not path.exists():
+        staging.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+    path.replace(old / "replaced")
+    staging.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

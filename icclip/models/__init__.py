@@ -1,0 +1,1 @@
+"""Models and processors in torch: loading, presets, encoding."""

@@ -1,0 +1,1 @@
+"""Tables, model cards and other things people read."""

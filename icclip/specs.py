@@ -1,0 +1,142 @@
+"""What plugins return: frozen descriptions, and the protocols they speak.
+
+A spec is data. It is cheap to make (no torch, no transformers, no datasets is imported for it) and
+says by itself what it needs; only its callables do work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from datasets import DatasetDict, IterableDatasetDict
+    from PIL.Image import Image
+
+    from icclip.config import DatasetConfig, ModelConfig
+    from icclip.evaluation.ranking import RetrievalRanks
+    from icclip.models.loaded import LoadedModel
+
+LossFamily = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPolicy:
+    """How captions become token ids for one checkpoint.
+
+    SigLIP was trained on text padded to its full length, without a mask, and SigLIP 2 on lower-cased
+    text; CLIP pools at the end-of-text token, so that padding does not matter.
+    """
+
+    padding: Literal["longest", "max_length"]
+    max_length: int
+    lowercase: bool = False
+    attention_mask: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A small architecture to train from scratch, known by name (`clip-tiny`).
+
+    `build(config, captions, vocabulary_seed)` returns an untrained model; `captions` feeds the tokenizer
+    unless the config names one. `defaults` are the training options that suit it, by their name in
+    `TrainConfig`; whatever the user sets wins.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[ModelConfig, Sequence[str]], LoadedModel]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A family of dual-encoder models.
+
+    The differences between families are here as values: nothing else in the project asks what a
+    model is called.
+    """
+
+    name: str
+    summary: str
+    model_types: tuple[str, ...]
+    """The values of a checkpoint's `config.model_type` that this backend serves."""
+    loss: LossFamily
+    load: Callable[[ModelConfig], LoadedModel]
+    """From a local directory or a hub id. Raises CheckpointError."""
+    text_policy: Callable[[Any, Any], TextPolicy]
+    """(transformers config, tokenizer) -> policy."""
+    unwrap: Callable[[Any], Any]
+    """What `get_image_features`/`get_text_features` return -> tensor [batch, dim]."""
+    image_output: str = "image_embeds"
+    text_output: str = "text_embeds"
+    """Names of the exported encoders' outputs."""
+    presets: tuple[Preset, ...] = ()
+    requires: tuple[str, ...] = ("torch", "transformers")
+    install: str = "pip install 'icclip[train]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """A source of captioned images.
+
+    `load` returns splits named train / validation / test (those that the source has) with the
+    columns `image` (`datasets.Image`) and `captions` (list of str, at least one). It raises
+    DataError for what the user can mend.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[DatasetConfig], DatasetDict | IterableDatasetDict]
+    takes_path: bool = False
+    """Whether `name@path` means something to it."""
+    recognises: Callable[[Path], bool] | None = None
+    """Whether it reads a bare path given as `--dataset`; the first dataset that says yes gets it."""
+    requires: tuple[str, ...] = ("datasets",)
+    install: str = "pip install 'icclip[train]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """A number, or several, computed from the ranks of a retrieval run."""
+
+    name: str
+    summary: str
+    compute: Callable[[RetrievalRanks], Mapping[str, float]]
+    requires: tuple[str, ...] = ()
+    install: str = ""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns images and texts into unit vectors, wherever it runs."""
+
+    @property
+    def description(self) -> str:
+        """What runs where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
+
+    def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
+        """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1."""
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+        """Returns float32 [n, dim] with rows of length 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTargetSpec:
+    """A format that trained encoders are shipped in."""
+
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    export: Callable[[Any], Any]
+    open: Callable[[Path], Encoder]
+    requires: tuple[str, ...] = ()
+    install: str = "pip install 'icclip[export]'"
+
+
+Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec

@@ -1,0 +1,1 @@
+"""Development tasks; see CONTRIBUTING.md."""
