@@ -44,7 +44,7 @@ LOAD_PLUGINS_VARIABLE = "ICCLIP_LOAD_PLUGINS"
 
 S = TypeVar("S", bound=Spec)
 
-KINDS: Mapping[type[Spec], tuple[str, str]] = {
+KINDS: Mapping[type[Any], tuple[str, str]] = {
     BackendSpec: ("backend", "icclip_model_backends"),
     DatasetSpec: ("dataset", "icclip_datasets"),
     MetricSpec: ("metric", "icclip_metrics"),
@@ -171,7 +171,7 @@ class Registry:
                         return _usable(spec, "backend"), preset
         return None
 
-    def names(self, spec_type: type[Spec]) -> list[str]:
+    def names(self, spec_type: type[Any]) -> list[str]:
         """All names of one kind, for messages and listings."""
         return [spec.name for spec in _specs(self.plugins, spec_type)]
 

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "optimum", "onnxruntime", "onnx", "pandas", "pyarrow")
+
+
+@pytest.mark.parametrize("module", ["icclip.cli", "icclip.registry"])
+def test_starting_imports_nothing_heavy(module):
+    code = (
+        f"import sys, {module}; from icclip.registry import Registry; Registry(load_plugins=frozenset()).built_in;"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_lists_the_commands_and_the_exit_codes(icclip):
+    outcome = icclip("--help")
+    assert outcome.code == 0
+    for word in ("train", "eval", "plugins", "Exit codes: 0 ok"):
+        assert word in outcome.out
+
+
+def test_unknown_command_suggests_the_nearest(icclip):
+    outcome = icclip("trian")
+    assert outcome.code == 2
+    assert "Did you mean 'train'?" in outcome.err
+
+
+def test_version(icclip):
+    from icclip import __version__
+
+    assert icclip("--version").out.strip() == f"icclip {__version__}"
