@@ -1,0 +1,67 @@
+"""Columns of a source -> the two columns of the contract, `image` and `captions`.
+
+Nothing here decodes or copies an image: caption columns are read on their own, and image columns
+are only renamed or recast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+from datasets import Dataset, DatasetInfo, Features, Image, Value
+from datasets import Sequence as ListFeature
+
+from icclip.errors import DataError
+
+FEATURES = Features({"image": Image(decode=False), "captions": ListFeature(Value("string"))})
+"""What every split has: `{"bytes", "path"}` not yet decoded, and a list of strings."""
+
+
+def dataset_of(images: Sequence[str | bytes], captions: Sequence[Sequence[str]]) -> Dataset:
+    """A dataset in memory from image files' paths or contents, and each image's captions."""
+    contents = [item if isinstance(item, bytes) else None for item in images]
+    paths = [item if isinstance(item, str) else None for item in images]
+    cells = pa.StructArray.from_arrays([pa.array(contents, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
+    table = pa.table({"image": cells, "captions": pa.array(captions, pa.list_(pa.string()))})
+    return Dataset(table, info=DatasetInfo(features=FEATURES))
+
+
+def with_captions(dataset: Dataset, image_column: str, caption_columns: Sequence[str], source: str) -> Dataset:
+    """`image` and `captions` out of named columns.
+
+    Several caption columns, strings or lists of strings, become one list per row; nulls are left
+    out. Pass a dataset without an indices mapping (before `select`): adding a column to a mapped
+    one would copy every image.
+
+    Raises:
+        DataError: a caption is no string.
+    """
+    columns = read_columns(dataset, caption_columns)
+    captions = [captions_of(cells, f"{source} row {row}") for row, cells in enumerate(zip(*columns, strict=True))]
+    images = dataset.select_columns([image_column])
+    if image_column != "image":
+        images = images.rename_column(image_column, "image")
+    return images.cast_column("image", FEATURES["image"]).add_column(
+        "captions", pa.array(captions, pa.list_(pa.string())), feature=FEATURES["captions"]
+    )
+
+
+def read_columns(dataset: Dataset, names: Sequence[str]) -> list[list[Any]]:
+    """The values of some columns; no other column is read."""
+    table = dataset.select_columns(list(names)).with_format("arrow")[:]
+    return [table[name].to_pylist() for name in names]
+
+
+def captions_of(cells: Sequence[Any], where: str) -> list[str]:
+    """Strings, lists of strings and nulls -> one list of strings.
+
+    Raises:
+        DataError: something else is among them.
+    """
+    flat = [item for cell in cells for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+    for item in flat:
+        if not isinstance(item, str):
+            raise DataError(f"{where}: a caption is {item!r}: expected text or a list of texts")
+    return flat

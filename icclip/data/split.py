@@ -1,0 +1,89 @@
+"""One split, seen as images and as captions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from datasets import Dataset
+from PIL import Image
+
+from icclip.data.captions import CaptionMap
+from icclip.data.images import decode_image
+
+FINGERPRINT_IMAGES = 64
+
+
+class SplitImages(Sequence[Image.Image]):
+    """The images of a split, each decoded when it is asked for: RGB, the right way up.
+
+    Args:
+        split: has the column `image`, as `load_splits` returns it.
+        name: the split's name, for messages.
+    """
+
+    def __init__(self, split: Dataset, name: str = "") -> None:
+        self._rows = split.select_columns(["image"])
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
+    def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
+        """Raises DataError naming the row and its file."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            # datasets words this differently for each layout of a table; Sequence relies on the type.
+            raise IndexError(f"row {index} of {len(self)}")
+        return decode_cell(self._rows[row]["image"], f"{self._name} row {row}".lstrip())
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        for row in range(len(self)):
+            yield self[row]
+
+
+def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Image:
+    """Decode a cell of an image column: `{"bytes": ..., "path": ...}`, or an image.
+
+    Raises:
+        DataError: it cannot be read; `where` and the file are named.
+    """
+    if isinstance(cell, Image.Image):
+        return decode_image(cell, where)
+    path = cell["path"]
+    content = cell["bytes"]
+    return decode_image(Path(path) if content is None else content, f"{where} ({path})" if path else where)
+
+
+def caption_map(split: Dataset) -> CaptionMap:
+    """Which captions belong to which image; only the captions are read."""
+    return CaptionMap.from_lists(caption_lists(split))
+
+
+def caption_lists(split: Dataset) -> list[list[str]]:
+    """The column `captions`."""
+    lists: list[list[str]] = split.select_columns(["captions"]).with_format("arrow")[:]["captions"].to_pylist()
+    return lists
+
+
+def fingerprint(split: Dataset) -> str:
+    """Recognises a split again: SHA-256 over its captions, its length and some of its images.
+
+    At most 64 images, spread evenly, are read: enough to notice other sizes, another encoding or
+    another order, at a cost that does not grow with the images.
+    """
+    digest = hashlib.sha256(repr((len(split), caption_lists(split))).encode())
+    images = split.select_columns(["image"])
+    for row in range(0, len(split), max(1, len(split) // FINGERPRINT_IMAGES)):
+        cell = images[row]["image"]
+        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
