@@ -66,8 +66,13 @@ class LoadedModel:
 
     def save(self, directory: Path) -> None:
         """Write weights (safetensors), config and the whole processor, as transformers lays them out."""
-        self.model.save_pretrained(directory)
-        self.processor.save_pretrained(directory)
+        from icclip.models.quiet import quiet_transformers
+
+        with quiet_transformers():
+            self.model.save_pretrained(directory)
+            self.processor.save_pretrained(directory)
+            # transformers 5 puts this into processor_config.json, where nothing but transformers looks.
+            self.processor.image_processor.save_pretrained(directory)
 
     def describe(self) -> dict[str, Any]:
         """What to record about it beside a result."""

@@ -1,0 +1,200 @@
+"""Images and texts into unit vectors, with torch."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from icclip.config import Precision
+from icclip.console import Reporter
+from icclip.errors import CheckpointError, DataError, UsageError
+from icclip.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+AUTOCAST: Mapping[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
+WORTH_WORKERS = 256
+"""Images from which on starting processes pays."""
+MOST_WORKERS = 8
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name`; None: the GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}: give cpu, cuda, cuda:N or mps") from error
+    available = {"cpu": True, "cuda": (device.index or 0) < torch.cuda.device_count(), "mps": _has_mps()}
+    if not available.get(device.type, False):
+        here = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * _has_mps()])
+        raise UsageError(f"device {name!r} is not available: this machine has {here}")
+    return device
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+class TorchEncoder:
+    """Encodes with a loaded model; see `icclip.specs.Encoder`.
+
+    Args:
+        loaded: its model is moved to the device.
+        device: as `choose_device` takes it.
+        precision: of the matrix products; the weights and what is returned are float32.
+        workers: processes that decode and preprocess images; None chooses from the cores.
+        reporter: shows the progress.
+
+    Raises:
+        UsageError: the device is not there, or cannot do the precision.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        device: str | None = None,
+        precision: Precision = "fp32",
+        workers: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self.loaded, self.precision, self.workers = loaded, precision, workers
+        self.reporter = reporter or Reporter(silent=True)
+        self.device = choose_device(device)
+        if precision == "fp16" and self.device.type == "cpu":
+            raise UsageError("fp16 needs a GPU: on the cpu leave it out, or use bf16")
+        if self.device.type == "cuda":
+            # TF32: ten bits of mantissa in products, float32 sums; several times faster.
+            torch.set_float32_matmul_precision("high")
+        loaded.model.to(self.device)
+
+    @property
+    def description(self) -> str:
+        """`siglip, 3.1 M parameters, cpu, fp32`."""
+        about = self.loaded.describe()
+        return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
+
+    def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
+        """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            CheckpointError: an embedding is not finite.
+        """
+        # The workers get the processor alone: the model stays where it is.
+        batches = _ImageBatches(dataclasses.replace(self.loaded, model=None), images, batch_size)
+        loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self._workers_for(len(images)),
+            pin_memory=self.device.type == "cuda",
+        )
+        inputs = (_unless_error(batch) for batch in loader)
+        return self._encode("images", len(images), inputs, self.loaded.image_features)
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+        """Returns float32 [n, dim] with rows of length 1.
+
+        Raises:
+            CheckpointError: an embedding is not finite.
+        """
+        # Texts of like length share a batch, so that little is spent on padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        inputs = (
+            self.loaded.text_inputs([texts[i] for i in order[start : start + batch_size]])
+            for start in range(0, len(texts), batch_size)
+        )
+        by_length = self._encode("texts", len(texts), inputs, self.loaded.text_features)
+        restored = np.empty_like(by_length)
+        restored[order] = by_length
+        return restored
+
+    def _encode(
+        self,
+        what: str,
+        total: int,
+        inputs: Iterable[Mapping[str, Tensor]],
+        encode: Callable[[Mapping[str, Tensor]], Tensor],
+    ) -> np.ndarray:
+        rows = []
+        with self._inference(), self.reporter.progress(f"encoding {what}", total) as advance:
+            for batch in inputs:
+                features = encode({name: t.to(self.device, non_blocking=True) for name, t in batch.items()}).float()
+                units = torch.nn.functional.normalize(features, dim=-1)
+                rows.append(self._checked(units, what))
+                advance(len(units))
+        return np.concatenate(rows)
+
+    def _checked(self, units: Tensor, what: str) -> np.ndarray:
+        if not torch.isfinite(units).all():
+            raise CheckpointError(
+                f"{self.loaded.source} gives embeddings of {what} that are not finite: its weights are damaged, "
+                f"or {self.precision} is too narrow for them"
+            )
+        array: np.ndarray = units.cpu().numpy()
+        return array
+
+    def _workers_for(self, n: int) -> int:
+        if self.workers is not None:
+            return self.workers
+        return 0 if n < WORTH_WORKERS else min(MOST_WORKERS, os.cpu_count() or 1)
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradients, no dropout, the wanted precision; a model in training goes on training after."""
+        model, dtype = self.loaded.model, AUTOCAST.get(self.precision)
+        training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                yield
+        finally:
+            model.train(training)
+
+
+@dataclass(frozen=True)
+class _ImageBatches(Dataset[dict[str, "Tensor"] | DataError]):
+    """Item i: the model inputs of the i-th batch, or what was wrong with one of its images.
+
+    The error is returned: raised in a worker, it would arrive wrapped in a traceback.
+    """
+
+    loaded: LoadedModel
+    images: Sequence[Image]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor] | DataError:
+        # A Dataset ends where this raises, as any sequence that is iterated.
+        if index >= len(self):
+            raise IndexError(index)
+        first = index * self.batch_size
+        try:
+            chosen = [self.images[i] for i in range(first, min(first + self.batch_size, len(self.images)))]
+        except DataError as error:
+            return error
+        return self.loaded.image_inputs(chosen)
+
+
+def _unless_error(batch: dict[str, Tensor] | DataError) -> dict[str, Tensor]:
+    if isinstance(batch, DataError):
+        raise batch
+    return batch

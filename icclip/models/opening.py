@@ -1,0 +1,316 @@
+"""From a name to a model that can be fed: presets, directories, hub repositories.
+
+A hub repository is first brought to the disk as a whole (only JSON, text, tokenizer and safetensors
+files), so that everything after that is one path, with one set of checks and messages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from icclip.config import ModelConfig
+from icclip.errors import CheckpointError, UnknownNameError
+from icclip.models.loaded import LoadedModel
+from icclip.models.quiet import quiet_transformers
+from icclip.models.resizing import resize_images
+from icclip.registry import Registry
+from icclip.specs import BackendSpec
+
+HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
+PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def open_model(
+    registry: Registry, config: ModelConfig, captions: Callable[[], Sequence[str]] | None = None
+) -> LoadedModel:
+    """The model that `config` names, in float32 on the CPU, with its processor.
+
+    Args:
+        registry: where backends and presets are looked up.
+        config: a preset's name, a local directory (a HF directory, a run directory or a checkpoint in
+            it) or a hub id.
+        captions: gives the texts that a preset's tokenizer is trained on; called only for a preset
+            without a tokenizer of its own.
+
+    Raises:
+        UnknownNameError: no such model, or a model type that no backend serves.
+        CheckpointError: the model is there and cannot be used as it is.
+    """
+    found = registry.preset(config.name)
+    if found is not None:
+        return found[1].build(config, _captions(config, captions))
+    directory = resolve(config, registry.preset_names())
+    backend = registry.backend_for(model_type(directory), config.name)
+    loaded = backend.load(dataclasses.replace(config, name=str(directory), revision=None))
+    return dataclasses.replace(loaded, source=source_label(config))
+
+
+def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
+    """What a backend's `load` does when transformers' Auto classes know its models.
+
+    Raises:
+        CheckpointError: something is missing, broken or does not fit together.
+    """
+    directory = resolve(config)
+    model = _load_weights(directory, config)
+    processor = load_processor(directory, trust_remote_code=config.trust_remote_code)
+    if config.image_resize is not None:
+        model = resize_images(model, processor, config.image_resize)
+    model.set_attn_implementation(config.attention)
+    check_vocabulary(processor.tokenizer, model.config.text_config.vocab_size, source_label(config))
+    return LoadedModel(model.eval(), processor, backend, source_label(config))
+
+
+def source_label(config: ModelConfig) -> str:
+    """How records and messages call the model."""
+    return f"{config.name}@{config.revision}" if config.revision else config.name
+
+
+# Finding the files ------------------------------------------------------------------------------
+
+
+def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
+    """The local directory that holds the model, downloaded first where `config.name` is a hub id.
+
+    Args:
+        config: its `name` and `revision` are read.
+        presets: names to suggest when there is no such model.
+
+    Raises:
+        UnknownNameError: neither a directory nor a hub id.
+        CheckpointError: the hub does not have it, or cannot be reached.
+    """
+    path = Path(config.name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path} is a file: give the directory that holds config.json and the weights")
+    if HUB_ID.fullmatch(config.name):
+        return _download(config)
+    note = "or give a hub id OWNER/NAME, or a directory that exists"
+    raise UnknownNameError("model", config.name, presets, note)
+
+
+def _download(config: ModelConfig) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [*HUB_FILES, "*.py"] if config.trust_remote_code else [*HUB_FILES]
+    name = source_label(config)
+    try:
+        with quiet_transformers():
+            # Files in folders are other formats of the same weights.
+            folder = snapshot_download(
+                config.name, revision=config.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+            )
+    except GatedRepoError as error:
+        raise CheckpointError(f"{name} is gated: accept its terms on the hub, then run `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{config.name} has no revision {config.revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name} is neither a directory nor on the hub: check the spelling, or log in if it is private"
+        ) from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{name} is neither a directory nor a valid hub id: {_line(error)}") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is no directory here, is not in the cache, and the hub cannot be reached: "
+            "give a local directory, or unset HF_HUB_OFFLINE and check the network"
+        ) from error
+    return Path(folder)
+
+
+def model_type(directory: Path) -> str:
+    """The `model_type` in a directory's config.json.
+
+    Raises:
+        CheckpointError: there is no config.json, it is no JSON object, or it does not say.
+    """
+    values = read_json(directory / "config.json", _where_else(directory))
+    found = values.get("model_type")
+    if not isinstance(found, str):
+        raise CheckpointError(f"{directory / 'config.json'} has no model_type: it is no transformers configuration")
+    return found
+
+
+def read_json(path: Path, hint: str = "") -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: it is missing (followed by `hint`), unreadable or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path.parent} has no {path.name}{hint}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {_line(error)}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return values
+
+
+def _where_else(directory: Path) -> str:
+    """After an interrupted run only its checkpoints are complete."""
+    inside = [path.parent for path in directory.glob("checkpoint-*/config.json")]
+    if not inside:
+        return ": it is no model directory"
+    return f": its last checkpoint is {max(inside, key=_step)}"
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+# Weights ----------------------------------------------------------------------------------------
+
+
+def _load_weights(directory: Path, config: ModelConfig) -> Any:
+    """The model in float32. Every weight must come from the file: a random tower gives wrong numbers."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModel
+
+    if not any((directory / name).exists() for name in WEIGHTS):
+        raise CheckpointError(_no_weights(directory))
+    try:
+        with quiet_transformers():
+            model, info = AutoModel.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=config.trust_remote_code,
+                local_files_only=True,
+            )
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {_line(error)}") from error
+    # What the library raises for a configuration that makes no model, or a shard that is absent.
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
+    _check_keys(directory, info)
+    return model
+
+
+def _no_weights(directory: Path) -> str:
+    if any((directory / name).exists() for name in PICKLES):
+        return (
+            f"{directory} has its weights only as a pickle, which can run code when it is opened: convert them to "
+            "safetensors (https://huggingface.co/spaces/safetensors/convert)"
+        )
+    return f"{directory} has no weights: expected {' or '.join(WEIGHTS)}"
+
+
+def _check_keys(directory: Path, info: dict[str, Any]) -> None:
+    """`info`: transformers' loading info; its values are lists or sets, of names or (name, shape, shape)."""
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    # Old checkpoints carry these constant buffers, which models no longer save.
+    unexpected = [key for key in info["unexpected_keys"] if not key.endswith(".position_ids")]
+    problems = {"missing": info["missing_keys"], "unexpected": unexpected, "of the wrong shape": mismatched}
+    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in problems.items() if keys]
+    if found:
+        raise CheckpointError(f"the weights in {directory} do not fit its config.json: {'; '.join(found)}")
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = sorted(names)[:most]
+    return ", ".join(shown) + (", ..." if len(names) > most else "")
+
+
+# Processor --------------------------------------------------------------------------------------
+
+
+def load_processor(directory: Path, *, trust_remote_code: bool = False) -> Any:
+    """A directory's processor, with an image processor and a tokenizer.
+
+    Raises:
+        CheckpointError: files are missing or cannot be read.
+    """
+    from transformers import AutoProcessor
+
+    if not any((directory / name).exists() for name in PREPROCESSORS):
+        raise CheckpointError(f"{directory} has no {PREPROCESSORS[0]}: copy it from the model it was trained from")
+    processor = _from_files(AutoProcessor, directory, "processor", trust_remote_code=trust_remote_code)
+    if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
+        raise CheckpointError(f"{directory} describes a {type(processor).__name__}, which does not serve both towers")
+    return processor
+
+
+def load_tokenizer(config: ModelConfig, name: str) -> Any:
+    """The tokenizer in a directory or hub repository, for a model made from scratch.
+
+    Raises:
+        UnknownNameError, CheckpointError: as `resolve`; or files are missing or cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    directory = resolve(dataclasses.replace(config, name=name, revision=None))
+    return _from_files(AutoTokenizer, directory, "tokenizer", trust_remote_code=config.trust_remote_code)
+
+
+def _from_files(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> Any:
+    if not any(all((directory / name).exists() for name in names) for names in TOKENIZERS):
+        kinds = ", ".join("+".join(names) for names in TOKENIZERS)
+        raise CheckpointError(f"{directory} has no tokenizer: expected one of {kinds}")
+    try:
+        with quiet_transformers():
+            return auto.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+    # The tokenizers library raises plain Exception for a broken file, and so this cannot be narrower.
+    except Exception as error:
+        raise CheckpointError(
+            f"the {what} in {directory} cannot be read: {type(error).__name__}: {_line(error)}"
+        ) from error
+
+
+def check_vocabulary(tokenizer: Any, embeddings: int, source: str) -> None:
+    """Every token must have a row in the text tower's embedding table.
+
+    Raises:
+        CheckpointError: there are ids beyond it, or the tokenizer cannot pad.
+    """
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= embeddings:
+        raise CheckpointError(
+            f"{source}: the tokenizer has ids up to {largest} and the model only {embeddings} embeddings: "
+            "they do not belong together"
+        )
+    if tokenizer.pad_token_id is None:
+        raise CheckpointError(f"{source}: the tokenizer has no padding token: captions of a batch differ in length")
+
+
+def _captions(config: ModelConfig, captions: Callable[[], Sequence[str]] | None) -> Sequence[str]:
+    if config.tokenizer is not None:
+        return ()
+    if captions is None:
+        raise CheckpointError(
+            f"{config.name} is an untrained preset: train it first (icclip train --model {config.name}), "
+            "or give the directory of a trained model"
+        )
+    return captions()
+
+
+def _line(error: BaseException, most: int = 300) -> str:
+    """An error's message on one line, not too long."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,0 +1,74 @@
+"""Another image size for a model: preprocessing, position embeddings and config together."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from icclip.errors import UsageError
+
+POSITIONS = "vision_model.embeddings.position_embedding.weight"
+
+
+def check_side(side: int, patch: int) -> None:
+    """The patches must fill the image.
+
+    Raises:
+        UsageError: they do not; names the nearest sides that work.
+    """
+    if side % patch:
+        below = side // patch * patch
+        near = [str(value) for value in (below, below + patch) if value]
+        raise UsageError(
+            f"an image side of {side} pixels is no multiple of the model's patch size {patch}: "
+            f"choose {' or '.join(near)}"
+        )
+
+
+def resize_images(model: Any, processor: Any, side: int) -> Any:
+    """A model like `model` for square images of `side` pixels; `processor` is changed to match.
+
+    The grid of learned position embeddings is interpolated bicubically, as transformers'
+    `interpolate_pos_encoding` does it, but once and saved: the checkpoint stays self-consistent.
+
+    Raises:
+        UsageError: the patches do not fill the image, or the model has no fixed image size.
+    """
+    vision = model.config.vision_config
+    old = getattr(vision, "image_size", None)
+    if old is None:
+        raise UsageError(
+            f"a model of type {model.config.model_type} takes images in their own shape: leave out image_resize"
+        )
+    check_side(side, vision.patch_size)
+    _set_processor_side(processor.image_processor, side)
+    if side == old:
+        return model
+    config = copy.deepcopy(model.config)
+    config.vision_config.image_size = side
+    weights = model.state_dict()
+    weights[POSITIONS] = _interpolate(weights[POSITIONS], old // vision.patch_size, side // vision.patch_size)
+    resized = type(model)(config)
+    resized.load_state_dict(weights)
+    return resized
+
+
+def _set_processor_side(image_processor: Any, side: int) -> None:
+    """Both the size that images are scaled to and, where there is one, the crop."""
+    for name in ("size", "crop_size"):
+        current = getattr(image_processor, name, None)
+        if current:
+            # transformers 4 has a dict here, transformers 5 an object with many None.
+            kept = {key: side for key, value in dict(current).items() if value is not None}
+            setattr(image_processor, name, type(current)(**kept))
+
+
+def _interpolate(weights: torch.Tensor, old: int, new: int) -> torch.Tensor:
+    """[extra + old * old, dim] -> [extra + new * new, dim]; extra rows (a class token) stay as they are."""
+    extra = len(weights) - old * old
+    grid = weights[extra:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    grid = grid.permute(0, 2, 3, 1).reshape(new * new, -1)
+    return torch.cat([weights[:extra], grid])

@@ -1,0 +1,91 @@
+"""CLIP (Radford et al. 2021): softmax contrastive loss, text pooled at its end-of-text token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from icclip import hookimpl
+from icclip.errors import CheckpointError
+from icclip.models.features import pooled
+from icclip.specs import BackendSpec, Preset, TextPolicy
+
+if TYPE_CHECKING:
+    from icclip.config import ModelConfig
+    from icclip.models.loaded import LoadedModel
+
+LEGACY_EOS = 2
+"""Configs from before transformers 4.31 have this wrong id; the text is then pooled at its largest id."""
+
+
+def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
+    """Padding may stop at the longest caption, and needs no mask.
+
+    Attention is causal and the pooled position is the first end-of-text token: what follows it is
+    never seen.
+    """
+    return TextPolicy(padding="longest", max_length=config.text_config.max_position_embeddings)
+
+
+def load(config: ModelConfig) -> LoadedModel:
+    """A checkpoint from a local directory or a hub id. Raises CheckpointError."""
+    from icclip.models.opening import load_pretrained
+
+    loaded = load_pretrained(config, BACKEND)
+    check_end_of_text(loaded)
+    return loaded
+
+
+def check_end_of_text(loaded: LoadedModel) -> None:
+    """Texts must have their end-of-text token where the model pools.
+
+    Raises:
+        CheckpointError: the tokenizer adds none, or not the one that the model looks for.
+    """
+    ids = loaded.text_inputs(["a"])["input_ids"][0].tolist()
+    expected = loaded.model.config.text_config.eos_token_id
+    end = loaded.processor.tokenizer.eos_token_id
+    found = max(ids) == end if expected == LEGACY_EOS else end == expected
+    if end not in ids or not found:
+        raise CheckpointError(
+            f"{loaded.source}: the model pools texts at the token {_name(expected)} and the tokenizer ends them with "
+            f"{end if end in ids else 'none'}: they do not belong together"
+        )
+
+
+def _name(expected: int) -> str:
+    return "with the largest id" if expected == LEGACY_EOS else str(expected)
+
+
+def build_tiny(config: ModelConfig, captions: Sequence[str]) -> LoadedModel:
+    """The preset's untrained model."""
+    from icclip.models.presets import clip_tiny
+
+    loaded = clip_tiny(config, captions, BACKEND)
+    check_end_of_text(loaded)
+    return loaded
+
+
+BACKEND = BackendSpec(
+    name="clip",
+    summary="CLIP: softmax contrastive loss",
+    model_types=("clip",),
+    loss="softmax",
+    load=load,
+    text_policy=text_policy,
+    unwrap=pooled,
+    presets=(
+        Preset(
+            name="clip-tiny",
+            summary="a CLIP of 4 M parameters for 64-pixel images, trained from scratch",
+            build=build_tiny,
+            defaults={"lr": 1e-3, "weight_decay": 0.1, "warmup_ratio": 0.1, "epochs": 10, "train_bs": 128},
+        ),
+    ),
+)
+
+
+@hookimpl
+def icclip_model_backends() -> list[BackendSpec]:
+    """CLIP."""
+    return [BACKEND]
