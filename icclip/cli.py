@@ -12,40 +12,44 @@ from icclip import __version__
 from icclip.commands import evaluate, plugins, train
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
-from icclip.registry import Plugin, Registry
+from icclip.plugin_loading import Plugin
+from icclip.registry import Registry
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
 
 class PluginGroup(TyperGroup):
-    """Adds the subcommands of plugins: of the default ones always, of others on a miss or for help."""
+    """Adds the subcommands of plugins. Our own come first: no plugin can replace `train`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.own_commands = frozenset(self.commands)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All commands, those of third-party plugins included."""
-        self._add_from(ctx, ctx.obj.plugins)
+        self._add_from(ctx.obj.plugins)
         return super().list_commands(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command, looked for among third-party plugins last."""
-        self._add_from(ctx, ctx.obj.built_in)
         found = super().get_command(ctx, cmd_name)
-        if found is None:
-            self._add_from(ctx, ctx.obj.third_party)
-            found = super().get_command(ctx, cmd_name)
+        for tier in ctx.obj.tiers() if found is None else ():
+            self._add_from(tier)
+            found = found or super().get_command(ctx, cmd_name)
         return found
 
-    def _add_from(self, ctx: Any, plugins: tuple[Plugin, ...]) -> None:
-        registry: Registry = ctx.obj
-        asked: set[Plugin] = self.__dict__.setdefault("_plugins_asked", set())
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As Typer does, and where there is no such command, say which plugins might have had it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception:
+            if failures := ctx.obj.failures():
+                Reporter.for_this_process().warn(failures)
+            raise
+
+    def _add_from(self, plugins: tuple[Plugin, ...]) -> None:
         for plugin in plugins:
-            if plugin in asked:
-                continue
-            asked.add(plugin)
-            sub_app = typer.Typer()
-            for problem in registry.add_commands(sub_app, [plugin]):
-                Reporter.for_this_process().warn(problem)
-            for name, command in typer.main.get_group(sub_app).commands.items():
-                # An existing command keeps its name: a plugin cannot replace `train`.
+            for name, command in plugin.commands.items():
                 self.commands.setdefault(name, command)
 
 

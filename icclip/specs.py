@@ -6,9 +6,10 @@ says by itself what it needs; only its callables do work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,3 +141,49 @@ class ExportTargetSpec:
 
 
 Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec
+
+
+# Checking ---------------------------------------------------------------------------------------
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+"""What a spec or a command may be called: it is typed in a shell, and `@` and `/` mean something there."""
+
+
+def spec_problems(spec: Any) -> list[str]:
+    """What is wrong with the fields of a spec: dataclasses do not check, and plugins are strangers.
+
+    Returns one line a problem, the field first. Nothing of the spec is called.
+    """
+    found = []
+    for field_ in fields(spec):
+        value = getattr(spec, field_.name)
+        fits, expected = _shape(str(field_.type))
+        if not fits(value):
+            found.append(f"{field_.name} is {value!r}: expected {expected}")
+        elif field_.name == "name" and not NAME.fullmatch(value):
+            found.append(f"name is {value!r}: use a-z, 0-9, '.', '_' and '-'")
+        elif field_.name == "presets":
+            found += [f"preset {one.name!r}: {problem}" for one in value for problem in spec_problems(one)]
+    return found
+
+
+def _shape(annotation: str) -> tuple[Callable[[Any], bool], str]:
+    """How to recognise a value of an annotation used in this module's specs."""
+    if annotation.startswith("Callable"):
+        optional = annotation.endswith("| None")
+        return (lambda value: callable(value) or (optional and value is None)), "something to call"
+    return _SHAPES[annotation]
+
+
+def _all_of(kind: type, value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
+
+
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "tuple[str, ...]": (lambda value: _all_of(str, value), "a tuple of texts"),
+    "tuple[Preset, ...]": (lambda value: _all_of(Preset, value), "a tuple of Preset"),
+    "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "LossFamily": (lambda value: value in get_args(LossFamily), "'softmax' or 'sigmoid'"),
+}
