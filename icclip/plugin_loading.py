@@ -41,6 +41,8 @@ class Plugin:
     origin: str
     """`built in`, or the distribution that installed it."""
     version: str
+    module: str = ""
+    """What is imported to load it."""
     specs: tuple[Spec, ...] = ()
     commands: Mapping[str, Any] = field(default_factory=dict)
     """Subcommands by name, as Typer builds them."""
@@ -55,7 +57,7 @@ class Plugin:
 def load_built_in(module: str, version: str) -> Plugin:
     """Load one of the default plugins, called by its module's name below `icclip_plugins`."""
     name = module.removeprefix("icclip_plugins.")
-    return load_plugin(name, BUILT_IN, version, lambda: importlib.import_module(module))
+    return load_plugin(name, BUILT_IN, version, lambda: importlib.import_module(module), module)
 
 
 def installed_plugins() -> Iterator[tuple[str, str, Callable[[], Plugin]]]:
@@ -76,12 +78,12 @@ def installed_plugins() -> Iterator[tuple[str, str, Callable[[], Plugin]]]:
         errors: list[str] = []
         with isolated(errors, "its entry_points.txt cannot be read: "):
             for point in distribution.entry_points.select(group=ENTRY_POINT_GROUP):
-                yield point.name, origin, partial(load_plugin, point.name, origin, version, point.load)
+                yield point.name, origin, partial(load_plugin, point.name, origin, version, point.load, point.module)
         if errors:
             yield origin, origin, partial(Plugin, origin, origin, version, errors=tuple(errors))
 
 
-def load_plugin(name: str, origin: str, version: str, load: Callable[[], object]) -> Plugin:
+def load_plugin(name: str, origin: str, version: str, load: Callable[[], object], module: str) -> Plugin:
     """Import a plugin with `load` and ask its hooks, everything guarded but Ctrl-C.
 
     Each plugin gets a pluggy manager of its own, and its implementations are called one by one: in
@@ -97,7 +99,7 @@ def load_plugin(name: str, origin: str, version: str, load: Callable[[], object]
                     commands |= _commands(implementation)
                 else:
                     specs += _good_specs(implementation.function(), hook, errors)
-    return Plugin(name, origin, version, _without_repeats(specs, errors), commands, tuple(errors))
+    return Plugin(name, origin, version, module, _without_repeats(specs, errors), commands, tuple(errors))
 
 
 @contextlib.contextmanager

@@ -168,15 +168,15 @@ class Registry:
         Args:
             own_commands: names of subcommands that no plugin can take.
         """
-        offers = [(plugin, *offer) for plugin in self.plugins for offer in _offers(plugin)]
+        found = [(plugin, *offer) for plugin in self.plugins for offer in offers(plugin)]
         owners: dict[tuple[str, str], list[str]] = {}
         for command in own_commands:
             owners["command", command] = [f"icclip ({BUILT_IN})"]
-        for plugin, kind, name, _, _ in offers:
+        for plugin, kind, name, _, _ in found:
             owners.setdefault((kind, name), []).append(plugin.owner)
         rows = [
             Listing(name, kind, plugin.version, plugin.origin, *_status(plugin, owners[kind, name], spec), summary)
-            for plugin, kind, name, summary, spec in offers
+            for plugin, kind, name, summary, spec in found
         ]
         return rows + [
             Listing(plugin.name, "plugin", plugin.version, plugin.origin, "failed", error)
@@ -209,10 +209,10 @@ class Registry:
             raise UnknownNameError(kind, name, self.names(spec_type), self.failures())
         return _usable(found, kind)
 
-    def _only(self, kind: str, name: str, offers: Callable[[Plugin], Iterable[T]]) -> T | None:
+    def _only(self, kind: str, name: str, offered: Callable[[Plugin], Iterable[T]]) -> T | None:
         """What the default plugins offer, else what one third party offers. Raises PluginError for two."""
         for plugins in self.tiers():
-            found = [(plugin, offer) for plugin in plugins for offer in offers(plugin)]
+            found = [(plugin, offer) for plugin in plugins for offer in offered(plugin)]
             if len(found) > 1:
                 owners = " and ".join(plugin.owner for plugin, _ in found)
                 raise PluginError(f"{kind} {name!r} is provided by {owners}; {_CHOOSE}")
@@ -255,7 +255,7 @@ def _recognises(
         return False
 
 
-def _offers(plugin: Plugin) -> Iterator[tuple[str, str, str, Spec | None]]:
+def offers(plugin: Plugin) -> Iterator[tuple[str, str, str, Spec | None]]:
     """Kind, name, summary and, where there is one, the spec whose requirements count."""
     for spec in plugin.specs:
         yield KINDS[type(spec)][0], spec.name, spec.summary, spec

@@ -38,12 +38,12 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Run the conformance kit (icclip.testing) against one plugin; exit code 2 when it fails."""
-    from icclip.report.plugins import checks_table
+    from icclip.report.plugins import check_lines
     from icclip.testing import check_by_name
 
     checks = check_by_name(context.find_root().obj, name, path)
     Reporter.for_this_process(json=json).result(
-        {"checks": [dataclasses.asdict(one) for one in checks]}, checks_table(checks)
+        {"checks": [dataclasses.asdict(one) for one in checks]}, *check_lines(checks)
     )
     failed = [one for one in checks if one.status == "failed"]
     if failed:

@@ -1,8 +1,8 @@
-"""Tables about plugins."""
+"""Plugins, for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -25,13 +25,12 @@ def listing_table(rows: Sequence[Listing]) -> Table:
     return table
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
-    """One row a check, with what is wrong or why it was skipped."""
-    table = Table("of", "check", "status", "detail", box=None, header_style="bold")
+def check_lines(checks: Sequence[Check]) -> Iterator[Text]:
+    """One line a check, with what is wrong or why it was skipped."""
     for check in checks:
-        table.add_row(Text(check.subject), Text(check.what), _status(check.status), Text(check.detail))
-    return table
+        words = ": ".join(filter(None, (check.subject, check.what, check.detail)))
+        yield Text.assemble(_status(check.status.ljust(7)), "  ", words)
 
 
 def _status(status: str) -> Text:
-    return Text(status, style=_COLOURS[status])
+    return Text(status, style=_COLOURS[status.strip()])
