@@ -32,7 +32,7 @@ MAX_VAL_FRACTION = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Config:
+class Config:
     """What the configs share: checked building from, and turning into, plain values."""
 
     @classmethod
@@ -58,7 +58,7 @@ class _Config:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig(_Config):
+class ModelConfig(Config):
     """Which model, and how it is loaded."""
 
     name: str
@@ -79,7 +79,7 @@ class ModelConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetConfig(_Config):
+class DatasetConfig(Config):
     """Which captioned images, and how they are read."""
 
     name: str
@@ -112,7 +112,7 @@ class DatasetConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig(_Config):
+class TrainConfig(Config):
     """One training run. Defaults are the seed project's, but for gradient accumulation."""
 
     model: ModelConfig
@@ -163,7 +163,7 @@ class TrainConfig(_Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvalConfig(_Config):
+class EvalConfig(Config):
     """One evaluation of a checkpoint on a split."""
 
     checkpoint: str
@@ -185,7 +185,7 @@ class EvalConfig(_Config):
         return _at_least(self, eval_bs=1, bootstrap=0, seed=0, workers=0)
 
 
-C = TypeVar("C", bound=_Config)
+C = TypeVar("C", bound=Config)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -250,16 +250,24 @@ def _convert(hint: Any, value: Any, where: str, problems: list[str]) -> Any:
         if value not in arguments:
             problems.append(f"{where} is {value!r}: choose one of {', '.join(map(repr, arguments))}")
         return value
-    if origin is tuple:
-        return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    if isinstance(hint, type) and issubclass(hint, _Config):
+    if origin is tuple or (origin is Mapping and isinstance(value, Mapping)):
+        return _convert_items(arguments, value, where, problems)
+    if isinstance(hint, type) and issubclass(hint, Config):
         return _build_table(hint, value, where, problems)
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     return _scalar(hint, origin, value, where, problems)
 
 
-def _build_table(hint: type[_Config], value: Any, where: str, problems: list[str]) -> _Config | None:
+def _convert_items(hints: tuple[Any, ...], value: Any, where: str, problems: list[str]) -> Any:
+    """The items of a tuple (one alone stands for itself), or of a mapping, as their annotated types."""
+    if isinstance(value, Mapping):
+        return {key: _convert(hints[1], item, f"{where}.{key}", problems) for key, item in value.items()}
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    return tuple(_convert(hints[0], item, where, problems) for item in items)
+
+
+def _build_table(hint: type[Config], value: Any, where: str, problems: list[str]) -> Config | None:
     if isinstance(value, hint):
         return value
     if not isinstance(value, Mapping):
@@ -272,6 +280,8 @@ _SCALARS: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: 
 
 
 def _scalar(hint: Any, origin: Any, value: Any, where: str, problems: list[str]) -> Any:
+    if hint is Any:
+        return value
     accepted = _SCALARS.get(hint, (Mapping,) if origin is Mapping else (object,))
     # bool is a subclass of int: `epochs = true` is a mistake, not 1.
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
@@ -290,7 +300,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _at_least(config: _Config, **minimums: float) -> list[str]:
+def _at_least(config: Config, **minimums: float) -> list[str]:
     """One line for every named field that is set and below its minimum."""
     return [
         f"{name} is {getattr(config, name)}: give at least {minimum}"

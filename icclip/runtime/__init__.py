@@ -1,0 +1,1 @@
+"""Exported bundles without torch: manifest, preprocessing, tokens, onnxruntime sessions."""

@@ -1,0 +1,99 @@
+"""`parity.json` of a bundle: what the gate measured, and what a later check is held to.
+
+The gate writes it, `icclip verify` reads it. `Thresholds` holds values only; which ones a precision
+gets, and why, is decided where the gate is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icclip.config import Config
+from icclip.errors import CheckpointError, ConfigError
+from icclip.files import atomic_write_json
+
+FORMAT = 1
+NAME = "parity.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds(Config):
+    """How far an encoder may be from the checkpoint. None: not held to it."""
+
+    min_cosine: float
+    """Of any one input, both towers."""
+    mean_cosine: float | None = None
+    centred_min_cosine: float | None = None
+    """After subtracting the reference's mean: raw cosine hides damage where embeddings lie close together."""
+    embedding_abs: float | None = None
+    """Largest difference of unit embeddings, by component."""
+    similarity_abs: float | None = None
+    """Largest difference of image-text similarities."""
+    drop_r1: float
+    """Largest |difference| of R@1, as a fraction 0..1, in either direction of retrieval."""
+    drop_r5: float
+    drop_r10: float
+    top10_overlap: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionParity(Config):
+    """The gate's result for one precision on one provider."""
+
+    precision: str
+    provider: str
+    passed: bool
+    thresholds: Thresholds
+    metrics: Mapping[str, Any]
+    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...)."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that the gate saw, for people to read."""
+    failures: tuple[str, ...] = ()
+    """One line each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRecord(Config):
+    """What was compared on which images, and how it came out."""
+
+    format: int = FORMAT
+    dataset: str
+    split: str
+    n_images: int
+    n_texts: int
+    smoke: bool
+    """Too few images for a verdict on retrieval."""
+    fingerprint: str | None = None
+    """Of the split's captions, so that a check on other data is noticed."""
+    reference: Mapping[str, Any]
+    """The checkpoint's own retrieval metrics."""
+    results: tuple[PrecisionParity, ...]
+
+    def result(self, precision: str) -> PrecisionParity | None:
+        """The first result for a precision (the CPU's, as the gate orders them)."""
+        return next((r for r in self.results if r.precision == precision), None)
+
+
+def read_parity(bundle: Path) -> ParityRecord:
+    """Read `parity.json`. Raises CheckpointError."""
+    path = bundle / NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}")
+        return ParityRecord.from_mapping(values)
+    except OSError as error:
+        raise CheckpointError(
+            f"{bundle} has no {NAME} ({error.strerror}): it was exported without the parity gate"
+        ) from error
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): export the checkpoint again") from error
+
+
+def write_parity(bundle: Path, parity: ParityRecord) -> None:
+    """Write `parity.json`; call `manifest.seal` afterwards."""
+    atomic_write_json(bundle / NAME, parity.to_mapping())
