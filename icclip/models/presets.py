@@ -24,7 +24,7 @@ from icclip.models.resizing import check_side
 from icclip.models.tokenizers import write_tokenizer
 from icclip.specs import BackendSpec
 
-SIDE, PATCH = 64, 8
+SIDE, PATCH = 64, 16
 VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3}
 TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3}
 VOCABULARY = 4096
