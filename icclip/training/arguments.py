@@ -1,0 +1,234 @@
+"""Our TrainConfig as transformers' TrainingArguments, whichever version of them is installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from icclip.config import TrainConfig
+from icclip.errors import ConfigError, UnknownNameError, UsageError
+
+FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
+
+OURS: Mapping[str, str] = {
+    "output_dir": "use --output-dir",
+    "num_train_epochs": "use --epochs",
+    "max_steps": "use --max-steps",
+    "learning_rate": "use --lr",
+    "weight_decay": "use --weight-decay",
+    "warmup_ratio": "use --warmup-ratio",
+    "warmup_steps": "use --warmup-ratio",
+    "per_device_train_batch_size": "use --train-bs",
+    "per_device_eval_batch_size": "use --eval-bs",
+    "gradient_accumulation_steps": "use --grad-accum",
+    "gradient_checkpointing": "use --grad-ckpt",
+    "fp16": "use --fp16",
+    "bf16": "use --bf16",
+    "seed": "use --seed",
+    "report_to": "use --report-to",
+    "logging_steps": "use --logging-steps",
+    "use_cpu": "use --device",
+    "dataloader_num_workers": "use --workers",
+    "resume_from_checkpoint": "use --resume",
+    "remove_unused_columns": "the rows are no model inputs before they are collated",
+    "dataloader_drop_last": "the processes gather batches of one size",
+    "logging_nan_inf_filter": "a non-finite loss stops the run",
+    "eval_strategy": "use --eval-every",
+    "save_strategy": "checkpoints are saved where they are evaluated",
+    "load_best_model_at_end": "the directory's root holds the best checkpoint",
+    "metric_for_best_model": "the best checkpoint is the one of the highest rsum",
+}
+"""Arguments that `--set` may not touch, and why or what to use."""
+
+
+def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = False) -> TrainingArguments:
+    """The arguments of a run. Making them starts the process group of a distributed one.
+
+    Raises:
+        UsageError: something that transformers refuses on this machine, such as fp16 without a GPU.
+        UnknownNameError, ConfigError: see `converted`.
+    """
+    use_cpu = _uses_cpu(config)
+    if use_cpu and config.precision == "fp16":
+        raise UsageError("fp16 needs a GPU: use --bf16, or neither")
+    values = {
+        **_ours(config, workers=workers, use_cpu=use_cpu),
+        # A run that is resumed has its baseline already.
+        "eval_on_start": not resuming,
+        **converted(config.training_args),
+    }
+    try:
+        arguments = TrainingArguments(**values)
+        # One process drives one device: with more of them visible Trainer would choose DataParallel,
+        # which knows no gathering. The device is set up by asking for it.
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = 1  # noqa: SLF001 # the only way transformers offers
+    except (ValueError, ImportError) as error:
+        raise UsageError(f"transformers refuses the training arguments: {' '.join(str(error).split())}") from error
+    return arguments
+
+
+def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]:
+    return {
+        "output_dir": str(config.output_dir),
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "learning_rate": config.lr,
+        "weight_decay": config.weight_decay,
+        "lr_scheduler_type": config.scheduler,
+        "per_device_train_batch_size": config.train_bs,
+        "per_device_eval_batch_size": config.eval_bs,
+        "gradient_accumulation_steps": config.grad_accum,
+        "gradient_checkpointing": config.grad_ckpt,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.grad_ckpt else None,
+        "fp16": config.precision == "fp16",
+        "bf16": config.precision == "bf16",
+        "seed": config.seed,
+        "logging_steps": config.logging_steps,
+        "logging_nan_inf_filter": False,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "rsum",
+        "greater_is_better": True,
+        "save_total_limit": config.save_total_limit,
+        "report_to": list(config.report_to) or "none",
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_drop_last": True,
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0 and not config.data.streaming,
+        "dataloader_pin_memory": not use_cpu,
+        # A stream is read by every process, each keeping its share: batches of texts padded to their
+        # own longest cannot be put together and sent around.
+        "accelerator_config": {"dispatch_batches": False} if config.data.streaming else None,
+        "ddp_find_unused_parameters": False,
+        "use_cpu": use_cpu,
+        **({"ddp_backend": "gloo"} if use_cpu else {}),
+        **_version_dependent(config),
+    }
+
+
+def _version_dependent(config: TrainConfig) -> dict[str, Any]:
+    """Where transformers 4.57 and 5 want the warm-up's share and TensorBoard's directory."""
+    logs = str(config.output_dir / "logs")
+    if "logging_dir" in FIELDS:
+        return {"warmup_ratio": config.warmup_ratio, "logging_dir": logs}
+    os.environ["TENSORBOARD_LOGGING_DIR"] = logs
+    return {"warmup_steps": config.warmup_ratio}
+
+
+def _uses_cpu(config: TrainConfig) -> bool:
+    from icclip.models.encoder import choose_device
+
+    device = choose_device(config.device)
+    if device.type == "cuda" and device.index is not None:
+        # accelerate reads it; TrainingArguments has no field for it.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    return device.type == "cpu"
+
+
+# --set --------------------------------------------------------------------------------------------
+
+
+def converted(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of `--set`, as the types that TrainingArguments wants.
+
+    Raises:
+        UnknownNameError: no such field, with the nearest.
+        ConfigError: a value of the wrong type, or a field that has an option of its own; all at once.
+    """
+    hints = typing.get_type_hints(TrainingArguments)
+    result, problems = {}, []
+    for name, value in values.items():
+        if name in OURS:
+            problems.append(f"--set {name}: {OURS[name]}")
+        elif name not in FIELDS:
+            raise UnknownNameError("training argument", name, FIELDS.keys() - OURS.keys())
+        else:
+            try:
+                result[name] = _convert(hints[name], value) if isinstance(value, str) else value
+            except ValueError:
+                problems.append(f"--set {name}={value}: expected {_names(hints[name])}")
+    if problems:
+        raise ConfigError(problems)
+    return result
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+
+
+def _list(text: str) -> list[Any]:
+    return typing.cast("list[Any]", json.loads(text)) if text.startswith("[") else text.split(",")
+
+
+_CONVERTERS: Mapping[type, Callable[[str], Any]] = {
+    bool: _boolean,
+    int: int,
+    float: float,
+    dict: json.loads,
+    list: _list,
+    str: str,
+}
+"""In the order in which the members of a union are tried: the strictest first."""
+
+
+def _convert(hint: Any, text: str) -> Any:
+    """`text` as the first type of the annotation that it can be. Raises ValueError."""
+    members = _members(hint)
+    if types.NoneType in members and text.lower() == "none":
+        return None
+    for kind, convert in _CONVERTERS.items():
+        if kind in members:
+            try:
+                return convert(text)
+            except (ValueError, KeyError):
+                continue
+    if set(_CONVERTERS) & members:
+        raise ValueError(text)
+    return text
+
+
+def _members(hint: Any) -> set[type]:
+    """The plain types in an annotation."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return set().union(*(_members(part) for part in typing.get_args(hint)))
+    return {typing.get_origin(hint) or hint}
+
+
+def _names(hint: Any) -> str:
+    return " or ".join(sorted(kind.__name__ for kind in _members(hint) & set(_CONVERTERS)))
+
+
+def default_workers(streaming_shards: int | None = None) -> int:
+    """One process fewer than this process's share of the cores, for loading images: at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = min(8, max(0, cores // local_processes - 1))
+    return workers if streaming_shards is None else min(workers, streaming_shards)
+
+
+def allow_fast_matmul(arguments: TrainingArguments) -> None:
+    """TF32 for float32 products, on the GPUs that have it."""
+    if arguments.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def planned_steps(arguments: TrainingArguments, images: int | None) -> int:
+    """Optimizer steps of the whole run, as Trainer counts them. `images`: None for a stream."""
+    if arguments.max_steps > 0 or images is None:
+        return arguments.max_steps
+    batches = images // (arguments.per_device_train_batch_size * arguments.world_size)
+    per_epoch = -(-batches // arguments.gradient_accumulation_steps)
+    return int(per_epoch * arguments.num_train_epochs)
+
+

@@ -1,0 +1,84 @@
+"""The output directory before a run: empty, one to go on with, or one to clear."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icclip.config import TrainConfig
+from icclip.errors import UsageError
+from icclip.files import readable_os_errors
+from icclip.training.checkpoints import last_checkpoint
+from icclip.training.progress import HISTORY
+from icclip.training.record import RECORD
+
+SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
+"""Any of these, and a directory is somebody's result."""
+
+PARTS = (
+    *SIGNS, ".*.partial", "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "spiece.model", "chat_template*",
+)  # fmt: skip
+"""All that a run writes, and so all that --overwrite deletes."""
+
+
+def checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    """Where to go on; None for a start.
+
+    Raises:
+        UsageError: the directory holds a run and neither resume nor overwrite is asked for, or it is
+            another model's or dataset's run that is to be resumed.
+    """
+    root = config.output_dir
+    found = sorted(path.name for sign in SIGNS for path in root.glob(sign))
+    if config.resume:
+        _refuse_other_run(config)
+        return last_checkpoint(root)
+    # The other processes may come here after the first has begun to write.
+    first_process = os.environ.get("RANK", "0") == "0"
+    if found and first_process and not config.overwrite:
+        raise UsageError(
+            f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to go on with it, "
+            "or --overwrite to replace it"
+        )
+    return None
+
+
+def clear(root: Path) -> None:
+    """Delete what an earlier run has left, and nothing else; make the directory."""
+    with readable_os_errors("the run", root):
+        root.mkdir(parents=True, exist_ok=True)
+        for path in (path for part in PARTS for path in root.glob(part)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def _refuse_other_run(config: TrainConfig) -> None:
+    before = _config_of(config.output_dir)
+    now = config.to_mapping()
+    for table in ("model", "data"):
+        names = [run.get(table, {}).get("name") for run in (before, now)]
+        if before and names[0] != names[1]:
+            raise UsageError(
+                f"{config.output_dir} was trained with {table} {names[0]!r}, not {names[1]!r}: "
+                "resume with the same, or give another --output-dir"
+            )
+
+
+def _config_of(root: Path) -> Mapping[str, Any]:
+    path = root / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {error}; --overwrite starts anew") from error
+    config: Mapping[str, Any] = content["config"]
+    return config

@@ -1,0 +1,98 @@
+"""What a run says and records while it goes on. Nothing here changes the training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from icclip.console import Advance, Reporter
+from icclip.files import readable_os_errors
+
+HISTORY = "metrics.jsonl"
+
+
+class Progress(TrainerCallback):
+    """Advances the bar by optimizer steps, and says one line at each evaluation."""
+
+    def __init__(self, reporter: Reporter, advance: Advance) -> None:
+        self.reporter, self.advance = reporter, advance
+        self.last: dict[str, float] = {}
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """After a resume the bar starts where the run was."""
+        self.advance(state.global_step)
+
+    def on_step_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        """One step done."""
+        self.advance(1)
+
+    def on_log(self, _args: Any, _state: Any, _control: Any, logs: Mapping[str, Any], **_kwargs: Any) -> None:
+        """Keep the loss for the line that the next evaluation prints."""
+        self.last.update({name: logs[name] for name in ("loss", "learning_rate") if name in logs})
+
+    def on_evaluate(
+        self, _args: Any, state: Any, _control: Any, metrics: Mapping[str, float], **_kwargs: Any
+    ) -> None:
+        """Say it."""
+        self.reporter.note(evaluation_line(state.global_step, state.max_steps, state.epoch or 0, self.last, metrics))
+
+
+def evaluation_line(
+    step: int, steps: int, epoch: float, training: Mapping[str, float], metrics: Mapping[str, float]
+) -> str:
+    """`step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
+    parts = [f"step {step}/{steps}", f"epoch {epoch:.3g}"]
+    if "loss" in training:
+        parts += [f"loss {training['loss']:.4g}", f"lr {training['learning_rate']:.1e}"]
+    parts.append(f"rsum {metrics['eval_rsum']:.1f}")
+    for direction in ("i2t", "t2i"):
+        recalls = " ".join(f"{metrics[f'eval_{direction}_R@{k}']:.3f}" for k in (1, 5, 10))
+        parts.append(f"{direction} R@1/5/10 {recalls}")
+    return "  ".join(parts)
+
+
+class History(TrainerCallback):
+    """Appends what Trainer logs to `metrics.jsonl`, one JSON object a line, on the first process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        """After a resume, drop what had been logged beyond the checkpoint."""
+        if state.is_world_process_zero:
+            self._write("w", [line for line in read_history(self.path) if line["step"] <= state.global_step])
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any], **_kwargs: Any) -> None:
+        """Append a line. What is not finite (a gradient under fp16) is null: JSON has no infinity."""
+        if state.is_world_process_zero:
+            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+            self._write("a", [{"step": state.global_step, **finite}])
+
+    def _write(self, mode: str, lines: list[dict[str, Any]]) -> None:
+        with readable_os_errors(self.path.name, self.path), self.path.open(mode, encoding="utf-8") as file:
+            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; none where there is no such file. A last line cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def evaluations(path: Path) -> dict[int, dict[str, float]]:
+    """Step -> its validation metrics, without the prefix `eval_`."""
+    return {
+        line["step"]: {name.removeprefix("eval_"): line[name] for name in line if name.startswith("eval_")}
+        for line in read_history(path)
+        if "eval_rsum" in line
+    }

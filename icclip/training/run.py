@@ -1,0 +1,285 @@
+"""One training run: from a config to a directory that explains itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import TrainingArguments
+
+from icclip import __version__
+from icclip.config import TrainConfig
+from icclip.console import Reporter
+from icclip.data.captions import CaptionMap
+from icclip.data.collate import CaptionedImages, CaptionedStream
+from icclip.data.loading import choose_split, load_splits
+from icclip.data.split import SplitImages, caption_lists, caption_map
+from icclip.errors import DataError, TrainingStoppedError, UsageError
+from icclip.evaluation.request import dataset_identity
+from icclip.evaluation.results import metric_path, write_metrics
+from icclip.evaluation.run import evaluate_split
+from icclip.models.encoder import TorchEncoder
+from icclip.models.loaded import LoadedModel
+from icclip.models.opening import open_model
+from icclip.registry import Registry
+from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
+from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
+from icclip.training.directory import checkpoint_to_resume, clear
+from icclip.training.progress import HISTORY, History, Progress, evaluations
+from icclip.training.record import record, write_record
+from icclip.training.trainer import ContrastiveTrainer
+from icclip.training.validation import Validation
+
+TOKENIZER_CAPTIONS = 100_000
+"""Captions of a stream that a preset's tokenizer is trained on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What came out; metrics as `icclip.evaluation.metrics.retrieval_metrics` names them."""
+
+    output_dir: Path
+    steps: int
+    best_step: int
+    baseline: dict[str, float]
+    """On the validation split before the first step."""
+    best: dict[str, float]
+    """On the validation split, of the checkpoint that is the directory's root."""
+    test: dict[str, Any]
+    """On the test split; empty where there is none."""
+    seconds: float
+
+
+def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainResult:
+    """Train, keep the best checkpoint, measure it.
+
+    Raises:
+        UsageError: anything the user can mend; an existing run in the output directory is one.
+        TrainingStoppedError: a loss was not finite. As after an interrupt, the directory's root is
+            the best checkpoint saved before.
+    """
+    started = time.monotonic()
+    run = _prepare(config, registry, reporter)
+    with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
+        run.trainer.add_callback(Progress(reporter, advance))
+        run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    result = _finish(run, registry, reporter, started)
+    run.trainer.accelerator.wait_for_everyone()
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run that is ready to start."""
+
+    config: TrainConfig
+    splits: dict[str, Any]
+    loaded: LoadedModel
+    trainer: ContrastiveTrainer
+    record: dict[str, Any]
+    checkpoint: Path | None
+    """To resume from."""
+    steps: int
+
+    @property
+    def root(self) -> Path:
+        return self.config.output_dir
+
+    @property
+    def first_process(self) -> bool:
+        return self.trainer.is_world_process_zero()
+
+
+# Before ------------------------------------------------------------------------------------------
+
+
+def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Run:
+    checkpoint = checkpoint_to_resume(config)
+    arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
+    allow_fast_matmul(arguments)
+    # The others find what the first has downloaded and prepared.
+    with arguments.main_process_first(local=True):
+        splits, loaded = _load(config, registry, reporter)
+    steps = _steps(config, arguments, splits["train"])
+    if arguments.should_save and checkpoint is None:
+        clear(config.output_dir)
+    about = record(config, loaded, splits)
+    if arguments.should_save:
+        write_record(config.output_dir, about)
+    if config.resume and checkpoint is None:
+        reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting anew")
+    reporter.header(_header(config, loaded, about, arguments, steps))
+    return _Run(
+        config=config,
+        splits=splits,
+        loaded=loaded,
+        trainer=_trainer(config, registry, splits, loaded, arguments),
+        record=about,
+        checkpoint=checkpoint,
+        steps=steps,
+    )
+
+
+def _workers(config: TrainConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    # The shards of a stream, not its rows, are what workers share; many streams have one.
+    return 0 if config.data.streaming else default_workers()
+
+
+def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[dict[str, Any], LoadedModel]:
+    splits = load_splits(registry, config.data, reporter)
+    training = choose_split(splits, "train", config.data.label)
+    validation = _in_memory(choose_split(splits, "validation", config.data.label))
+    loaded = open_model(registry, config.model, captions=lambda: _captions(training))
+    return {**splits, "train": training, "validation": validation}, loaded
+
+
+def _captions(split: Dataset | IterableDataset) -> Sequence[str]:
+    """What a preset's tokenizer is trained on."""
+    lists = caption_lists(split) if isinstance(split, Dataset) else (row["captions"] for row in split)
+    return list(islice(chain.from_iterable(lists), None if isinstance(split, Dataset) else TOKENIZER_CAPTIONS))
+
+
+def _in_memory(split: Dataset | IterableDataset) -> Dataset:
+    """A stream cannot be ranked: all of its images are compared with all of its captions."""
+    return split if isinstance(split, Dataset) else Dataset.from_list(list(split), features=split.features)
+
+
+def _steps(config: TrainConfig, arguments: TrainingArguments, split: Dataset | IterableDataset) -> int:
+    steps = planned_steps(arguments, len(split) if isinstance(split, Dataset) else None)
+    if steps == 0:
+        raise UsageError(
+            f"the training split has {len(split)} images, fewer than one batch of {config.train_bs} x "
+            f"{arguments.world_size} processes: give a smaller --train-bs"
+        )
+    return steps
+
+
+def _trainer(
+    config: TrainConfig, registry: Registry, splits: dict[str, Any], loaded: LoadedModel, arguments: TrainingArguments
+) -> ContrastiveTrainer:
+    split = splits["train"]
+    data = (
+        CaptionedImages(SplitImages(split, "train"), caption_map(split))
+        if isinstance(split, Dataset)
+        else CaptionedStream(split, config.seed)
+    )
+    device = str(arguments.device)
+    validate = Validation.of(splits["validation"], registry.default_metrics(), config, device)
+    history = History(config.output_dir / HISTORY)
+    return ContrastiveTrainer(loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history])
+
+
+def _header(
+    config: TrainConfig, loaded: LoadedModel, about: dict[str, Any], arguments: TrainingArguments, steps: int
+) -> dict[str, str]:
+    sizes = {name: split["images"] for name, split in about["data"]["splits"].items()}
+    batch = config.train_bs * arguments.world_size
+    accumulated = "" if config.grad_accum == 1 else f" (accumulating {config.grad_accum} batches adds none)"
+    return {
+        "model": f"{loaded.source}, {about['model']['model_type']}, {about['model']['parameters'] / 1e6:.1f} M parameters",
+        "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
+        "device": f"{arguments.device}, {config.precision}",
+        "batch": f"{config.train_bs} x {arguments.world_size} processes x {config.grad_accum} accumulated",
+        "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
+        "negatives": f"{batch - 1} per positive and step{accumulated}",
+        "output": str(config.output_dir),
+    }
+
+
+# When it stops early ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _kept_when_stopped(run: _Run, reporter: Reporter) -> Iterator[None]:
+    """After an interrupt or a non-finite loss the root is the best checkpoint so far."""
+    try:
+        yield
+    except (KeyboardInterrupt, TrainingStoppedError) as error:
+        step = _publish_best(run)
+        if isinstance(error, KeyboardInterrupt):
+            kept = "no checkpoint was complete" if step is None else f"{run.root} holds the model of step {step}"
+            reporter.note(
+                f"interrupted at step {run.trainer.state.global_step}; {kept}; to go on, give the same command "
+                "with --resume"
+            )
+        raise
+    except DataError as error:
+        # A loader's worker hands over its whole traceback as the message.
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("icclip.errors.DataError: ")) from error
+
+
+def _publish_best(run: _Run) -> int | None:
+    """Make the best checkpoint the root; returns its step, or None where there is none yet."""
+    steps = checkpoint_steps(run.root)
+    best = run.trainer.state.best_global_step
+    step = best if best in steps else next(reversed(steps), None)
+    if step is not None and run.first_process:
+        publish(run.root / f"{CHECKPOINT}-{step}", run.root)
+    return step
+
+
+# After --------------------------------------------------------------------------------------------
+
+
+def _finish(run: _Run, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
+    best_step = _publish_best(run)
+    assert best_step is not None, "a run that ends has saved a checkpoint"
+    measured = evaluations(run.root / HISTORY) if run.first_process else {}
+    result = TrainResult(
+        output_dir=run.root,
+        steps=run.trainer.state.global_step,
+        best_step=best_step,
+        baseline=measured.get(0, {}),
+        best=measured.get(best_step, {}),
+        test=_test(run, reporter) if run.first_process else {},
+        seconds=time.monotonic() - started,
+    )
+    if run.first_process:
+        _write_results(run, registry, result)
+        _say(result, reporter)
+    return result
+
+
+def _test(run: _Run, reporter: Reporter) -> dict[str, Any]:
+    """The test split, once, with the best weights; in the batches in which `icclip eval` measures."""
+    if "test" not in run.splits:
+        return {}
+    split = _in_memory(run.splits["test"])
+    captions: CaptionMap = caption_map(split)
+    config = run.config
+    encoder = TorchEncoder(
+        run.loaded,
+        device=str(run.trainer.args.device),
+        precision=config.precision,
+        workers=config.workers,
+        reporter=reporter,
+    )
+    return evaluate_split(
+        encoder, SplitImages(split, "test"), captions, image_batch=config.eval_bs, reporter=reporter
+    )
+
+
+def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
+    for split, metrics in (("validation", result.best), ("test", result.test)):
+        if metrics:
+            about = {"checkpoint": ".", "dataset": dataset_identity(registry, run.config.data), "split": split}
+            path = metric_path(run.root, split)
+            path.unlink(missing_ok=True)
+            write_metrics(path, metrics, {**about, "icclip": __version__})
+    outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
+    write_record(run.root, {**run.record, "status": "complete", "result": outcome})
+
+
+def _say(result: TrainResult, reporter: Reporter) -> None:
+    before, after = result.baseline.get("rsum"), result.best.get("rsum")
+    if before is not None and after is not None and after < before:
+        reporter.warn(f"the best checkpoint's rsum {after:.1f} is below the {before:.1f} before training: try a smaller --lr")
+    reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")

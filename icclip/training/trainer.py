@@ -1,0 +1,225 @@
+"""transformers.Trainer, taught to contrast images with texts.
+
+Everything else (schedules, logging integrations, resuming, mixed precision) stays transformers'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from icclip.data.collate import CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
+from icclip.errors import TrainingStoppedError
+from icclip.models.loaded import LoadedModel
+from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
+from icclip.training.gather import gather_rows, is_distributed, own_columns
+from icclip.training.losses import LOSSES, Pairs, not_negatives
+
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
+
+NO_STEP = torch.iinfo(torch.int64).max
+
+Evaluate = Callable[[LoadedModel], Mapping[str, float]]
+
+
+class ContrastiveTrainer(Trainer):
+    """Trains both towers so that a pair's embeddings meet.
+
+    Args:
+        loaded: its model is trained in place.
+        args: `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.arguments`.
+        train_dataset: gives Examples.
+        validate: metrics of the model as it stands, the same on every process.
+        eval_every: epochs between evaluations, each of which saves a checkpoint.
+        callbacks: besides transformers' own.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        args: TrainingArguments,
+        train_dataset: CaptionedImages | CaptionedStream,
+        validate: Evaluate,
+        *,
+        eval_every: int = 1,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        super().__init__(
+            model=loaded.model,
+            args=args,
+            data_collator=Collator(loaded, args.seed),
+            train_dataset=train_dataset,
+            # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
+            eval_dataset=train_dataset,
+            processing_class=loaded.processor,
+            callbacks=list(callbacks),
+        )
+        self.loaded, self.validate = loaded, validate
+        stream = isinstance(train_dataset, CaptionedStream)
+        self._sampler = None if stream else EpochSampler(len(train_dataset), args.data_seed or args.seed)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
+        self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
+        # Our loss is a mean over the batch: it must be divided by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._output_dir = Path(args.output_dir)
+        self._first_bad_step = torch.tensor(NO_STEP, device=args.device)
+
+    # The loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 # Trainer's signature
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 # Trainer's signature
+    ) -> Any:
+        """The loss of the local pairs against those of all processes, float32 [].
+
+        It goes through the wrapped model's forward, which is where DDP hooks in.
+        """
+        model_inputs, ids = split_batch(inputs)
+        outputs = model(**model_inputs)
+        pairs = _pairs(outputs.image_embeds, outputs.text_embeds, ids)
+        scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
+        loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
+        self._remember_if_bad(loss.detach())
+        return (loss, outputs) if return_outputs else loss
+
+    # Data
+
+    def _get_train_sampler(self, _train_dataset: Any = None) -> EpochSampler | None:
+        return self._sampler
+
+    def _align_special_tokens(self) -> None:
+        """Leave the config alone: CLIP's legacy `eos_token_id` 2 decides how its text is pooled."""
+
+    # Weight decay
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The matrices. Norms, biases and the temperature shrink to no one's good."""
+        return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
+
+    # Evaluation
+
+    def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
+        """Validation metrics as `eval_*`, logged, on every process the same."""
+        training = self.loaded.model.training
+        self.loaded.model.eval()
+        metrics = {f"eval_{name}": value for name, value in self.validate(self.loaded).items()}
+        self.loaded.model.train(training)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # Not finite
+
+    def _remember_if_bad(self, loss: Tensor) -> None:
+        """Note the step without asking the device for the value, which would stall it."""
+        step = torch.where(torch.isfinite(loss), NO_STEP, self.state.global_step + 1)
+        self._first_bad_step = torch.minimum(self._first_bad_step, step)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.stop_if_not_finite()
+        super()._maybe_log_save_evaluate(*args, **options)
+
+    def stop_if_not_finite(self) -> None:
+        """Raise TrainingStoppedError where a loss, or now a weight, is not finite: on every process alike."""
+        finite = torch.stack([torch.isfinite(p).all() for p in self.loaded.model.parameters()]).all()
+        weights = torch.where(finite, NO_STEP, self.state.global_step).to(self._first_bad_step.device)
+        first = torch.stack([self._first_bad_step, weights])
+        if is_distributed():
+            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
+        bad_loss, bad_weights = first.tolist()
+        if min(bad_loss, bad_weights) == NO_STEP:
+            return
+        what, step = ("loss", bad_loss) if bad_loss <= bad_weights else ("weights", bad_weights)
+        raise TrainingStoppedError(
+            f"non-finite {what} at step {step} (lr {self._get_learning_rate():.3g}, "
+            f"logit_scale {self.loaded.model.logit_scale.item():.3g}): "
+            "the checkpoints saved before are intact; try a smaller --lr, or bf16 instead of fp16"
+        )
+
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 # Trainer's signature
+        """Where `_save_checkpoint` writes: a staging directory while it does."""
+        return str(self._output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let Trainer write into a staging directory that appears as checkpoint-N when complete."""
+        root = Path(self.args.output_dir)
+        name = f"{CHECKPOINT}-{self.state.global_step}"
+        with staged_checkpoint(root, name, writer=self.args.should_save) as staging:
+            self._output_dir = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._output_dir = root
+            self._name_the_best(root, staging / name)
+        if self.args.should_save:
+            rotate(root, self.args.save_total_limit, keep=self.state.best_global_step)
+
+    def _name_the_best(self, root: Path, checkpoint: Path) -> None:
+        """Where the best one is the one just written, Trainer has noted its staging name."""
+        if self.state.best_global_step is not None:
+            self.state.best_model_checkpoint = str(root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        if self.args.should_save:
+            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+
+
+def _pairs(image: Tensor, text: Tensor, ids: Tensor) -> Pairs:
+    """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
+    image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
+    own = own_columns(len(ids), ids.device)
+    return Pairs(image, text, gather_rows(image), gather_rows(text), own, not_negatives(ids, gather_rows(ids), own))
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("bias")
+
+
+class _Epochs(TrainerCallback):
+    """Count the epochs for the data; evaluate, save and log at the end of every n-th and of the last.
+
+    Trainer's own count is a fraction of `max_steps` where the data has no known length.
+    """
+
+    def __init__(self, data: Any, every: int) -> None:
+        self.data, self.every, self.done = data, every, 0
+
+    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+        self.done = int(state.epoch or 0)
+
+    def on_epoch_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+        self.data.epoch = self.done
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+        self.done += 1
+        last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
+        due = self.done % self.every == 0 or last or control.should_training_stop
+        control.should_evaluate = control.should_save = control.should_log = due
+
+
+class _ClampLogitScale(TrainerCallback):
+    """Keep exp(logit_scale) at most 100, or where the checkpoint has it.
+
+    The published SigLIP models have learnt a temperature above 100, without a limit: pulling it down
+    would spoil them at the first step.
+    """
+
+    def __init__(self, logit_scale: nn.Parameter) -> None:
+        self.ceiling = max(MAX_LOGIT_SCALE, logit_scale.max().item())
+
+    def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, model: Any = None, **_kwargs: Any) -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=self.ceiling)

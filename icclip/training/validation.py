@@ -1,0 +1,71 @@
+"""Retrieval metrics of a model in training: each process encodes its share, one ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import distributed
+
+from icclip.config import TrainConfig
+from icclip.data.captions import CaptionMap
+from icclip.data.split import SplitImages, caption_map
+from icclip.evaluation.metrics import retrieval_metrics
+from icclip.evaluation.ranking import rank
+from icclip.models.encoder import TorchEncoder
+from icclip.models.loaded import LoadedModel
+from icclip.specs import MetricSpec
+from icclip.training.gather import is_distributed
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Measures a model on one split."""
+
+    split: Dataset
+    captions: CaptionMap
+    metrics: Sequence[MetricSpec]
+    config: TrainConfig
+    device: str
+
+    @classmethod
+    def of(cls, split: Dataset, metrics: Sequence[MetricSpec], config: TrainConfig, device: str) -> Validation:
+        """For a split with `image` and `captions`."""
+        return cls(split, caption_map(split), metrics, config, device)
+
+    def __call__(self, loaded: LoadedModel) -> dict[str, float]:
+        """The metrics, the same on every process."""
+        place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
+        encoder = TorchEncoder(
+            loaded, device=self.device, precision=self.config.precision, workers=self.config.workers
+        )
+        share = SplitImages(self.split.shard(processes, place, contiguous=True))
+        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
+        images = encoder.encode_images(share, batch_size=self.config.eval_bs)
+        embeddings = _to_first_process((images, encoder.encode_texts(texts)))
+        return _from_first_process(self._measure(embeddings) if embeddings is not None else None)
+
+    def _measure(self, shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+        images, texts = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+        return dict(retrieval_metrics(rank(images, texts, self.captions), self.metrics))
+
+
+def _to_first_process(value: Any) -> list[Any] | None:
+    """The values of all processes in the order of their ranks, on the first; None on the others."""
+    if not is_distributed():
+        return [value]
+    first = distributed.get_rank() == 0
+    values: list[Any] | None = [None] * distributed.get_world_size() if first else None
+    distributed.gather_object(value, values)
+    return values
+
+
+def _from_first_process(value: Mapping[str, float] | None) -> dict[str, float]:
+    box = [value]
+    if is_distributed():
+        distributed.broadcast_object_list(box)
+    assert box[0] is not None
+    return dict(box[0])

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+from icclip.training.gather import own_columns
+from icclip.training.losses import Pairs, not_negatives, sigmoid_loss, softmax_loss
+
+LOG_2 = torch.tensor(math.log(2.0))
+
+
+def pairs(image, text, ignore=None) -> Pairs:
+    """A whole batch on one process."""
+    image, text = torch.tensor(image), torch.tensor(text)
+    none = torch.zeros(len(image), len(text), dtype=torch.bool)
+    ignored = none if ignore is None else torch.tensor(ignore)
+    return Pairs(image, text, image, text, own_columns(len(image), image.device), ignored)
+
+
+TWO = ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]])
+"""Cosines, images down and texts across: [[1, 0.6], [0, 0.8]]."""
+
+
+def test_softmax_loss_by_hand():
+    # With exp(logit_scale) = 2 the logits are [[2, 1.2], [0, 1.6]].
+    images = [math.log(1 + math.exp(1.2 - 2)), math.log(1 + math.exp(0 - 1.6))]
+    texts = [math.log(1 + math.exp(0 - 2)), math.log(1 + math.exp(1.2 - 1.6))]
+    expected = (sum(images) / 2 + sum(texts) / 2) / 2
+    assert softmax_loss(pairs(*TWO), LOG_2).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_sigmoid_loss_by_hand():
+    # Logits with bias -1: [[1, 0.2], [-1, 0.6]]; positives on the diagonal.
+    expected = sum(math.log(1 + math.exp(-z)) for z in (1.0, -0.2, 1.0, 0.6)) / 2
+    assert sigmoid_loss(pairs(*TWO), LOG_2, torch.tensor(-1.0)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ignored_columns_leave_the_softmax_denominators():
+    # Text 1 is no negative of image 0, nor text 0's of image 1: what is left has one column each.
+    ignored = pairs(*TWO, ignore=[[False, True], [True, False]])
+    assert softmax_loss(ignored, LOG_2).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_ignored_pairs_leave_the_sigmoid_sum():
+    ignored = pairs(*TWO, ignore=[[False, True], [True, False]])
+    expected = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(-0.6))) / 2
+    assert sigmoid_loss(ignored, LOG_2, torch.tensor(-1.0)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_shared_captions_and_shared_images_are_no_negatives_but_the_pair_itself_stays():
+    # Columns: caption, image. Rows 0 and 2 have one caption, rows 1 and 3 one image.
+    ids = torch.tensor([[7, 0], [8, 1], [7, 2], [9, 1]])
+    found = not_negatives(ids, ids, torch.arange(4))
+    assert found.nonzero().tolist() == [[0, 2], [1, 3], [2, 0], [3, 1]]
+
+
+def test_rows_of_one_process_among_the_columns_of_two():
+    ids = torch.tensor([[5, 10], [6, 11], [5, 12], [6, 11]])
+    second_half = not_negatives(ids[2:], ids, torch.tensor([2, 3]))
+    assert second_half.nonzero().tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
+def test_ignored_pairs_get_no_gradient(loss):
+    batch = pairs(*TWO, ignore=[[False, True], [True, False]])
+    text = batch.text.clone().requires_grad_()
+    value = loss(Pairs(batch.image, batch.text, batch.image, text, batch.own, batch.ignore), LOG_2, torch.tensor(0.0))
+    (gradient,) = torch.autograd.grad(value, text)
+    # Of text 0 only the pair with image 0 counts: along image 1 there is nothing.
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 1].item() == 0
+
+
+@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
+def test_logits_stay_float32_under_autocast(loss):
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
+    batch, scale = pairs(image.tolist(), text.tolist()), torch.tensor(math.log(100.0))
+    plain = loss(batch, scale, torch.tensor(-10.0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(loss(batch, scale, torch.tensor(-10.0)), plain)
+
+
+def test_softmax_loss_is_that_of_transformers():
+    model = CLIPModel(CLIPConfig(text_config=_small(eos_token_id=49), vision_config=_small_vision(), projection_dim=16))
+    _same_as_in_model(model, softmax_loss)
+
+
+def test_sigmoid_loss_is_that_of_transformers():
+    text = _small(projection_size=16) | {"hidden_size": 16}
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=_small_vision() | {"hidden_size": 16}))
+    torch.nn.init.constant_(model.logit_scale, 1.5)
+    torch.nn.init.constant_(model.logit_bias, -2.0)
+    _same_as_in_model(model, sigmoid_loss)
+
+
+def _small(**more):
+    return {
+        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "vocab_size": 50, "max_position_embeddings": 8, **more,
+    }  # fmt: skip
+
+
+def _small_vision():
+    return _small(image_size=16, patch_size=8)
+
+
+def _same_as_in_model(model, loss):
+    torch.manual_seed(1)
+    model.eval()
+    # Random weights have all images look alike; spread them so that the loss depends on them.
+    inputs = {"pixel_values": 5 * torch.randn(6, 3, 16, 16), "input_ids": torch.randint(3, 48, (6, 8))}
+    inputs["input_ids"][:, -1] = 49
+    output = model(**inputs, return_loss=True)
+    batch = pairs(output.image_embeds.tolist(), output.text_embeds.tolist())
+    ours = loss(batch, model.logit_scale, getattr(model, "logit_bias", None))
+    assert ours.item() == pytest.approx(output.loss.item(), abs=1e-5)
