@@ -21,8 +21,8 @@ def load_image_text_dataset(name: str, **options: Any) -> DatasetDict:
     return load(name, **options)
 
 
-def compute_retrieval_metrics(model: Any, processor: Any, split: Any, device: Any, **options: Any) -> dict[str, Any]:
+def compute_retrieval_metrics(*arguments: Any, **options: Any) -> dict[str, Any]:
     """Retrieval metrics of a model on a split; see `icclip.evaluation.api.compute_retrieval_metrics`."""
     from icclip.evaluation.api import compute_retrieval_metrics as compute
 
-    return compute(model, processor, split, device, **options)
+    return compute(*arguments, **options)

@@ -178,6 +178,9 @@ class EvalConfig(Config):
     bootstrap: int = 1000
     """Resamples behind the confidence intervals; 0 leaves them out."""
     seed: int = 42
+    """Of the resamples."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of plugins to compute beside the default ones."""
     trust_remote_code: bool = False
 
     def problems(self) -> list[str]:

@@ -36,8 +36,9 @@ Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast over float
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with the run's options.")]
 
 
-def precision(*, fp16: bool, bf16: bool) -> str | None:
-    """The two flags as one value; both at once is refused."""
-    if fp16 and bf16:
-        raise typer.BadParameter("--fp16 and --bf16 exclude each other: choose one")
-    return "fp16" if fp16 else "bf16" if bf16 else None
+def precision(*, fp16: bool, bf16: bool, fp32: bool = False) -> str | None:
+    """The flags as one value; None where none is given, and two at once are refused."""
+    chosen = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("fp32", fp32)) if given]
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"--{chosen[0]} and --{chosen[1]} exclude each other: choose one")
+    return chosen[0] if chosen else None

@@ -59,12 +59,14 @@ class RetrievalRanks:
     @cached_property
     def t2i(self) -> np.ndarray:
         """int64 [n_texts]: pessimistic rank, from 1, of each caption's image."""
-        return 1 + self.images_ahead
+        ranks: np.ndarray = 1 + self.images_ahead
+        return ranks
 
     @cached_property
     def t2i_optimistic(self) -> np.ndarray:
         """int64 [n_texts]: as `t2i`, with ties going to the image."""
-        return 1 + self.images_above
+        ranks: np.ndarray = 1 + self.images_above
+        return ranks
 
     @cached_property
     def i2t_positions(self) -> np.ndarray:

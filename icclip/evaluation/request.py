@@ -1,0 +1,117 @@
+"""What `icclip eval` is asked for, completed by what the run directory says about itself.
+
+A run is evaluated as it was trained: on its own data unless the user names another, split by the same
+seed and share, so that no image of a made test split was trained on; and in the same batches and
+precision, so that the numbers are the same to the last digit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icclip.config import DatasetConfig, EvalConfig, merged
+from icclip.errors import CheckpointError, UsageError
+from icclip.registry import Registry
+
+RUN_FILE = "icclip.json"
+CHECKPOINT_PREFIX = "checkpoint-"
+"""Of the directories that transformers saves during training."""
+OWN_OPTIONS = ("eval_bs", "precision")
+SPLIT_OPTIONS = ("val_fraction", "seed")
+
+
+def run_config(checkpoint: str) -> Mapping[str, Any]:
+    """The training configuration, as plain values, of a run directory or of the run a `checkpoint-N` is from.
+
+    Returns:
+        What the run's `icclip.json` says; {} for anything that is not a run.
+
+    Raises:
+        CheckpointError: that file cannot be read.
+    """
+    directory = Path(checkpoint)
+    for path in (directory / RUN_FILE, directory.parent / RUN_FILE):
+        if path.is_file() and (path.parent == directory or directory.name.startswith(CHECKPOINT_PREFIX)):
+            return _config_in(path)
+    return {}
+
+
+def _config_in(path: Path) -> Mapping[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+    config = record.get("config") if isinstance(record, Mapping) else None
+    return config if isinstance(config, Mapping) else {}
+
+
+def eval_config(
+    registry: Registry,
+    checkpoint: str,
+    dataset: str | None,
+    data_options: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> EvalConfig:
+    """The whole request.
+
+    Args:
+        registry: knows the datasets.
+        checkpoint: what the user gave.
+        dataset: as on the command line, or None for the run's own.
+        data_options: fields of DatasetConfig; None means not said.
+        options: fields of EvalConfig; None means not said.
+
+    Raises:
+        UsageError: no dataset is known, or an option is wrong.
+    """
+    trained = run_config(checkpoint)
+    data = _data(registry, checkpoint, dataset, data_options)
+    own = {key: trained[key] for key in OWN_OPTIONS if key in trained}
+    return EvalConfig.from_mapping({**merged(own, options), "checkpoint": checkpoint, "data": data})
+
+
+def training_data(registry: Registry, checkpoint: str, data: DatasetConfig | None = None) -> DatasetConfig | None:
+    """The data a run was trained on; None where that is unknown, or is not the source that `data` reads."""
+    trained = run_config(checkpoint).get("data")
+    if trained is None:
+        return None
+    own = DatasetConfig.from_mapping(trained)
+    if data is not None and dataset_identity(registry, own) != dataset_identity(registry, data):
+        return None
+    return own
+
+
+def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
+    """What a result is about: the name, and the path where the path decides what is read.
+
+    A dataset that takes any path it recognises (a folder, a .jsonl) is that path; one that does not
+    (flickr8k) is the same in every local copy.
+    """
+    if config.path is None or registry.dataset(config.name).recognises is None:
+        return config.name
+    path = Path(config.path)
+    return f"{config.name}@{path.resolve() if path.exists() else path}"
+
+
+def leaking_options(registry: Registry, config: EvalConfig) -> list[str]:
+    """Options that split the run's own data otherwise than training did."""
+    own = training_data(registry, config.checkpoint, config.data)
+    return [key for key in SPLIT_OPTIONS if own is not None and getattr(own, key) != getattr(config.data, key)]
+
+
+def _data(registry: Registry, checkpoint: str, dataset: str | None, options: Mapping[str, Any]) -> DatasetConfig:
+    from icclip.data.loading import dataset_config
+
+    # Streaming is for training: an evaluation needs every image, in order.
+    options = {**options, "streaming": False}
+    asked = None if dataset is None else dataset_config(registry, dataset, **options)
+    own = training_data(registry, checkpoint, asked)
+    if own is None:
+        if asked is None:
+            raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
+        return asked
+    path = asked.path if asked else own.path
+    return DatasetConfig.from_mapping(merged(own.to_mapping(), options, {"path": path}))

@@ -1,0 +1,58 @@
+"""The files that metrics are written to, and whose numbers they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icclip.errors import UsageError
+from icclip.files import atomic_write_json
+
+IDENTITY = ("dataset", "split", "checkpoint")
+"""What has to agree between the `about` of a file and of what replaces it."""
+
+
+def metric_path(directory: Path, split: str) -> Path:
+    """Where the metrics of a split are kept: `test_metric.json`."""
+    return directory / f"{split}_metric.json"
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write metrics as JSON, completely or not at all, with `about` as the last key.
+
+    Raises:
+        UsageError: the file cannot be written, or holds numbers of something else.
+    """
+    refuse_other_numbers(path, about)
+    atomic_write_json(path, {**metrics, "about": dict(about)})
+
+
+def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
+    """Protect a result of another dataset, split or checkpoint.
+
+    A file that does not say what it is about (the seed project's) is replaced.
+
+    Raises:
+        UsageError: `path` holds the metrics of something else.
+    """
+    there = _about(path)
+    other = [f"{key} {there[key]}" for key in IDENTITY if key in there and there[key] != about[key]]
+    if other:
+        raise UsageError(
+            f"{path} holds the metrics of {', '.join(other)}: give another --output-dir, or remove that file"
+        )
+
+
+def _about(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError(f"cannot read the earlier metrics {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is in the way and is no JSON ({error}): remove it, or give --output-dir") from error
+    about = content.get("about", {}) if isinstance(content, dict) else {}
+    return about if isinstance(about, Mapping) else {}

@@ -1,0 +1,95 @@
+"""Metrics as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.measure import Measurement
+    from rich.table import Table
+    from rich.text import Text
+
+DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+CUTOFFS = (1, 5, 10)
+EIGHTHS = " ▏▎▍▌▋▊▉"
+MIN_BAR, MAX_BAR = 8, 50
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar as long as `fraction` (0..1) of the room it gets; `#` where there is only ASCII."""
+
+    fraction: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
+        eighths = round(self.fraction * options.max_width * 8)
+        if options.ascii_only:
+            bar = "#" * round(eighths / 8)
+        else:
+            bar = "█" * (eighths // 8) + (EIGHTHS[eighths % 8] if eighths % 8 else "")
+        yield Text(bar, style="cyan", no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(MIN_BAR, min(MAX_BAR, options.max_width))
+
+
+def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """Recall in both directions with bars, and 95 % intervals where `metrics` has them; ranks; sums.
+
+    Args:
+        metrics: as `icclip.evaluation.metrics.retrieval_metrics` gives them, with or without `confidence_95`.
+        title: whose numbers these are.
+    """
+    from rich import box
+    from rich.table import Table
+
+    intervals = metrics.get("confidence_95", {})
+    size = f"{metrics['n_images']:,.0f} images, {metrics['n_texts']:,.0f} captions"
+    table = Table(title=f"{title}: {size}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("retrieval", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("0 to 100 %")
+    table.add_column("value", justify="right", no_wrap=True)
+    if intervals:
+        table.add_column("95 % interval", justify="right", no_wrap=True)
+    for row in _rows(metrics, intervals):
+        table.add_row(*row[: len(table.columns)])
+    return table
+
+
+def percent(fraction: float) -> str:
+    """A fraction in 0..1 as `12.3 %`."""
+    return f"{100 * fraction:.1f} %"
+
+
+def _rows(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[tuple[RenderableType, ...]]:
+    for prefix, name in DIRECTIONS.items():
+        for k in CUTOFFS:
+            key = f"{prefix}_R@{k}"
+            yield (
+                name if k == CUTOFFS[0] else "",
+                f"R@{k}",
+                Bar(metrics[key]),
+                percent(metrics[key]),
+                _span(intervals, key),
+            )
+        ranks = f"median {metrics[f'{prefix}_MedR']:.0f}, mean {metrics[f'{prefix}_MeanR']:.1f}"
+        yield "", "rank", ranks, "", ""
+        yield ("",) * 5
+    rsum = intervals.get("rsum")
+    between = f"{rsum[0]:.1f} .. {rsum[1]:.1f}" if rsum else ""
+    yield "both", "rsum", Bar(metrics["rsum"] / 600), f"{metrics['rsum']:.1f}", between
+
+
+def _span(intervals: Mapping[str, Any], key: str) -> str:
+    if key not in intervals:
+        return ""
+    low, high = intervals[key]
+    return f"{100 * low:.1f} .. {percent(high)}"
