@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def compute_retrieval_metrics(
+def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     model: Any,
     processor: Any,
     split_ds: Dataset,
     device: torch.device | str | None = None,
     eval_image_bs: int = 128,
     eval_text_bs: int = 256,
-    is_siglip: bool | None = None,  # noqa: FBT001  the seed project's signature
+    is_siglip: bool | None = None,  # noqa: FBT001  as above
     **_ignored: Any,
 ) -> dict[str, Any]:
     """Retrieval metrics of a transformers dual encoder on one split.

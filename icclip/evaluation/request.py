@@ -109,9 +109,9 @@ def _data(registry: Registry, checkpoint: str, dataset: str | None, options: Map
     options = {**options, "streaming": False}
     asked = None if dataset is None else dataset_config(registry, dataset, **options)
     own = training_data(registry, checkpoint, asked)
-    if own is None:
-        if asked is None:
-            raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
-        return asked
-    path = asked.path if asked else own.path
-    return DatasetConfig.from_mapping(merged(own.to_mapping(), options, {"path": path}))
+    if own is not None:
+        place = {"path": asked.path} if asked else {}
+        return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
+    if asked is None:
+        raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
+    return asked

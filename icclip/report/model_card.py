@@ -1,0 +1,165 @@
+"""The model card of a run: what was trained on what, what it scores, and how to use it.
+
+Every number comes from the arguments; nothing is claimed that was not measured.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icclip.config import DatasetConfig, TrainConfig
+from icclip.report.tables import CUTOFFS, DIRECTIONS, percent
+
+ROWS = [(f"{name} R@{k}", f"{prefix}_R@{k}") for prefix, name in DIRECTIONS.items() for k in CUTOFFS]
+
+USAGE = """\
+Measure it again, from this directory alone (the data is the run's own unless `--dataset` names another):
+
+```
+icclip eval .
+```
+
+Load it with transformers:
+
+```python
+from transformers import AutoModel, AutoProcessor
+
+model = AutoModel.from_pretrained(".").eval()
+processor = AutoProcessor.from_pretrained(".")
+```
+
+Texts have to be tokenized as `text_policy` in `icclip.json` says (padding, length, case, mask)."""
+
+LIMITS = """\
+- The numbers hold for retrieval among the images and captions of the splits above; a larger gallery, other
+  kinds of pictures or another language score differently.
+- Intervals come from resampling queries, grouped by image; they say nothing of other training seeds.
+- Nothing was measured about bias, safety or any use other than retrieval."""
+
+
+def model_card(
+    *,
+    model: Mapping[str, Any],
+    config: TrainConfig,
+    splits: Mapping[str, Mapping[str, Any]],
+    step0: Mapping[str, Any],
+    validation: Mapping[str, Any],
+    test: Mapping[str, Any] | None,
+) -> str:
+    """Markdown with the hub's front matter.
+
+    Args:
+        model: `LoadedModel.describe()`.
+        config: of the run.
+        splits: name -> `images` and `captions`, their numbers (None where unknown).
+        step0: metrics on the validation split before the first step; empty where not measured.
+        validation: metrics on the validation split of the checkpoint that was kept.
+        test: metrics on the test split of that checkpoint, if there is one.
+    """
+    name = config.output_dir.resolve().name
+    summary = (
+        f"A `{model['model_type']}` dual encoder with {model['parameters'] / 1e6:.1f} million parameters, "
+        f"trained from `{_shown(config.model.name)}` for image-text retrieval on `{_dataset(config.data)}`."
+    )
+    sections = [
+        _front_matter(config),
+        f"# {name}",
+        summary,
+        "## Results",
+        _results(step0, validation, test),
+        "## Training",
+        _split_table(splits),
+        _options(config),
+        "## Use",
+        USAGE,
+        "## Limits",
+        LIMITS,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(config: TrainConfig) -> str:
+    fields: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["icclip", "image-text-retrieval"],
+        "datasets": [_dataset(config.data)],
+        "metrics": ["recall"],
+    }
+    if _is_hub_id(config.model.name):
+        fields["base_model"] = config.model.name
+    # JSON is YAML: quoting a strange name is left to it.
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _results(step0: Mapping[str, Any], validation: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
+    columns = {"validation, before training": step0, "validation": validation, "test": test}
+    measured = {title: metrics for title, metrics in columns.items() if metrics}
+    rows = [[label, *(_cell(metrics, key) for metrics in measured.values())] for label, key in ROWS]
+    rows.append(["rsum (0 to 600)", *(_sum_cell(metrics) for metrics in measured.values())])
+    for prefix, name in DIRECTIONS.items():
+        rows.append([f"{name} median rank", *(f"{metrics[f'{prefix}_MedR']:.0f}" for metrics in measured.values())])
+    for label, key in (("images", "n_images"), ("captions", "n_texts")):
+        rows.append([label, *(f"{metrics[key]:,.0f}" for metrics in measured.values())])
+    note = "In brackets: 95 % intervals. A right answer that is tied with a wrong one counts as ranked after it."
+    return f"{_table(['', *measured], rows)}\n\n{note}"
+
+
+def _cell(metrics: Mapping[str, Any], key: str) -> str:
+    interval = metrics.get("confidence_95", {}).get(key)
+    return percent(metrics[key]) + (f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else "")
+
+
+def _sum_cell(metrics: Mapping[str, Any]) -> str:
+    interval = metrics.get("confidence_95", {}).get("rsum")
+    return f"{metrics['rsum']:.1f}" + (f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else "")
+
+
+def _split_table(splits: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [[name, _count(split.get("images")), _count(split.get("captions"))] for name, split in splits.items()]
+    return _table(["split", "images", "captions"], rows)
+
+
+def _options(config: TrainConfig) -> str:
+    length = f"{config.epochs} epochs" if config.max_steps is None else f"{config.max_steps} steps"
+    values = {
+        "length": length,
+        "learning rate": f"{config.lr:g}, {config.scheduler} schedule, warm-up {config.warmup_ratio:g}",
+        "weight decay": f"{config.weight_decay:g}",
+        "batch": f"{config.train_bs} images per process, {config.grad_accum} accumulated",
+        "precision": config.precision,
+        "seed": config.seed,
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in values.items())
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(_lines(header, rows))
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(header)} |"
+    yield f"|---{'|---:' * (len(header) - 1)}|"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
+
+
+def _dataset(config: DatasetConfig) -> str:
+    """The dataset's public name: a hub id or a plugin's name, no path of this machine."""
+    return config.path if config.path and _is_hub_id(config.path) else config.name
+
+
+def _shown(name: str) -> str:
+    """A model's public name; of a local directory only the last part."""
+    return name if _is_hub_id(name) else Path(name).name
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()

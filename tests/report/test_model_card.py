@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from icclip.config import DatasetConfig, ModelConfig, TrainConfig
+from icclip.report.model_card import model_card
+
+MODEL = {"source": "clip-tiny", "model_type": "clip", "parameters": 3_140_000}
+SPLITS = {"train": {"images": 6000, "captions": 30000}, "test": {"images": None, "captions": None}}
+
+
+def metrics(recall, **extra):
+    recalls = {f"{direction}_R@{k}": recall for direction in ("i2t", "t2i") for k in (1, 5, 10)}
+    return {
+        **recalls,
+        "rsum": 600 * recall,
+        "i2t_MedR": 3.0,
+        "t2i_MedR": 4.0,
+        "n_images": 10.0,
+        "n_texts": 50.0,
+        **extra,
+    }
+
+
+@pytest.fixture
+def config(tmp_path):
+    return TrainConfig(
+        model=ModelConfig(name="openai/clip-vit-base-patch16"),
+        data=DatasetConfig(name="flickr8k", path="/somewhere/private"),
+        output_dir=tmp_path / "my-run",
+    )
+
+
+def card_of(config, step0, validation, test):
+    return model_card(model=MODEL, config=config, splits=SPLITS, step0=step0, validation=validation, test=test)
+
+
+def test_front_matter_is_what_the_hub_reads(config):
+    yaml = pytest.importorskip("yaml")
+    card = card_of(config, metrics(0.1), metrics(0.2), None)
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["icclip", "image-text-retrieval"],
+        "datasets": ["flickr8k"],
+        "metrics": ["recall"],
+        "base_model": "openai/clip-vit-base-patch16",
+    }
+
+
+def test_results_stand_beside_the_baseline(config):
+    test = metrics(0.3, confidence_95={"t2i_R@1": [0.25, 0.35], "rsum": [170.0, 190.0]})
+    card = card_of(config, metrics(0.1), metrics(0.2), test)
+    assert "# my-run" in card
+    assert "3.1 million parameters" in card
+    assert "|  | validation, before training | validation | test |" in card
+    assert "| text to image R@1 | 10.0 % | 20.0 % | 30.0 % [25.0, 35.0] |" in card
+    assert "| rsum (0 to 600) | 60.0 | 120.0 | 180.0 [170.0, 190.0] |" in card
+    assert "| train | 6,000 | 30,000 |" in card
+    assert "| test | unknown | unknown |" in card
+    assert "learning rate: 1e-05, cosine schedule, warm-up 0.05" in card
+
+
+def test_what_was_not_measured_has_no_column(config):
+    card = card_of(config, {}, metrics(0.2), None)
+    assert "before training" not in card
+    assert "|  | validation |" in card
+
+
+def test_no_path_of_the_machine_is_published(config, tmp_path):
+    local = dataclasses.replace(config, model=ModelConfig(name=str(tmp_path / "weights")))
+    card = card_of(local, {}, metrics(0.2), None)
+    assert "base_model" not in card
+    assert "trained from `weights`" in card
+    assert str(tmp_path) not in card
+    assert "private" not in card
+
+
+def test_a_hub_dataset_is_named_by_its_id(config):
+    hub = dataclasses.replace(config, data=DatasetConfig(name="hub", path="owner/photos"), output_dir=Path("out"))
+    assert 'datasets: ["owner/photos"]' in card_of(hub, {}, metrics(0.2), None)
