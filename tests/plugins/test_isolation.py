@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from plugins.distributions import SAMPLES, break_metadata, install
+from sample_distributions import SAMPLES, break_metadata, install
 
 from icclip.errors import PluginError, UnknownNameError
 from icclip.registry import Registry
@@ -32,7 +32,7 @@ def run(site):
         if chosen is not None:
             environment["ICCLIP_LOAD_PLUGINS"] = chosen
         command = [sys.executable, "-m", "icclip", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
     return run
 
@@ -109,7 +109,7 @@ def test_damaged_metadata_is_shown_and_hides_nothing(listing):
 def test_built_in_names_import_no_third_party(registry, site):
     for name in [name for name in sys.modules if name.startswith("icclip_good")]:
         del sys.modules[name]
-    everything = Registry(default_plugins=("plugins.a_dataset",))
+    everything = Registry(default_plugins=("sample_plugin",))
     assert everything.dataset("a-dataset").name == "a-dataset"
     assert "icclip_good" not in sys.modules
     assert everything.dataset("figs").name == "figs"

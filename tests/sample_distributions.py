@@ -84,7 +84,7 @@ SAMPLES = {
     "wrong_field": Sample(dataset(3), "failed", "name is 3: expected text"),
     "wrong_name": Sample(dataset("No Good@all"), "failed", "name is 'No Good@all': use a-z"),
     "twice": Sample(
-        f"{dataset('plums')}\nonce = icclip_datasets\n@hookimpl\ndef icclip_datasets(): return once() + once()",
+        dataset("plums").replace("]\n", ", DatasetSpec(name='plums', summary='again', load=dict)]\n"),
         "failed",
         "it offers the dataset 'plums' twice: the first one is used",
     ),
@@ -108,7 +108,7 @@ SAMPLES = {
     "raising_command": Sample(commands("raise ValueError('no')"), "failed", "icclip_commands: ValueError: no"),
     "no_command": Sample(commands("pass"), "failed", "it adds no command"),
     "odd_parameter": Sample(
-        f"{IMPORTS}\ndef odd(one: object): ...\n@hookimpl\ndef icclip_commands(app): app.command()(odd)",
+        f"{IMPORTS}\ndef odd(one: int | str): ...\n@hookimpl\ndef icclip_commands(app): app.command()(odd)",
         "failed",
         "icclip_commands: ",
     ),
