@@ -94,7 +94,7 @@ class TextInputs(Config):
 class ImageInputs(Config):
     """How images become `pixel_values`: the values of preprocessor_config.json, made explicit.
 
-    Either `shortest_edge`, or `height` and `width`, is set; all three None means no resizing.
+    Either `shortest_edge`, or `height` and `width`, is set; where all three are None images are only cropped.
     """
 
     processor: str
@@ -112,6 +112,11 @@ class ImageInputs(Config):
     """One value per channel; None: no normalisation."""
     std: tuple[float, ...] | None = None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of `pixel_values`."""
+        return (self.crop_height or self.height or 0, self.crop_width or self.width or 0)
+
     def problems(self) -> list[str]:
         """What cannot be carried out."""
         found = []
@@ -119,8 +124,8 @@ class ImageInputs(Config):
             found.append("give either shortest_edge, or height and width")
         if (self.crop_height is None) != (self.crop_width is None):
             found.append("give both of crop_height and crop_width, or neither")
-        if self.shortest_edge and not self.crop_height:
-            found.append("shortest_edge without a crop gives images of different sizes")
+        if not self.crop_height and not self.height:
+            found.append("images would keep different sizes: give height and width, or a crop")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != len("RGB"):
@@ -188,8 +193,13 @@ class Manifest(Config):
         return self.precisions[precision]
 
     def files_of(self, graph: str) -> list[str]:
-        """A graph and its external data (`<graph>_data...`), as far as the manifest lists them."""
-        return sorted(path for path in self.files if path == graph or path.startswith(f"{graph}_data"))
+        """A graph and its external data (`<graph>_data...`)."""
+        return [graph, *sorted(path for path in self.files if path.startswith(f"{graph}_data"))]
+
+    def graph_files(self, precision: str) -> list[str]:
+        """All that both towers of a precision are made of. Raises UnknownNameError."""
+        towers = self.towers(precision)
+        return [*self.files_of(towers.vision), *self.files_of(towers.text)]
 
 
 def read_manifest(bundle: Path) -> Manifest:

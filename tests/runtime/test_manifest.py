@@ -166,7 +166,7 @@ def test_contradictions_are_named(changes, message):
     [
         ({"height": 8}, "either shortest_edge, or height and width"),
         ({"crop_width": None}, "both of crop_height and crop_width"),
-        ({"crop_height": None, "crop_width": None}, "images of different sizes"),
+        ({"crop_height": None, "crop_width": None}, "images would keep different sizes"),
         ({"mean": (0.5,)}, "mean has 1 values: give 3"),
         ({"std": None}, "both of mean and std"),
     ],

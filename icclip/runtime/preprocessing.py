@@ -1,0 +1,174 @@
+"""Images -> `pixel_values`, as transformers' CLIP and SigLIP image processors make them.
+
+Equal to the slow (PIL) processors bit by bit, but for extreme panoramas, which are at most one grey
+level off. The fast ones (torchvision) resize with other rounding and differ by about one grey level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from icclip.data.images import decode_image
+from icclip.errors import CheckpointError
+from icclip.runtime.manifest import ImageInputs
+
+ImageSource = Image.Image | Path | str | bytes
+
+MAX_LONG_SIDE = 16
+"""Times the crop: a resized image longer than this is computed inside the crop only."""
+
+_GREY_LEVELS = 256
+_CHANNELS = 3
+
+
+def image_inputs_from(config: Mapping[str, Any], source: str) -> ImageInputs:
+    """The values of a preprocessor_config.json; `source` is for messages.
+
+    Raises:
+        CheckpointError: it asks for something that is not done here.
+    """
+    size = _size(config.get("size"), "size", source, whole=not config.get("do_center_crop"))
+    crop = _size(config.get("crop_size"), "crop_size", source, whole=True)
+    if config.get("do_pad"):
+        raise CheckpointError(f"{source}: do_pad is not supported; give a processor that resizes and crops")
+    inputs = ImageInputs(
+        processor=str(config.get("image_processor_type", "unknown")),
+        **(size if config.get("do_resize", True) else {}),
+        resample=config.get("resample", Image.Resampling.BICUBIC.value),
+        crop_height=crop.get("height") if config.get("do_center_crop") else None,
+        crop_width=crop.get("width") if config.get("do_center_crop") else None,
+        rescale_factor=config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else None,
+        mean=_triple(config, "image_mean"),
+        std=_triple(config, "image_std"),
+    )
+    problems = inputs.problems()
+    if problems:
+        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+    return inputs
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """Decodes, resizes, crops and normalises. Safe to use from several threads at once."""
+
+    inputs: ImageInputs
+    levels: np.ndarray = field(init=False, repr=False)
+    """float32 [3, 256]: what each grey level of each channel becomes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "levels", _levels(self.inputs))
+
+    def __call__(
+        self, sources: Sequence[ImageSource], rows: range | None = None, pool: Executor | None = None
+    ) -> np.ndarray:
+        """Images -> float32 [b, 3, h, w].
+
+        Args:
+            sources: PIL images of any mode, paths, or encoded bytes; a lazy sequence decodes in the pool.
+            rows: which of them; None: all.
+            pool: where to do it; PIL and numpy give up the interpreter's lock. None: here, one by one.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        rows = range(len(sources)) if rows is None else rows
+        batch = np.empty((len(rows), _CHANNELS, *self.inputs.size), np.float32)
+
+        def fill(place: int, row: int) -> None:
+            self._normalise(self._resized(_decode(sources[row], row)), batch[place])
+
+        # The first error, in the order of the rows, is raised while the results are read.
+        run = map if pool is None else pool.map
+        for _ in run(fill, range(len(rows)), rows):
+            pass
+        return batch
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """RGB of any size -> RGB of the model's size."""
+        inputs = self.inputs
+        width, height = _resized_size(image.size, inputs)
+        if inputs.crop_height is None or inputs.crop_width is None:
+            return image.resize((width, height), inputs.resample)
+        crop = (inputs.crop_width, inputs.crop_height)
+        if max(width / crop[0], height / crop[1]) > MAX_LONG_SIDE:
+            return _resized_inside(image, (width, height), crop, inputs.resample)
+        return _centre_crop(image.resize((width, height), inputs.resample), crop)
+
+    def _normalise(self, image: Image.Image, out: np.ndarray) -> None:
+        pixels = np.asarray(image)
+        for channel, levels in enumerate(self.levels):
+            # The mode that needs no check of the indices, and so no copy of the output.
+            np.take(levels, pixels[:, :, channel], out=out[channel], mode="clip")
+
+
+def _decode(source: ImageSource, row: int) -> Image.Image:
+    if isinstance(source, str):
+        source = Path(source)
+    return decode_image(source, str(source) if isinstance(source, Path) else f"image {row}")
+
+
+def _resized_size(size: tuple[int, int], inputs: ImageInputs) -> tuple[int, int]:
+    """(width, height) after resizing, rounded as transformers' `get_resize_output_image_size` does."""
+    width, height = size
+    if inputs.shortest_edge is not None:
+        short = inputs.shortest_edge
+        long = int(short * max(size) / min(size))
+        return (short, long) if width <= height else (long, short)
+    return (inputs.width or width, inputs.height or height)
+
+
+def _centre_crop(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
+    """`crop` is (width, height); what lies outside the image is black, as in transformers' `center_crop`."""
+    left, top = ((have - want) // 2 for have, want in zip(image.size, crop, strict=True))
+    return image.crop((left, top, left + crop[0], top + crop[1]))
+
+
+def _resized_inside(image: Image.Image, size: tuple[int, int], crop: tuple[int, int], resample: int) -> Image.Image:
+    """The centre crop of the resized image, without the rest of it: a line of pixels would become gigabytes."""
+    inner = tuple(min(have, want) for have, want in zip(size, crop, strict=True))
+    box = []
+    for original, have, want in zip(image.size, size, inner, strict=True):
+        start = (have - want) // 2
+        box.append((start * original / have, (start + want) * original / have))
+    (left, right), (top, bottom) = box
+    resized = image.resize((inner[0], inner[1]), resample, box=(left, top, right, bottom))
+    return _centre_crop(resized, crop)
+
+
+def _levels(inputs: ImageInputs) -> np.ndarray:
+    """The same operations in the same types as transformers: rescale in float64, normalise in float32."""
+    grey = np.arange(_GREY_LEVELS, dtype=np.float64)
+    levels = np.tile((grey * (inputs.rescale_factor or 1.0)).astype(np.float32), (_CHANNELS, 1))
+    if inputs.mean is None or inputs.std is None:
+        return levels
+    mean, std = (np.array(v, np.float32)[:, None] for v in (inputs.mean, inputs.std))
+    normalised: np.ndarray = (levels - mean) / std
+    return normalised
+
+
+def _size(value: Any, key: str, source: str, *, whole: bool) -> dict[str, int]:
+    """A size as transformers writes it; a lone number is a square where `whole`, else the shortest edge."""
+    if value is None:
+        return {}
+    if isinstance(value, int):
+        return {"height": value, "width": value} if whole else {"shortest_edge": value}
+    given = {name: side for name, side in value.items() if side is not None}
+    if given.keys() not in ({"shortest_edge"}, {"height", "width"}):
+        raise CheckpointError(
+            f"{source}: {key} {dict(value)} is not supported; give shortest_edge, or height and width"
+        )
+    return given
+
+
+def _triple(config: Mapping[str, Any], key: str) -> tuple[float, ...] | None:
+    if not config.get("do_normalize", True) or config.get(key) is None:
+        return None
+    value = config[key]
+    return (value,) * _CHANNELS if isinstance(value, float) else tuple(value)

@@ -1,0 +1,226 @@
+"""Which hardware onnxruntime uses: TensorRT, CUDA or the CPU, the first that is present *and working*.
+
+onnxruntime lists providers that it cannot load, and falls back to the CPU without a word. So each
+candidate runs a tiny graph, and counts only if the session says that it is the one that ran.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from icclip.errors import MissingExtraError, UnknownNameError, UsageError
+
+Provider = Literal["tensorrt", "cuda", "cpu"]
+
+PROVIDERS: Mapping[Provider, str] = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Ours -> onnxruntime's name, in the order they are tried."""
+
+INSTALL: Mapping[Provider, str] = {
+    "tensorrt": "pip uninstall onnxruntime; pip install 'icclip[tensorrt]'",
+    "cuda": "pip uninstall onnxruntime; pip install 'icclip[onnx-gpu]'",
+    "cpu": "pip install 'icclip[onnx]'",
+}
+MINIMUM_VERSION = (1, 20)
+
+_PROBE = (
+    b'\x08\x08\x12\x00:9\n\x0e\n\x01x\n\x01x\x12\x01y"\x03Add\x12\x05probeZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04'
+    b"\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""An ONNX graph: y = x + x, float32 [1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a provider is not used."""
+
+    reason: str
+    installed: bool
+    """It is part of this onnxruntime, and so was expected to work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The provider that runs, and for each one before it why it does not."""
+
+    provider: Provider
+    rejected: Mapping[Provider, Failure]
+    clash: str | None = None
+    """What is wrong with the installation."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each provider that is not installed."""
+        return self._lines(installed=False)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each that is installed and does not work, and for a broken installation."""
+        return self._lines(installed=True) + ((self.clash,) if self.clash else ())
+
+    def _lines(self, *, installed: bool) -> tuple[str, ...]:
+        return tuple(
+            f"{name} is not used: {failure.reason}"
+            for name, failure in self.rejected.items()
+            if failure.installed is installed
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeProfile:
+    """The shapes of an input that a TensorRT engine is built for."""
+
+    input: str
+    minimum: tuple[int, ...]
+    optimum: tuple[int, ...]
+    maximum: tuple[int, ...]
+
+
+def import_onnxruntime() -> Any:
+    """The module.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        UsageError: it is too old.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtraError("running a bundle", ["onnxruntime"], INSTALL["cpu"]) from error
+    check_version(onnxruntime.__version__)
+    return onnxruntime
+
+
+def check_version(version: str) -> None:
+    """Raises UsageError where onnxruntime is too old for the graphs."""
+    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
+        needed = ".".join(map(str, MINIMUM_VERSION))
+        raise UsageError(f"onnxruntime {version} is too old: pip install --upgrade 'onnxruntime>={needed}'")
+
+
+def clashing_runtimes(version: Callable[[str], str] = importlib.metadata.version) -> str | None:
+    """A warning where both onnxruntime and onnxruntime-gpu are installed: they overwrite each other's files."""
+    try:
+        found = [f"{name} {version(name)}" for name in ("onnxruntime", "onnxruntime-gpu")]
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return (
+        f"{' and '.join(found)} are both installed and overwrite each other's files: "
+        "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
+    )
+
+
+def choose(wanted: Provider | None, failure: Callable[[Provider], Failure | None]) -> Choice:
+    """The first provider that works, or the wanted one.
+
+    Args:
+        wanted: only this one; None: the first of PROVIDERS.
+        failure: why a provider does not work; None: it does.
+
+    Raises:
+        UsageError: the wanted one (or any) cannot be had.
+    """
+    rejected: dict[Provider, Failure] = {}
+    for name in PROVIDERS if wanted is None else (wanted,):
+        why = failure(name)
+        if why is None:
+            return Choice(name, rejected, clashing_runtimes())
+        rejected[name] = why
+    reasons = "; ".join(f"{name}: {why.reason}" for name, why in rejected.items())
+    raise UsageError(f"provider {wanted or 'any'} cannot be had ({reasons}): {INSTALL[wanted or 'cpu']}")
+
+
+def choose_provider(wanted: Provider | None = None) -> Choice:
+    """`choose` on this machine.
+
+    Raises:
+        UnknownNameError: `wanted` is none of PROVIDERS.
+        UsageError: it cannot be had.
+        MissingExtraError: there is no onnxruntime.
+    """
+    if wanted is not None and wanted not in PROVIDERS:
+        raise UnknownNameError("provider", wanted, PROVIDERS)
+    onnxruntime = import_onnxruntime()
+    return choose(wanted, lambda name: _failure(onnxruntime, name))
+
+
+def _failure(onnxruntime: Any, name: Provider) -> Failure | None:
+    if PROVIDERS[name] not in onnxruntime.get_available_providers():
+        return Failure(f"this onnxruntime ({onnxruntime.__version__}) was built without it", installed=False)
+    try:
+        reason = _probe(onnxruntime, PROVIDERS[name])
+    except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base but Exception
+        reason = first_line(error)
+    return Failure(reason, installed=True) if reason else None
+
+
+def _probe(onnxruntime: Any, name: str) -> str | None:
+    """Run 1 + 1 on a provider; what went wrong, or None."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # What goes wrong is told by us, in one line.
+    session = onnxruntime.InferenceSession(_PROBE, options, providers=[name], enable_fallback=0)
+    if session.get_providers()[0] != name:
+        return f"its libraries or a GPU are missing; onnxruntime fell back to {session.get_providers()[0]}"
+    two = session.run(None, {"x": np.ones(1, np.float32)})[0][0]
+    return None if two == 1 + 1 else f"1 + 1 gave {two}"
+
+
+def first_line(error: Exception) -> str:
+    """An error of onnxruntime without its stack of C++ frames."""
+    return str(error).strip().split("\n", 1)[0]
+
+
+# Options ------------------------------------------------------------------------------------------
+
+
+def cuda_options(*, device: int = 0, tf32: bool = True) -> dict[str, str]:
+    """For the CUDA provider; without TF32 float32 is float32, as the parity gate needs it."""
+    return {"device_id": str(device), "use_tf32": str(int(tf32))}
+
+
+def tensorrt_options(
+    profiles: Sequence[ShapeProfile],
+    cache: Path,
+    *,
+    device: int = 0,
+    fp16: bool = False,
+    context: Path | None = None,
+) -> dict[str, str]:
+    """For the TensorRT provider: explicit shapes, engines and timings kept, weights in fp16 where asked.
+
+    Args:
+        profiles: one for each input.
+        cache: directory of the engines and the timing cache.
+        device: index of the GPU.
+        fp16: let TensorRT choose fp16 kernels; not for graphs that are fp16 already, and gone in TensorRT 11.
+        context: also write a model that embeds the engine here.
+    """
+    options = {
+        "device_id": str(device),
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(cache),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(cache),
+        "trt_fp16_enable": str(int(fp16)),
+        # LayerNorm's sums of squares leave fp16's range.
+        "trt_layer_norm_fp32_fallback": str(int(fp16)),
+        "trt_profile_min_shapes": _shapes((p.input, p.minimum) for p in profiles),
+        "trt_profile_opt_shapes": _shapes((p.input, p.optimum) for p in profiles),
+        "trt_profile_max_shapes": _shapes((p.input, p.maximum) for p in profiles),
+    }
+    if context is not None:
+        options |= {"trt_dump_ep_context_model": "1", "trt_ep_context_file_path": str(context)}
+    return options
+
+
+def _shapes(shapes: Any) -> str:
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes)

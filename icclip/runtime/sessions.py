@@ -1,0 +1,96 @@
+"""One graph of a bundle in onnxruntime: input array -> output array."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icclip.errors import CheckpointError, UsageError
+from icclip.runtime.manifest import TowerIO
+from icclip.runtime.providers import INSTALL, PROVIDERS, Provider, first_line, import_onnxruntime
+
+SHRINK_FROM = 16
+"""Images or texts in a batch after which the CPU's arena is worth giving back."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open graph. Safe to run from several threads at once."""
+
+    session: Any
+    io: TowerIO
+    provider: Provider
+
+    def run(self, inputs: np.ndarray, *, last: bool = True) -> np.ndarray:
+        """float32 [b, dim], as the graph gives it.
+
+        Args:
+            inputs: [b, ...].
+            last: no more batches of this size follow: give the CPU's scratch memory back.
+        """
+        if self.provider != "cpu":
+            return self.run_bound(inputs)
+        options = _shrinking() if last and len(inputs) >= SHRINK_FROM else None
+        outputs: np.ndarray = self.session.run([self.io.output], {self.io.input: inputs}, options)[0]
+        return outputs
+
+    def run_bound(self, inputs: np.ndarray) -> np.ndarray:
+        """`run` through IO binding: the output is allocated on the device, and copied once."""
+        binding = self.session.io_binding()
+        binding.bind_cpu_input(self.io.input, np.ascontiguousarray(inputs))
+        device, index = ("cpu", 0) if self.provider == "cpu" else ("cuda", self._device_index())
+        binding.bind_output(self.io.output, device, index)
+        self.session.run_with_iobinding(binding)
+        outputs: np.ndarray = binding.copy_outputs_to_cpu()[0]
+        return outputs
+
+    def _device_index(self) -> int:
+        return int(self.session.get_provider_options()[PROVIDERS[self.provider]].get("device_id", 0))
+
+
+def open_session(
+    path: Path, io: TowerIO, provider: Provider, *, options: Mapping[str, str] | None = None, threads: int
+) -> Session:
+    """Load a graph on a provider; what the provider cannot run goes to the CPU node by node.
+
+    Raises:
+        CheckpointError: the file is no such graph.
+        UsageError: the provider gave up on this graph.
+    """
+    onnxruntime = import_onnxruntime()
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = threads
+    session_options.log_severity_level = 3
+    chain = [(PROVIDERS[provider], dict(options or {}))]
+    if provider == "tensorrt":
+        chain.append((PROVIDERS["cuda"], {}))
+    try:
+        session = onnxruntime.InferenceSession(str(path), session_options, providers=chain, enable_fallback=0)
+    except Exception as error:  # onnxruntime's errors share no base but Exception
+        raise CheckpointError(f"onnxruntime cannot open {path} on {provider}: {first_line(error)}") from error
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise UsageError(
+            f"{path}: onnxruntime fell back from {provider} to {session.get_providers()[0]}: "
+            f"{INSTALL[provider]}, or choose --provider cpu"
+        )
+    _check_names(session, path, io)
+    return Session(session, io, provider)
+
+
+def _check_names(session: Any, path: Path, io: TowerIO) -> None:
+    has = ([i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()])
+    if has[0] != [io.input] or io.output not in has[1]:
+        raise CheckpointError(
+            f"{path} takes {', '.join(has[0])} and gives {', '.join(has[1])}, expected {io.input} and {io.output}: "
+            "export the checkpoint again"
+        )
+
+
+def _shrinking() -> Any:
+    options = import_onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options

@@ -1,0 +1,60 @@
+"""Texts -> `input_ids`, as transformers' fast tokenizers make them, from tokenizer.json alone.
+
+SigLIP's original tokenizer is a sentencepiece model that lower-cases and removes punctuation in
+Python; in a bundle those steps are part of tokenizer.json's normalizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from icclip.errors import CheckpointError
+from icclip.runtime.manifest import TextInputs
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """Makes token ids. Safe to use from several threads at once."""
+
+    tokenizer: tokenizers.Tokenizer
+    inputs: TextInputs
+
+    @classmethod
+    def open(cls, bundle: Path, inputs: TextInputs) -> Tokenization:
+        """From the bundle's tokenizer.json. Raises CheckpointError."""
+        path = bundle / TOKENIZER
+        try:
+            tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path} ({error.strerror}): copy the bundle again") from error
+        except Exception as error:  # The library raises bare Exception.
+            raise CheckpointError(f"{path} is no tokenizer ({error}): copy the bundle again") from error
+        # The file may carry the state of whatever used it last.
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
+        return cls(tokenizer, inputs)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts -> int64 [b, length]: the longest of the batch, or always `max_length`.
+
+        Longer texts are cut so that the end-of-text token stays.
+        """
+        inputs = self.inputs
+        encodings = self.tokenizer.encode_batch([text.lower() for text in texts] if inputs.lowercase else list(texts))
+        rows = [encoding.ids for encoding in encodings]
+        longest = inputs.padding == "longest"
+        length = max(map(len, rows), default=0) if longest else inputs.max_length
+        ids = np.full((len(rows), length), inputs.pad_id, np.int64)
+        for row, own in zip(ids, rows, strict=True):
+            if inputs.padding_side == "right":
+                row[: len(own)] = own
+            else:
+                row[length - len(own) :] = own
+        return ids
