@@ -33,7 +33,9 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [the G
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="float16 autocast over float32 weights (CUDA).")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast over float32 weights.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="A TOML file with the run's options.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="A TOML file with the run's options, or the icclip.json of a run.")
+]
 
 
 def precision(*, fp16: bool, bf16: bool, fp32: bool = False) -> str | None:
@@ -42,3 +44,37 @@ def precision(*, fp16: bool, bf16: bool, fp32: bool = False) -> str | None:
     if len(chosen) > 1:
         raise typer.BadParameter(f"--{chosen[0]} and --{chosen[1]} exclude each other: choose one")
     return chosen[0] if chosen else None
+
+
+# Of `train` ---------------------------------------------------------------------------------------
+
+Number = int | None
+Real = float | None
+Text = str | None
+Texts = list[str] | None
+Flag = bool | None
+
+Model = Annotated[Text, typer.Option("--model", "--model-name", "-m", help="A hub id, a directory or a preset.")]
+RunDirectory = Annotated[Path | None, typer.Option("--output-dir", "-o", help="[runs/<model>-<dataset>]")]
+Epochs = Annotated[Number, typer.Option(help="Passes over the training split. [5]")]
+MaxSteps = Annotated[Number, typer.Option(help="Stop after so many optimizer steps.")]
+LearningRate = Annotated[Real, typer.Option(help="The highest. [1e-5, or the preset's]")]
+TrainBatch = Annotated[Number, typer.Option(help="Images per process and step. [64]")]
+EvalBatch = Annotated[Number, typer.Option(help="Images encoded at once. [128]")]
+Accumulation = Annotated[Number, typer.Option(help="Batches per step; adds no negatives. [1]")]
+Warmup = Annotated[Real, typer.Option(help="Share of the steps in which the rate rises. [0.05]")]
+WeightDecay = Annotated[Real, typer.Option(help="Of the matrices, nothing else. [0.1]")]
+Scheduler = Annotated[Text, typer.Option(help="As transformers names them. [cosine]")]
+ImageResize = Annotated[Number, typer.Option(help="Side in pixels; saved with the processor.")]
+Tokenizer = Annotated[Text, typer.Option(help="For presets: a directory or hub id that has one.")]
+Checkpointing = Annotated[Flag, typer.Option("--grad-ckpt", help="Gradient checkpointing: slower, less memory.")]
+Seed = Annotated[Number, typer.Option(help="Of initial weights, order and captions. [42]")]
+EvalEvery = Annotated[Number, typer.Option(help="Epochs between evaluations. [1]")]
+LoggingSteps = Annotated[Number, typer.Option(help="Steps between logged losses. [50]")]
+ReportTo = Annotated[Texts, typer.Option(help="tensorboard, wandb, mlflow, ... or none. [tensorboard]")]
+Resume = Annotated[Flag, typer.Option("--resume", help="Go on from the last complete checkpoint.")]
+Overwrite = Annotated[Flag, typer.Option("--overwrite", help="Replace the run that is in the directory.")]
+Set = Annotated[Texts, typer.Option("--set", help="NAME=VALUE of any other TrainingArguments field.")]
+Revision = Annotated[Text, typer.Option(help="Revision of a hub model.")]
+SplitSeed = Annotated[Number, typer.Option(help="Of made splits and generated images. [42]")]
+Streaming = Annotated[Flag, typer.Option("--streaming", help="Read the data as it comes; needs --max-steps.")]

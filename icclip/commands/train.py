@@ -2,6 +2,51 @@
 
 from __future__ import annotations
 
+import typer
 
-def train() -> None:
-    """Fine-tune a model on captioned images."""
+from icclip.commands import options as o
+from icclip.console import Reporter
+
+
+def train(
+    context: typer.Context,
+    model: o.Model = None, dataset: o.Dataset = None, output_dir: o.RunDirectory = None, config: o.ConfigFile = None,
+    epochs: o.Epochs = None, max_steps: o.MaxSteps = None, lr: o.LearningRate = None, train_bs: o.TrainBatch = None,
+    eval_bs: o.EvalBatch = None, grad_accum: o.Accumulation = None, warmup_ratio: o.Warmup = None,
+    weight_decay: o.WeightDecay = None, scheduler: o.Scheduler = None, image_resize: o.ImageResize = None,
+    tokenizer: o.Tokenizer = None, fp16: o.Fp16 = False, bf16: o.Bf16 = False, grad_ckpt: o.Checkpointing = None,
+    seed: o.Seed = None, eval_every: o.EvalEvery = None, logging_steps: o.LoggingSteps = None,
+    report_to: o.ReportTo = None, workers: o.Workers = None, device: o.Device = None, resume: o.Resume = None,
+    overwrite: o.Overwrite = None, setting: o.Set = None, revision: o.Revision = None,
+    image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
+    dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
+    streaming: o.Streaming = None, on_bad_image: o.OnBadImage = None,
+    allow_outside_root: o.AllowOutsideRoot = None, trust_remote_code: o.TrustRemoteCode = None, json: o.Json = False,
+) -> None:  # fmt: skip
+    """Fine-tune a model on captioned images, keep the best checkpoint, and measure it."""
+    from icclip.training.request import listed, settings, train_config
+
+    data = {
+        "image_column": image_column, "caption_column": caption_column, "revision": dataset_revision,
+        "val_fraction": val_fraction, "seed": split_seed, "streaming": streaming, "on_bad_image": on_bad_image,
+        "allow_outside_root": allow_outside_root, "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    model_options = {
+        "revision": revision, "tokenizer": tokenizer, "image_resize": image_resize, "seed": seed,
+        "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    said = {
+        "model": model_options, "data": data, "output_dir": output_dir, "epochs": epochs, "max_steps": max_steps,
+        "lr": lr, "train_bs": train_bs, "eval_bs": eval_bs, "grad_accum": grad_accum, "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay, "scheduler": scheduler, "precision": o.precision(fp16=fp16, bf16=bf16),
+        "grad_ckpt": grad_ckpt, "seed": seed, "eval_every": eval_every, "logging_steps": logging_steps,
+        "report_to": listed(report_to), "workers": workers, "device": device, "resume": resume,
+        "overwrite": overwrite, "training_args": settings(setting or ()),
+    }  # fmt: skip
+    request = train_config(context.obj, config, model, dataset, said)
+    # After the request is known to be good: importing torch takes seconds.
+    from icclip.training.run import train as run
+
+    reporter = Reporter.for_this_process(json=json)
+    result = run(request, context.obj, reporter)
+    reporter.result(result.to_mapping(), result.table())

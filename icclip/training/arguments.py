@@ -112,7 +112,8 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "accelerator_config": {"dispatch_batches": False} if config.data.streaming else None,
         "ddp_find_unused_parameters": False,
         "use_cpu": use_cpu,
-        **({"ddp_backend": "gloo"} if use_cpu else {}),
+        # Without other processes, naming a backend makes accelerate look for a process group.
+        "ddp_backend": "gloo" if use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         **_version_dependent(config),
     }
 
@@ -230,5 +231,3 @@ def planned_steps(arguments: TrainingArguments, images: int | None) -> int:
     batches = images // (arguments.per_device_train_batch_size * arguments.world_size)
     per_epoch = -(-batches // arguments.gradient_accumulation_steps)
     return int(per_epoch * arguments.num_train_epochs)
-
-

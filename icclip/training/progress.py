@@ -35,9 +35,7 @@ class Progress(TrainerCallback):
         """Keep the loss for the line that the next evaluation prints."""
         self.last.update({name: logs[name] for name in ("loss", "learning_rate") if name in logs})
 
-    def on_evaluate(
-        self, _args: Any, state: Any, _control: Any, metrics: Mapping[str, float], **_kwargs: Any
-    ) -> None:
+    def on_evaluate(self, _args: Any, state: Any, _control: Any, metrics: Mapping[str, float], **_kwargs: Any) -> None:
         """Say it."""
         self.reporter.note(evaluation_line(state.global_step, state.max_steps, state.epoch or 0, self.last, metrics))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset, IterableDataset
-from transformers import TrainingArguments
 
 from icclip import __version__
 from icclip.config import TrainConfig
@@ -24,10 +24,13 @@ from icclip.errors import DataError, TrainingStoppedError, UsageError
 from icclip.evaluation.request import dataset_identity
 from icclip.evaluation.results import metric_path, write_metrics
 from icclip.evaluation.run import evaluate_split
+from icclip.files import atomic_write_text
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.registry import Registry
+from icclip.report.model_card import model_card
+from icclip.report.tables import metrics_table
 from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
 from icclip.training.directory import checkpoint_to_resume, clear
@@ -35,6 +38,10 @@ from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.trainer import ContrastiveTrainer
 from icclip.training.validation import Validation
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from transformers import TrainingArguments
 
 TOKENIZER_CAPTIONS = 100_000
 """Captions of a stream that a preset's tokenizer is trained on."""
@@ -54,6 +61,15 @@ class TrainResult:
     test: dict[str, Any]
     """On the test split; empty where there is none."""
     seconds: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+
+    def table(self) -> Table:
+        """The last word to people: the test split where there is one."""
+        split, metrics = ("test", self.test) if self.test else ("validation", self.best)
+        return metrics_table(metrics, f"{self.output_dir}, {split}")
 
 
 def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainResult:
@@ -262,9 +278,7 @@ def _test(run: _Run, reporter: Reporter) -> dict[str, Any]:
         workers=config.workers,
         reporter=reporter,
     )
-    return evaluate_split(
-        encoder, SplitImages(split, "test"), captions, image_batch=config.eval_bs, reporter=reporter
-    )
+    return evaluate_split(encoder, SplitImages(split, "test"), captions, image_batch=config.eval_bs, reporter=reporter)
 
 
 def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
@@ -274,6 +288,15 @@ def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
             path = metric_path(run.root, split)
             path.unlink(missing_ok=True)
             write_metrics(path, metrics, {**about, "icclip": __version__})
+    card = model_card(
+        model=run.record["model"],
+        config=run.config,
+        splits=run.record["data"]["splits"],
+        step0=result.baseline,
+        validation=result.best,
+        test=result.test or None,
+    )
+    atomic_write_text(run.root / "README.md", card)
     outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
     write_record(run.root, {**run.record, "status": "complete", "result": outcome})
 
@@ -281,5 +304,7 @@ def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
 def _say(result: TrainResult, reporter: Reporter) -> None:
     before, after = result.baseline.get("rsum"), result.best.get("rsum")
     if before is not None and after is not None and after < before:
-        reporter.warn(f"the best checkpoint's rsum {after:.1f} is below the {before:.1f} before training: try a smaller --lr")
+        reporter.warn(
+            f"the best checkpoint's rsum {after:.1f} is below the {before:.1f} before training: try a smaller --lr"
+        )
     reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")

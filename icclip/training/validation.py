@@ -39,9 +39,7 @@ class Validation:
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
         """The metrics, the same on every process."""
         place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
-        encoder = TorchEncoder(
-            loaded, device=self.device, precision=self.config.precision, workers=self.config.workers
-        )
+        encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
         share = SplitImages(self.split.shard(processes, place, contiguous=True))
         texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
         images = encoder.encode_images(share, batch_size=self.config.eval_bs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from datasets import Dataset, Features, Sequence, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
@@ -54,16 +55,12 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory) -> Path:
-    """16 images with two captions each, as a .jsonl."""
+def data(tmp_path_factory, pictures) -> Path:
+    """A folder of parquet: 16 images with two captions each, one split."""
     folder = tmp_path_factory.mktemp("data")
-    lines = []
-    for number, own in enumerate(CAPTIONS):
-        picture(number).save(folder / f"{number}.png")
-        lines.append(json.dumps({"image": f"{number}.png", "captions": own}))
-    path = folder / "data.jsonl"
-    path.write_text("\n".join(lines))
-    return path
+    features = Features(image=ImageFeature(), captions=Sequence(Value("string")))
+    Dataset.from_dict({"image": pictures, "captions": CAPTIONS}, features).to_parquet(folder / "train.parquet")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +95,7 @@ def config(tiny, data, tmp_path) -> TrainConfig:
     """Two epochs of three steps."""
     return TrainConfig(
         model=ModelConfig(name=str(tiny["softmax"])),
-        data=DatasetConfig(name="jsonl", path=str(data), val_fraction=0.25),
+        data=DatasetConfig(name="hub", path=str(data), val_fraction=0.25),
         output_dir=tmp_path / "run",
         epochs=2, lr=1e-3, train_bs=2, eval_bs=4, workers=0, device="cpu", logging_steps=1, report_to=(),
     )  # fmt: skip

@@ -1,0 +1,84 @@
+"""What `icclip train` is asked for, put together; nothing heavy is imported before the data is looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icclip.config import DatasetConfig, TrainConfig, merged, read_toml
+from icclip.errors import UsageError
+from icclip.registry import Registry
+
+
+def train_config(
+    registry: Registry, file: Path | None, model: str | None, dataset: str | None, options: Mapping[str, Any]
+) -> TrainConfig:
+    """The whole request. What a preset suits wins over our defaults, the file over that, options over all.
+
+    Args:
+        registry: knows the presets and the datasets.
+        file: TOML with the fields of TrainConfig, or the `icclip.json` of a run to repeat.
+        model: a preset, directory or hub id; None: as in the file.
+        dataset: as `dataset_config` takes it; None: as in the file.
+        options: fields of TrainConfig, nested; None means 'not said'.
+
+    Raises:
+        UsageError: no model or no dataset is named, or something named is unknown or wrong.
+    """
+    said = merged(
+        {} if file is None else _read(file),
+        {"model": {"name": model}, "data": _dataset(registry, dataset, options.get("data", {}))},
+        options,
+    )
+    for table, option in (("model", "--model"), ("data", "--dataset")):
+        if not said.get(table, {}).get("name"):
+            raise UsageError(f"no {table} is named: give {option}, or `name` in the table [{table}] of --config")
+    found = registry.preset(said["model"]["name"])
+    values = merged({} if found is None else found[1].defaults, said)
+    values.setdefault("output_dir", _default_directory(values["model"]["name"], values["data"]))
+    return TrainConfig.from_mapping(values)
+
+
+def settings(assignments: Sequence[str]) -> dict[str, str]:
+    """`["key=value", ...]` as `--set` takes them -> a mapping. Raises UsageError."""
+    pairs = [assignment.partition("=") for assignment in assignments]
+    for assignment, (name, equals, _) in zip(assignments, pairs, strict=True):
+        if not name or not equals:
+            raise UsageError(f"--set {assignment}: write it as --set NAME=VALUE")
+    return {name.replace("-", "_"): value for name, _, value in pairs}
+
+
+def listed(values: Sequence[str] | None) -> list[str] | None:
+    """`--report-to a,b --report-to c` -> [a, b, c]; `none` is nobody; None is 'not said'."""
+    if values is None:
+        return None
+    return [name for value in values for name in value.split(",") if name and name != "none"]
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    if file.suffix != ".json":
+        return read_toml(file)
+    try:
+        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))["config"]
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is not the icclip.json of a run: give that, or a TOML file") from error
+    # Where the earlier run went, and how it was started, is no part of repeating it.
+    return {name: content[name] for name in content if name not in ("output_dir", "resume", "overwrite")}
+
+
+def _dataset(registry: Registry, value: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The name and path that a value stands for; the other fields stay as the file has them."""
+    if value is None:
+        return {}
+    from icclip.data.loading import dataset_config
+
+    config: DatasetConfig = dataset_config(registry, value, **options)
+    return {"name": config.name, "path": config.path}
+
+
+def _default_directory(model: str, data: Mapping[str, Any]) -> Path:
+    return Path("runs") / f"{Path(model).name}-{data['name']}"
