@@ -2,15 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Features, Sequence, Value
+from datasets import Image as ImageFeature
+from PIL import Image
 from safetensors.torch import load_file
 
-from icclip.config import EvalConfig, ModelConfig
-from icclip.errors import TrainingStoppedError, UsageError
+from icclip.config import ModelConfig
+from icclip.console import Reporter
+from icclip.errors import DataError, TrainingStoppedError, UsageError
 from icclip.models.opening import open_model
-from icclip.training.progress import evaluations, read_history
+from icclip.training import trainer
+from icclip.training.progress import Progress, evaluations, read_history
 from icclip.training.run import train
 
 
@@ -46,3 +52,167 @@ def test_validation_is_measured_before_the_first_step_and_after_every_epoch(conf
     assert result.best["rsum"] == max(measured[4]["rsum"], measured[8]["rsum"])
     losses = [line["loss"] for line in read_history(config.output_dir / "metrics.jsonl") if "loss" in line]
     assert len(losses) == 8
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(config, registry, quiet, tmp_path):
+    train(config, registry, quiet)
+    train(dataclasses.replace(config, output_dir=tmp_path / "again", workers=2), registry, quiet)
+    train(dataclasses.replace(config, output_dir=tmp_path / "other", seed=43), registry, quiet)
+    first = weights(config.output_dir / "checkpoint-8")
+    assert same(first, weights(tmp_path / "again" / "checkpoint-8"))
+    assert not same(first, weights(tmp_path / "other" / "checkpoint-8"))
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(config, registry, quiet, tmp_path):
+    whole = dataclasses.replace(config, scheduler="constant", epochs=3, save_total_limit=3)
+    train(whole, registry, quiet)
+    part = dataclasses.replace(whole, output_dir=tmp_path / "part")
+    train(dataclasses.replace(part, epochs=1), registry, quiet)
+    train(dataclasses.replace(part, resume=True), registry, quiet)
+    name = "checkpoint-12"
+    assert same(weights(config.output_dir / name), weights(part.output_dir / name))
+    assert list(evaluations(part.output_dir / "metrics.jsonl")) == [0, 4, 8, 12]
+
+
+def test_resuming_where_nothing_is_complete_starts_anew(config, registry, capsys):
+    (config.output_dir / ".checkpoint-4.partial" / "checkpoint-4").mkdir(parents=True)
+    result = train(dataclasses.replace(config, resume=True, epochs=1), registry, Reporter())
+    assert result.baseline
+    assert "holds no complete checkpoint yet: starting anew" in capsys.readouterr().err
+    assert not list(config.output_dir.glob(".*"))
+
+
+def test_an_existing_run_is_not_touched_unless_asked(config, registry, quiet):
+    config = dataclasses.replace(config, epochs=1)
+    train(config, registry, quiet)
+    before = weights(config.output_dir)
+    with pytest.raises(UsageError, match="already holds a run .*--resume to go on with it, or --overwrite"):
+        train(dataclasses.replace(config, seed=7), registry, quiet)
+    assert same(before, weights(config.output_dir))
+    train(dataclasses.replace(config, seed=7, overwrite=True), registry, quiet)
+    assert not same(before, weights(config.output_dir))
+
+
+def test_resuming_another_models_run_is_refused(config, registry, quiet, tiny):
+    train(dataclasses.replace(config, epochs=1), registry, quiet)
+    other = dataclasses.replace(config, model=ModelConfig(name=str(tiny["sigmoid"])), resume=True)
+    with pytest.raises(UsageError, match="was trained with model .*: resume with the same"):
+        train(other, registry, quiet)
+
+
+def test_a_nonfinite_loss_stops_names_the_step_and_keeps_the_last_good_checkpoint(config, registry, quiet, monkeypatch):
+    poison_after(monkeypatch, step=5)
+    with pytest.raises(TrainingStoppedError, match=r"non-finite loss at step 6 \(lr .*, logit_scale .*\).*intact"):
+        train(dataclasses.replace(config, logging_steps=50), registry, quiet)
+    root = config.output_dir
+    assert [path.name for path in root.glob("checkpoint-*")] == ["checkpoint-4"]
+    for directory in (root, root / "checkpoint-4"):
+        loaded = open_model(registry, ModelConfig(name=str(directory)))
+        assert all(torch.isfinite(p).all() for p in loaded.model.parameters())
+    assert json.loads((root / "icclip.json").read_text())["status"] == "running"
+
+
+def test_weights_that_a_last_step_spoiled_are_not_saved(config, registry, quiet, monkeypatch):
+    poison_after(monkeypatch, step=4)
+    with pytest.raises(TrainingStoppedError, match="non-finite weights at step 4"):
+        train(config, registry, quiet)
+    assert not list(config.output_dir.glob("checkpoint-*"))
+
+
+def poison_after(monkeypatch, step):
+    """Damage a weight right after an optimizer step, as an overflowing gradient would."""
+    clamp = trainer._ClampLogitScale.on_optimizer_step
+
+    def poison(self, args, state, control, model=None, **kwargs):
+        clamp(self, args, state, control, model=model, **kwargs)
+        if state.global_step + 1 == step:
+            with torch.no_grad():
+                model.visual_projection.weight[0, 0] = torch.nan
+
+    monkeypatch.setattr(trainer._ClampLogitScale, "on_optimizer_step", poison)
+
+
+def test_an_interrupt_leaves_the_best_model_and_says_how_to_go_on(config, registry, capsys, monkeypatch):
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "on_step_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, registry, Reporter())
+    said = capsys.readouterr().err
+    assert "interrupted at step 6" in said
+    assert "give the same command with --resume" in said
+    assert same(weights(config.output_dir), weights(config.output_dir / "checkpoint-4"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(config, registry, quiet, monkeypatch):
+    monkeypatch.setattr("transformers.CLIPModel.save_pretrained", lambda *_, **__: write_to_full_disk())
+    with pytest.raises(UsageError, match="cannot write a checkpoint to .*run: No space left on device"):
+        train(config, registry, quiet)
+    assert not list(config.output_dir.glob("*checkpoint*"))
+
+
+def write_to_full_disk():
+    with Path("/dev/full").open("w") as file:
+        file.write("x")
+
+
+def test_too_few_images_for_a_batch(config, registry, quiet):
+    with pytest.raises(UsageError, match="8 images, fewer than one batch of 64 x 1 processes: give a smaller --train-bs"):
+        train(dataclasses.replace(config, train_bs=64), registry, quiet)
+
+
+def test_the_sigmoid_family_trains_and_learns_its_bias(config, registry, quiet, tiny):
+    name = str(tiny["sigmoid"])
+    train(dataclasses.replace(config, model=ModelConfig(name=name)), registry, quiet)
+    before, after = load_file(f"{name}/model.safetensors"), weights(config.output_dir / "checkpoint-8")
+    assert not torch.equal(before["logit_bias"], after["logit_bias"])
+
+
+def test_eval_every_and_the_last_epoch(config, registry, quiet):
+    result = train(dataclasses.replace(config, epochs=3, eval_every=2), registry, quiet)
+    assert list(evaluations(config.output_dir / "metrics.jsonl")) == [0, 8, 12]
+    assert result.steps == 12
+
+
+def test_two_checkpoints_are_kept_and_the_best_is_one(config, registry, quiet):
+    result = train(dataclasses.replace(config, epochs=5), registry, quiet)
+    kept = {path.name for path in config.output_dir.glob("checkpoint-*")}
+    assert kept >= {"checkpoint-20", f"checkpoint-{result.best_step}"}
+    assert len(kept) == 2
+
+
+def test_streaming_trains_for_max_steps(config, registry, quiet, data, tmp_path):
+    (folder := tmp_path / "splits").mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.parquet").write_bytes((data / "train.parquet").read_bytes())
+    streamed = dataclasses.replace(config.data, path=str(folder), streaming=True)
+    result = train(dataclasses.replace(config, data=streamed, max_steps=10), registry, quiet)
+    # 8 steps are one pass over the 16 images.
+    assert list(evaluations(config.output_dir / "metrics.jsonl")) == [0, 8, 10]
+    assert result.test == {}
+
+
+def test_bf16_keeps_float32_weights(config, registry, quiet):
+    train(dataclasses.replace(config, precision="bf16", grad_ckpt=True, epochs=1), registry, quiet)
+    assert {tensor.dtype for tensor in weights(config.output_dir).values()} == {torch.float32}
+
+
+def test_tensorboard_gets_the_metrics(config, registry, quiet):
+    train(dataclasses.replace(config, epochs=1, report_to=("tensorboard",)), registry, quiet)
+    (events,) = (config.output_dir / "logs").glob("events*")
+    assert b"eval/rsum" in events.read_bytes()
+
+
+def test_a_broken_image_is_one_line_even_from_a_worker(config, registry, quiet, tmp_path):
+    good = {"image": Image.new("RGB", (8, 8)), "captions": ["a", "b"]}
+    features = Features(image=ImageFeature(), captions=Sequence(Value("string")))
+    table = Dataset.from_list([good] * 16, features).cast_column("image", ImageFeature(decode=False)).to_list()
+    table[0]["image"]["bytes"] = b"no image"
+    (folder := tmp_path / "broken").mkdir()
+    Dataset.from_list(table, features).to_parquet(folder / "train.parquet")
+    data = dataclasses.replace(config.data, path=str(folder))
+    with pytest.raises(DataError) as caught:
+        train(dataclasses.replace(config, data=data, workers=1, epochs=1), registry, quiet)
+    assert "\n" not in str(caught.value)
