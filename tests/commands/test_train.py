@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Sequence, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from icclip.config import TrainConfig
+from icclip.errors import ConfigError, UsageError
+from icclip.registry import Registry
+from icclip.training.progress import read_history
+from icclip.training.request import listed, settings, train_config
+
+REPOSITORY = Path(__file__).parents[2]
+SOURCES = os.pathsep.join(str(REPOSITORY / root) for root in (".", "plugins", "export"))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A folder of parquet: 24 images of one caption each, in train and validation."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(24)]
+    rows = {"image": pictures, "captions": [[f"picture number {i} of them"] for i in range(24)]}
+    features = Features(image=ImageFeature(), captions=Sequence(Value("string")))
+    for split in ("train", "validation"):
+        Dataset.from_dict(rows, features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def arguments(images, output, *more):
+    return [
+        "train", "--model", "clip-tiny", "--dataset", images, "--output-dir", output, "--image-resize", "32",
+        "--device", "cpu", "--workers", "0", "--report-to", "none", "--logging-steps", "1", *more,
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_train_then_eval(icclip, images, tmp_path):
+    run = tmp_path / "run"
+    outcome = icclip(*arguments(images, run, "--epochs", 1, "--train_bs", 8, "--json"))
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert result["steps"] == 3
+    assert "7 per positive and step" in outcome.err
+    measured = icclip("eval", run, "--split", "validation", "--json")
+    assert json.loads(measured.out)["rsum"] == pytest.approx(result["best"]["rsum"])
+    assert "icclip eval" in (run / "README.md").read_text()
+
+
+def test_bad_requests_are_one_line_each(icclip, images, tmp_path):
+    for options, message in [
+        (["--model", "clip-tinny", "--dataset", "shapes"], "unknown model 'clip-tinny'; did you mean 'clip-tiny'?"),
+        (["--dataset", "shapes"], "no model is named: give --model"),
+        (["--model", "clip-tiny"], "no data is named: give --dataset"),
+        (["--model", "clip-tiny", "--dataset", "shapes", "--set", "x"], "--set x: write it as --set NAME=VALUE"),
+        (["--model", "clip-tiny", "--dataset", "shapes", "--lr", "-1"], "lr is -1.0: give at least 0"),
+    ]:
+        outcome = icclip("train", "--output-dir", tmp_path / "none", *options)
+        assert outcome.code == 2
+        assert f"error: {message}" in outcome.err
+        assert len(outcome.err.strip().splitlines()) <= 2
+    assert not (tmp_path / "none" / "icclip.json").exists()
+
+
+def test_an_option_wins_over_the_file_and_that_over_the_preset(tmp_path):
+    registry = Registry(load_plugins=frozenset())
+    found = registry.preset("clip-tiny")
+    assert found is not None
+    preset = TrainConfig.__dataclass_fields__["lr"].default if "lr" not in found[1].defaults else found[1].defaults["lr"]
+    file = tmp_path / "run.toml"
+    file.write_text('epochs = 7\n[model]\nname = "clip-tiny"\n[data]\nname = "shapes"\nseed = 3\n')
+    config = train_config(registry, file, None, None, {"epochs": 9, "seed": None})
+    assert (config.epochs, config.data.seed, config.lr, config.seed) == (9, 3, preset, 42)
+    assert config.output_dir == Path("runs/clip-tiny-shapes")
+    file.write_text(file.read_text() + "sead = 1\n")
+    with pytest.raises(ConfigError, match="unknown key 'data.sead'.*did you mean"):
+        train_config(registry, file, None, None, {})
+
+
+def test_a_runs_record_repeats_it(tmp_path):
+    registry = Registry(load_plugins=frozenset())
+    first = train_config(registry, None, "clip-tiny", "shapes", {"lr": 0.5})
+    record = tmp_path / "icclip.json"
+    record.write_text(json.dumps({"config": first.to_mapping()}))
+    again = train_config(registry, record, None, None, {"output_dir": first.output_dir})
+    assert again == first
+    record.write_text("{}")
+    with pytest.raises(UsageError, match="is not the icclip.json of a run"):
+        train_config(registry, record, None, None, {})
+    with pytest.raises(UsageError, match="cannot read the configuration .*No such file"):
+        train_config(registry, tmp_path / "none.json", None, None, {})
+
+
+def test_repeated_options():
+    assert settings(["max-grad-norm=1", "a=b=c"]) == {"max_grad_norm": "1", "a": "b=c"}
+    assert listed(["a,b", "c"]) == ["a", "b", "c"]
+    assert listed(["none"]) == []
+    assert listed(None) is None
+
+
+def launched(launcher, options):
+    environment = os.environ | {"PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1", "ICCLIP_LOAD_PLUGINS": ""}
+    command = [sys.executable, "-m", *launcher, "-m", "icclip", *map(str, options)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+         "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
+    ],
+    ids=["torchrun", "accelerate"],
+)  # fmt: skip
+def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(icclip, images, tmp_path, launcher):
+    alone = icclip(*arguments(images, tmp_path / "one", "--epochs", 2, "--train-bs", 8))
+    assert alone.code == 0, alone.err
+    finished = launched(launcher, arguments(images, tmp_path / "two", "--epochs", 2, "--train-bs", 4, "--json"))
+    # One JSON document: the second process says nothing.
+    assert json.loads(finished.stdout)["steps"] == 6
+    one, two = (curve(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [step for step, _ in two] == [step for step, _ in one]
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=2e-4)
+    assert len(one) == 6
+
+
+def curve(path):
+    return [(line["step"], line["loss"]) for line in read_history(path) if "loss" in line]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from icclip.config import ModelConfig
+from icclip.data.collate import IDS, CaptionedImages, Collator, EpochSampler, Example, caption_id, split_batch
+from icclip.models.opening import open_model
+
+
+@pytest.fixture
+def collator(registry, tiny):
+    return Collator(open_model(registry, ModelConfig(name=str(tiny["softmax"]))), seed=1)
+
+
+def epochs(collator, data, epochs, **options):
+    """The batches of some epochs, as the trainer asks for them."""
+    sampler = EpochSampler(len(data), seed=1)
+    loader = DataLoader(data, batch_size=4, sampler=sampler, collate_fn=collator, **options)
+    batches = []
+    for epoch in range(epochs):
+        sampler.epoch = epoch
+        batches += list(loader)
+    return batches
+
+
+def test_a_batch_is_model_inputs_and_ids(collator, pictures, captions):
+    inputs, ids = split_batch(collator([CaptionedImages(pictures, captions)[0, row] for row in (3, 5)]))
+    assert inputs["pixel_values"].shape == (2, 3, 32, 32)
+    assert len(inputs["input_ids"]) == 2
+    assert IDS not in inputs
+    assert ids[:, 1].tolist() == [3, 5]
+
+
+def test_workers_that_outlive_an_epoch_choose_as_none_do(collator, pictures, captions):
+    data = CaptionedImages(pictures, captions)
+    alone = epochs(collator, data, 3)
+    for other, batch in zip(
+        epochs(collator, data, 3, num_workers=2, persistent_workers=True, prefetch_factor=4), alone, strict=True
+    ):
+        assert torch.equal(other["input_ids"], batch["input_ids"])
+        assert torch.equal(other[IDS], batch[IDS])
+
+
+def test_each_epoch_has_its_own_order_and_all_rows(pictures):
+    sampler = EpochSampler(16, seed=1)
+    first = list(sampler)
+    sampler.epoch = 1
+    second = list(sampler)
+    assert {epoch for epoch, _ in second} == {1}
+    assert [row for _, row in first] != [row for _, row in second]
+    assert sorted(row for _, row in second) == list(range(16))
+
+
+def test_all_captions_of_an_image_have_their_turn(collator, pictures):
+    chosen = Counter(collator.choose(Example(epoch, 3, pictures[0], ("a", "b", "c"))) for epoch in range(300))
+    assert set(chosen) == {"a", "b", "c"}
+    # Binomial with n = 300 and p = 1/3: five standard deviations are 41.
+    assert all(59 < count < 141 for count in chosen.values())
+
+
+def test_captions_that_differ_in_case_and_space_are_the_same():
+    assert caption_id("A  dog runs ") == caption_id("a dog\nruns")
+    assert caption_id("a dog runs") != caption_id("a dog ran")
+    assert caption_id("a dog runs") == 5504945449245550806
