@@ -14,6 +14,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+pytest_plugins = ["support.hub"]
+
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("ICCLIP_TEST_DATA", REPOSITORY.parent / "shared"))
 

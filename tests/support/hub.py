@@ -1,0 +1,207 @@
+"""A hub on loopback: serves directories in the HTTP layout that huggingface_hub and datasets speak.
+
+    root/models/owner/name/...                                      the revision `main`
+    root/datasets/owner/name@refs%2Fconvert%2Fparquet/...           another revision
+
+HF_ENDPOINT is read when the libraries are imported, so what talks to it runs in a process of its own,
+with `Hub.environment()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?")
+FILE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+DATE = "2026-01-01T00:00:00.000Z"
+
+
+@dataclass
+class Hub:
+    """A running server; put repositories below `root` at any time."""
+
+    root: Path
+    url: str = ""
+    requests: list[str] = field(default_factory=list)
+    """`METHOD path` of all requests, in order."""
+
+    def repository(self, kind: str, name: str, revision: str = "main") -> Path:
+        """The directory to fill for a repository: `hub.repository("models", "owner/name")`."""
+        suffix = "" if revision == "main" else "@" + quote(revision, safe="")
+        path = self.root / kind / (name + suffix)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Variables for a process that takes this server for the hub and caches below `home`."""
+        inherited = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k[:3] != "HF_"}
+        sources = [str(REPOSITORY / part) for part in (".", "plugins", "export")]
+        return inherited | {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "PYTHONPATH": os.pathsep.join(sources),
+        }
+
+    def run(self, *arguments: object, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments against this server: `hub.run("-m", "icclip", ..., home=tmp_path)`."""
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            env=self.environment(home) | variables,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+
+@pytest.fixture
+def hub(tmp_path_factory):
+    """An empty hub on loopback."""
+    hub = Hub(tmp_path_factory.mktemp("hub"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class _HubError(Exception):
+    """What the hub answers with 404 and a code that the client turns into an exception."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *_arguments):
+        """Nothing: the requests are kept in `hub.requests`."""
+
+    def do_GET(self):
+        self._answer(b"")
+
+    def do_HEAD(self):
+        self._answer(b"")
+
+    def do_POST(self):
+        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+
+    def _answer(self, body):
+        self.hub.requests.append(f"{self.command} {self.path}")
+        path = urlsplit(self.path).path
+        try:
+            if match := API.fullmatch(path):
+                self._send(200, json.dumps(self._api(*match.groups(), body)).encode(), {})
+            elif match := FILE.fullmatch(path):
+                self._file(*match.groups())
+            else:
+                raise _HubError("EntryNotFound")
+        except _HubError as error:
+            self._send(404, b"{}", {"X-Error-Code": str(error)})
+
+    def _api(self, kind, name, action, revision, path, body):
+        if action == "refs":
+            return self._refs(kind, name)
+        folder = self._folder(kind, name, unquote(revision or "main"))
+        if action == "tree":
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in {"true", "1"}
+            return _tree(folder, unquote(path or ""), recursive=recursive)
+        if action == "paths-info":
+            return [_entry(folder, folder / p) for p in self._paths(body) if (folder / p).exists()]
+        return {
+            "_id": "0", "id": name, "modelId": name, "sha": _sha(folder), "private": False, "gated": False,
+            "disabled": False, "tags": [], "downloads": 0, "likes": 0, "createdAt": DATE, "lastModified": DATE,
+            "siblings": [{"rfilename": e["path"]} for e in _tree(folder, "", recursive=True) if e["type"] == "file"],
+        }  # fmt: skip
+
+    def _paths(self, body):
+        if "json" in self.headers.get("Content-Type", ""):
+            return json.loads(body)["paths"]
+        return parse_qs(body.decode())["paths"]
+
+    def _refs(self, kind, name):
+        refs = [unquote(f.name.partition("@")[2]) or "refs/heads/main" for f in self._folders(kind, name)]
+        named = [{"name": ref.rpartition("/")[2], "ref": ref, "targetCommit": "0" * 40} for ref in refs]
+        return {
+            "branches": [r for r in named if "/heads/" in r["ref"]],
+            "converts": [r for r in named if "/convert/" in r["ref"]],
+            "tags": [],
+        }
+
+    def _folders(self, kind, name):
+        owner, _, short = unquote(name).partition("/")
+        parent = self.hub.root / kind / owner
+        folders = [f for f in sorted(parent.glob("*")) if f.name.partition("@")[0] == short]
+        if not folders:
+            raise _HubError("RepoNotFound")
+        return folders
+
+    def _folder(self, kind, name, revision):
+        for folder in self._folders(kind, name):
+            if revision in {unquote(folder.name.partition("@")[2]) or "main", _sha(folder)}:
+                return folder
+        raise _HubError("RevisionNotFound")
+
+    def _file(self, kind, name, revision, path):
+        folder = self._folder(kind or "models", name, unquote(revision))
+        file = folder / unquote(path)
+        headers = {"X-Repo-Commit": _sha(folder), "Accept-Ranges": "bytes"}
+        if not file.is_file():
+            self._send(404, b"{}", headers | {"X-Error-Code": "EntryNotFound"})
+            return
+        content = file.read_bytes()
+        headers["ETag"] = f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"'
+        wanted = RANGE.fullmatch(self.headers.get("Range", ""))
+        if wanted and self.command == "GET":
+            start, end = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
+            headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+            self._send(206, content[start : end + 1], headers)
+        else:
+            self._send(200, content, headers)
+
+    def _send(self, status, content, headers):
+        self.send_response(status)
+        for key, value in ({"Content-Type": "application/json"} | headers).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _sha(folder):
+    """A commit id that changes with the files' names and sizes."""
+    listing = sorted((str(f.relative_to(folder)), f.stat().st_size) for f in folder.rglob("*") if f.is_file())
+    return hashlib.sha1(repr((folder.name, listing)).encode(), usedforsecurity=False).hexdigest()
+
+
+def _tree(folder, path, *, recursive):
+    base = folder / path
+    if not base.exists():
+        raise _HubError("EntryNotFound")
+    return [_entry(folder, item) for item in sorted(base.rglob("*") if recursive else base.glob("*"))]
+
+
+def _entry(folder, path):
+    oid = hashlib.sha1(str(path).encode(), usedforsecurity=False).hexdigest()
+    size = path.stat().st_size if path.is_file() else 0
+    kind = "file" if path.is_file() else "directory"
+    return {"type": kind, "oid": oid, "size": size, "path": path.relative_to(folder).as_posix()}
