@@ -29,7 +29,7 @@ TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 def quickstart(session: nox.Session) -> None:
     """Train, evaluate and picture the embedded dataset: the whole job in about two minutes."""
     _install(session, "-e", ".[train]")
-    session.run("icclip", "quickstart", *session.posargs)
+    session.run("icclip", "quickstart", "--overwrite", *session.posargs)
 
 
 @nox.session

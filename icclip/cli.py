@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import evaluate, plugins, train
+from icclip.commands import evaluate, plugins, quickstart, train
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugin_loading import Plugin
@@ -84,6 +84,7 @@ def root(
     """Global options; `version` acts in its callback."""
 
 
+app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.add_typer(plugins.app, name="plugins")

@@ -145,8 +145,10 @@ Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec
 
 # Checking ---------------------------------------------------------------------------------------
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-"""What a spec or a command may be called: it is typed in a shell, and `@` and `/` mean something there."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a spec or a command may be called: `name@path` and `owner/name` mean something else."""
+METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
+"""Metrics have no path, and `nDCG@10` is their custom."""
 
 
 def spec_problems(spec: Any) -> list[str]:
@@ -160,8 +162,8 @@ def spec_problems(spec: Any) -> list[str]:
         fits, expected = _shape(str(field_.type))
         if not fits(value):
             found.append(f"{field_.name} is {value!r}: expected {expected}")
-        elif field_.name == "name" and not NAME.fullmatch(value):
-            found.append(f"name is {value!r}: use a-z, 0-9, '.', '_' and '-'")
+        elif field_.name == "name" and not (METRIC_NAME if isinstance(spec, MetricSpec) else NAME).fullmatch(value):
+            found.append(f"name is {value!r}: use letters, digits, '.', '_' and '-'")
         elif field_.name == "presets":
             found += [f"preset {one.name!r}: {problem}" for one in value for problem in spec_problems(one)]
     return found

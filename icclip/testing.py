@@ -151,7 +151,10 @@ def _plugin_checks(plugin: Plugin, path: Path | None = None, only: str | None = 
 
 
 def _command_checks(recorder: _Recorder, command: Any) -> None:
-    recorder.run("name", lambda: _no_problems([] if NAME.fullmatch(recorder.subject) else ["use a-z, 0-9, . _ -"]))
+    recorder.run(
+        "name",
+        lambda: _no_problems([] if NAME.fullmatch(recorder.subject) else ["use letters, digits, '.', '_' and '-'"]),
+    )
     recorder.run("help", _no_problems, [] if command.help else ["the function has no docstring"])
 
 

@@ -82,7 +82,7 @@ SAMPLES = {
         "icclip_metrics returned a list with str",
     ),
     "wrong_field": Sample(dataset(3), "failed", "name is 3: expected text"),
-    "wrong_name": Sample(dataset("No Good@all"), "failed", "name is 'No Good@all': use a-z"),
+    "wrong_name": Sample(dataset("No Good@all"), "failed", "name is 'No Good@all': use letters"),
     "twice": Sample(
         dataset("plums").replace("]\n", ", DatasetSpec(name='plums', summary='again', load=dict)]\n"),
         "failed",

@@ -23,7 +23,9 @@ def dataset_of(images: Sequence[str | bytes], captions: Sequence[Sequence[str]])
     """A dataset in memory from image files' paths or contents, and each image's captions."""
     contents = [item if isinstance(item, bytes) else None for item in images]
     paths = [item if isinstance(item, str) else None for item in images]
-    cells = pa.StructArray.from_arrays([pa.array(contents, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"])
+    cells = pa.StructArray.from_arrays(
+        [pa.array(contents, pa.binary()), pa.array(paths, pa.string())], ["bytes", "path"]
+    )
     table = pa.table({"image": cells, "captions": pa.array(captions, pa.list_(pa.string()))})
     return Dataset(table, info=DatasetInfo(features=FEATURES))
 

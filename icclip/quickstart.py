@@ -1,0 +1,75 @@
+"""The main job from end to end on the embedded dataset: train, evaluate from the directory alone, look."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icclip.config import EvalConfig
+from icclip.console import Reporter
+from icclip.evaluation.opening import open_encoder
+from icclip.evaluation.request import eval_config
+from icclip.evaluation.run import evaluate
+from icclip.files import atomic_write_bytes
+from icclip.registry import Registry
+from icclip.report.contact_sheet import contact_sheet, search
+
+MODEL, DATASET, SPLIT = "clip-tiny", "shapes", "test"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickstartResult:
+    """What came out, and where it is."""
+
+    run: Path
+    """The trained model and its records."""
+    pictures: Path
+    """A PNG: test captions and the images they find."""
+    metrics: Mapping[str, Any]
+    """On the test split: combinations that were never trained on."""
+    seconds: float
+
+
+def quickstart(directory: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]) -> QuickstartResult:
+    """Run everything into `directory`.
+
+    Args:
+        directory: gets `run/` and `retrieval.png`.
+        registry: knows the model and the dataset.
+        reporter: hears what is going on.
+        options: fields of TrainConfig that differ from what suits the model.
+
+    Raises:
+        UsageError: `directory` already holds a run, the disk is full, ...
+    """
+    from icclip.training.request import train_config
+    from icclip.training.run import train
+
+    started = time.monotonic()
+    run, pictures = directory / "run", directory / "retrieval.png"
+    reporter.note(f"1/3 train {MODEL} on {DATASET}")
+    train(train_config(registry, None, MODEL, DATASET, {**options, "output_dir": run}), registry, reporter)
+    reporter.note("2/3 evaluate what was saved")
+    config = eval_config(registry, str(run), None, {}, {"split": SPLIT, "device": options.get("device")})
+    metrics = evaluate(config, registry, reporter)
+    reporter.note("3/3 look at what it finds")
+    atomic_write_bytes(pictures, _picture(config, registry))
+    return QuickstartResult(run=run, pictures=pictures, metrics=metrics, seconds=time.monotonic() - started)
+
+
+def _picture(config: EvalConfig, registry: Registry) -> bytes:
+    from icclip.data.loading import choose_split, load_splits
+    from icclip.data.split import SplitImages, caption_map
+
+    # What there is to say about the data was said when it was evaluated.
+    quiet = Reporter(silent=True)
+    split = choose_split(load_splits(registry, config.data, quiet), config.split, config.data.label)
+    queries = search(open_encoder(registry, config, quiet), SplitImages(split), caption_map(split))
+    file = io.BytesIO()
+    title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
+    contact_sheet(queries, title).save(file, "PNG")
+    return file.getvalue()
