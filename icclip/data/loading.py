@@ -132,8 +132,9 @@ def load_image_text_dataset(
 
     Args:
         name: as for `dataset_config`.
-        image_col, caption_field: columns of the source, for sources whose columns are chosen
-            (hub, jsonl, csv); the defaults let the source decide.
+        image_col: column of the source, where its columns can be chosen (hub, jsonl, csv); the
+            default lets the source decide.
+        caption_field: likewise.
         options: further fields of DatasetConfig.
 
     Raises:
@@ -183,7 +184,7 @@ def _checked(split: Dataset, where: str) -> Dataset:
 
 def _is_list_of_strings(type_: pa.DataType) -> bool:
     is_list = pa.types.is_list(type_) or pa.types.is_large_list(type_)
-    return is_list and (pa.types.is_string(type_.value_type) or pa.types.is_large_string(type_.value_type))
+    return bool(is_list and (pa.types.is_string(type_.value_type) or pa.types.is_large_string(type_.value_type)))
 
 
 def _check_captions(captions: pa.Array, where: str) -> None:

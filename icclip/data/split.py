@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from datasets import Dataset
 from PIL import Image
 
 from icclip.data.captions import CaptionMap
 from icclip.data.images import decode_image
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FINGERPRINT_IMAGES = 64
 

@@ -109,15 +109,16 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         try:
             if match := API.fullmatch(path):
-                self._send(200, json.dumps(self._api(*match.groups(), body)).encode(), {})
+                self._send(200, json.dumps(self._api(match, body)).encode(), {})
             elif match := FILE.fullmatch(path):
                 self._file(*match.groups())
             else:
-                raise _HubError("EntryNotFound")
+                self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         except _HubError as error:
             self._send(404, b"{}", {"X-Error-Code": str(error)})
 
-    def _api(self, kind, name, action, revision, path, body):
+    def _api(self, match, body):
+        kind, name, action, revision, path = match.groups()
         if action == "refs":
             return self._refs(kind, name)
         folder = self._folder(kind, name, unquote(revision or "main"))

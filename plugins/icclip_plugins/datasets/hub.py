@@ -193,9 +193,9 @@ def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str)
     Raises:
         DataError: lists the columns there are.
     """
-    image = _given(config.image_column, features, "--image-column", where) or _image_column(features)
-    captions = _given(config.caption_column, features, "--caption-column", where)
-    found = (captions,) if captions else _caption_columns(features)
+    image = given_column(config.image_column, features, "--image-column", where) or _image_column(features)
+    captions = given_column(config.caption_column, features, "--caption-column", where)
+    found = (captions,) if captions else caption_columns(features)
     if image is None:
         raise DataError(f"{where}: no image column among {', '.join(features)}; name it with --image-column")
     if not found:
@@ -203,7 +203,8 @@ def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str)
     return Columns(image, found)
 
 
-def _given(name: str | None, features: Iterable[str], option: str, where: str) -> str | None:
+def given_column(name: str | None, features: Iterable[str], option: str, where: str) -> str | None:
+    """`name` itself. Raises DataError where it is given and not among `features`."""
     if name is not None and name not in features:
         raise DataError(f"{where}: {option} {name}: no such column; there are {', '.join(features)}")
     return name
@@ -217,7 +218,9 @@ def _image_column(features: Mapping[str, Any]) -> str | None:
     return next(iter(preferred + images), None)
 
 
-def _caption_columns(features: Mapping[str, Any]) -> tuple[str, ...]:
+def caption_columns(features: Iterable[str]) -> tuple[str, ...]:
+    """The names that captions go by: one column, or `caption_0`, `caption_1`...; empty where there is none."""
+    features = list(features)
     numbered = tuple(sorted((n for n in features if NUMBERED_CAPTION.fullmatch(n)), key=lambda n: (len(n), n)))
     named = tuple(name for name in CAPTION_ALIASES if name in features)
     return named[:1] or numbered

@@ -1,0 +1,33 @@
+"""A manifest of images and captions: one JSON object a line, `{"image": "a.jpg", "caption": "a dog"}`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icclip import hookimpl
+from icclip.specs import DatasetSpec
+from icclip_plugins.datasets import manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import DatasetDict
+
+    from icclip.config import DatasetConfig
+
+
+@hookimpl
+def icclip_datasets() -> list[DatasetSpec]:
+    """`jsonl`."""
+    summary = "a .jsonl manifest of image files, or a directory with train.jsonl, validation.jsonl, test.jsonl"
+    return [DatasetSpec(name="jsonl", summary=summary, load=load, takes_path=True, recognises=recognises)]
+
+
+def load(config: DatasetConfig) -> DatasetDict:
+    """See `manifest.load`."""
+    return manifest.load(config, ".jsonl", manifest.read_jsonl)
+
+
+def recognises(path: Path) -> bool:
+    """A .jsonl file, or a directory with one per split."""
+    return manifest.recognises(path, ".jsonl")
