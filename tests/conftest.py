@@ -26,6 +26,16 @@ def _no_third_party_plugins(monkeypatch):
     monkeypatch.setenv("ICCLIP_LOAD_PLUGINS", "")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _datasets_cache(tmp_path_factory):
+    """What datasets converts stays out of the user's cache."""
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def flickr8k() -> Path:
     """The whole of Flickr8k in its hub layout."""

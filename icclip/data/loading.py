@@ -187,17 +187,17 @@ def _is_list_of_strings(type_: pa.DataType) -> bool:
     return bool(is_list and (pa.types.is_string(type_.value_type) or pa.types.is_large_string(type_.value_type)))
 
 
-def _check_captions(captions: pa.Array, where: str) -> None:
+def _check_captions(captions: pa.Array, where: str, first_row: int = 0) -> None:
     """Every row has a caption, and every caption a character that is no space; vectorised."""
     lengths = pc.fill_null(pc.list_value_length(captions), 0)
     row = pc.index(lengths, pa.scalar(0, lengths.type)).as_py()
     if row >= 0:
-        raise DataError(f"{where}, row {row}: the image has no caption; add one or remove the row")
+        raise DataError(f"{where}, row {first_row + row}: the image has no caption; add one or remove the row")
     blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(pc.list_flatten(captions), "")), "")
     text = pc.index(blank, True).as_py()
     if text >= 0:
         row = pc.list_parent_indices(captions)[text].as_py()
-        raise DataError(f"{where}, row {row}: a caption is empty; fill it in or remove it")
+        raise DataError(f"{where}, row {first_row + row}: a caption is empty; fill it in or remove it")
 
 
 # Images that cannot be read ---------------------------------------------------------------------
@@ -278,7 +278,7 @@ def _streamed_split(split: IterableDataset, name: str, config: DatasetConfig) ->
 
     def check(row: dict[str, Any], index: int) -> dict[str, Any]:
         captions = captions_of([row["captions"]], f"{where}, row {index}")
-        _check_captions(pa.array([captions], pa.list_(pa.string())), f"{where}, streamed row {index}")
+        _check_captions(pa.array([captions], pa.list_(pa.string())), where, index)
         return {"image": row["image"], "captions": captions}
 
     def readable(row: dict[str, Any]) -> bool:

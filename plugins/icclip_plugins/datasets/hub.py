@@ -196,6 +196,8 @@ def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str)
     image = given_column(config.image_column, features, "--image-column", where) or _image_column(features)
     captions = given_column(config.caption_column, features, "--caption-column", where)
     found = (captions,) if captions else caption_columns(features)
+    if image is not None and not _holds_images(features[image]):
+        raise DataError(f"{where}: --image-column {image}: not an image column ({features[image]})")
     if image is None:
         raise DataError(f"{where}: no image column among {', '.join(features)}; name it with --image-column")
     if not found:
@@ -211,11 +213,16 @@ def given_column(name: str | None, features: Iterable[str], option: str, where: 
 
 
 def _image_column(features: Mapping[str, Any]) -> str | None:
-    from datasets import Image
-
-    images = [name for name, feature in features.items() if isinstance(feature, Image)]
+    images = [name for name, feature in features.items() if _holds_images(feature)]
     preferred = [name for name in IMAGE_ALIASES if name in images]
     return next(iter(preferred + images), None)
+
+
+def _holds_images(feature: Any) -> bool:
+    """Whether it is the image type, or the bytes and path that it is stored as (parquet written by others)."""
+    from datasets import Image
+
+    return isinstance(feature, Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
 def caption_columns(features: Iterable[str]) -> tuple[str, ...]:

@@ -61,7 +61,9 @@ def read_csv(path: Path) -> Iterator[Row]:
         try:
             values = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}:{reader.line_num}: not valid CSV: {error}") from error
+            # The last good row ended at line_num. An open quote runs on to the end of the file: where
+            # the row began says more than where the reader gave up.
+            raise DataError(f"{path}:{reader.line_num + 1}: not valid CSV: {error}") from error
         if values is None:
             return
         where = f"{path}:{reader.line_num}"
@@ -134,10 +136,10 @@ def by_split(path: Path, suffix: str = "") -> dict[str, Path]:
 def split_of(row: Row) -> str:
     """What the row's column `split` says; `train` without one. Raises DataError for another name."""
     name = row.values.get("split", "train")
-    split = SPLIT_ALIASES.get(name, name)
+    split = SPLIT_ALIASES.get(name, name) if isinstance(name, str) else None
     if split not in SPLIT_NAMES:
         raise DataError(f"{row.where}: split {name!r}: use one of {', '.join(SPLIT_NAMES)}")
-    return str(split)
+    return split
 
 
 # From rows to splits ----------------------------------------------------------------------------
