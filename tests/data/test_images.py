@@ -157,7 +157,7 @@ def test_a_decompression_bomb_is_refused_without_a_warning(monkeypatch, factor, 
         warnings.simplefilter(action, Image.DecompressionBombWarning)
         if action == "default":
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(DataError, match="^here: more than 1,000 pixels, refused as a decompression bomb"):
+        with pytest.raises(DataError, match=r"^here: more than 1,000 pixels, refused as a decompression bomb"):
             decode_image(content, "here")
     assert not noise
 

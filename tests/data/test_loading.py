@@ -82,9 +82,9 @@ def test_a_folder_in_the_working_directory_and_a_path_with_an_at_sign(registry, 
 
 
 def test_an_unknown_name_suggests_the_nearest(registry):
-    with pytest.raises(UnknownNameError, match="unknown dataset 'flickr9k'; did you mean 'flickr8k'?"):
+    with pytest.raises(UnknownNameError, match=r"unknown dataset 'flickr9k'; did you mean 'flickr8k'?"):
         dataset_config(registry, "flickr9k")
-    with pytest.raises(UnknownNameError, match="did you mean 'flickr8k'?"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'flickr8k'?"):
         dataset_config(registry, "flicker8k@here")
 
 
@@ -97,19 +97,19 @@ def test_a_path_that_does_not_exist(registry, value):
 
 
 def test_a_path_that_nothing_reads(registry, tmp_path):
-    with pytest.raises(DataError, match="no dataset reads this; give a .jsonl or .csv file, a directory of parquet"):
+    with pytest.raises(DataError, match=r"no dataset reads this; give a .jsonl or .csv file, a directory of parquet"):
         dataset_config(registry, str(tmp_path))
 
 
 def test_a_path_for_a_dataset_that_takes_none(registry):
-    with pytest.raises(DataError, match="^dataset 'shapes' takes no path: leave out '@here'$"):
+    with pytest.raises(DataError, match=r"^dataset 'shapes' takes no path: leave out '@here'$"):
         dataset_config(registry, "shapes@here")
-    with pytest.raises(DataError, match="^dataset 'flickr8k@' names no path: write flickr8k@PATH$"):
+    with pytest.raises(DataError, match=r"^dataset 'flickr8k@' names no path: write flickr8k@PATH$"):
         dataset_config(registry, "flickr8k@")
 
 
 def test_options_are_checked(registry):
-    with pytest.raises(ConfigError, match="val_fraction"):
+    with pytest.raises(ConfigError, match=r"val_fraction"):
         dataset_config(registry, "shapes", val_fraction=0.9)
 
 
@@ -169,7 +169,7 @@ def test_a_dataset_that_breaks_the_contract(splits, problem):
 
 
 def test_a_split_without_images():
-    with pytest.raises(DataError, match="^it, split 'test': has no images$"):
+    with pytest.raises(DataError, match=r"^it, split 'test': has no images$"):
         loaded(DatasetDict(test=some(2).select([])))
 
 
@@ -209,21 +209,21 @@ def test_images_and_captions_stay_together_in_made_splits():
 
 
 def test_too_few_images_to_make_splits_from():
-    with pytest.raises(DataError, match="^it: 2 images are too few to make validation and test from; add images$"):
+    with pytest.raises(DataError, match=r"^it: 2 images are too few to make validation and test from; add images$"):
         loaded(DatasetDict(train=some(2)))
 
 
 def test_a_test_split_alone_is_enough():
     splits = loaded(DatasetDict(test=some(2)))
     assert list(splits) == ["test"]
-    with pytest.raises(UnknownNameError, match="unknown split 'train'; known: test; in it"):
+    with pytest.raises(UnknownNameError, match=r"unknown split 'train'; known: test; in it"):
         choose_split(splits, "train", "it")
 
 
 def test_an_unknown_split_suggests_the_nearest():
     splits = loaded(DatasetDict(train=some(9)))
     assert choose_split(splits, "validation", "it") is splits["validation"]
-    with pytest.raises(UnknownNameError, match="unknown split 'val'"):
+    with pytest.raises(UnknownNameError, match=r"unknown split 'val'"):
         choose_split(splits, "val", "it")
 
 
@@ -253,7 +253,7 @@ def test_skip_says_nothing_where_all_is_well(capsys):
 
 
 def test_skip_with_nothing_left():
-    with pytest.raises(DataError, match="^it, split 'test': none of the 2 images can be read; test row 0: "):
+    with pytest.raises(DataError, match=r"^it, split 'test': none of the 2 images can be read; test row 0: "):
         loaded(DatasetDict(test=with_bad_rows(2, {0, 1})), on_bad_image="skip")
 
 
@@ -323,7 +323,7 @@ def test_captions_of_several_columns_leave_nulls_out():
 def test_a_caption_that_is_no_text():
     rows = {"image": [{"bytes": jpeg(0), "path": None}], "label": [3]}
     split = Dataset.from_dict(rows, features=Features({"image": Image(), "label": Value("int64")}))
-    with pytest.raises(DataError, match="^here row 0: a caption is 3: expected text or a list of texts$"):
+    with pytest.raises(DataError, match=r"^here row 0: a caption is 3: expected text or a list of texts$"):
         with_captions(split, "image", ["label"], "here")
 
 
@@ -346,7 +346,7 @@ def test_streams_keep_the_contract(capsys):
 def test_streams_check_captions_as_they_come():
     stream = iter(streamed(some(2, captions=[["a"], [""]]))["train"])
     assert next(stream)["captions"] == ["a"]
-    with pytest.raises(DataError, match="^it, split 'train', row 1: a caption is empty"):
+    with pytest.raises(DataError, match=r"^it, split 'train', row 1: a caption is empty"):
         next(stream)
 
 

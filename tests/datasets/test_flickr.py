@@ -53,7 +53,7 @@ def test_flickr30k_is_divided_without_decoding_an_image(tmp_path):
     write_flickr30k(tmp_path / "copy", content=lambda row: b"")
     splits = load("flickr30k", tmp_path / "copy")
     assert {name: len(split) for name, split in splits.items()} == {"train": 4, "validation": 2, "test": 2}
-    with pytest.raises(DataError, match="0 bytes"):
+    with pytest.raises(DataError, match=r"0 bytes"):
         SplitImages(splits["test"])[0]
 
 
@@ -155,7 +155,7 @@ def test_sources_that_cannot_be_opened(tmp_path):
 
 
 def test_hub_without_an_id():
-    with pytest.raises(DataError, match="^dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH$"):
+    with pytest.raises(DataError, match=r"^dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH$"):
         Registry(load_plugins=frozenset()).dataset("hub").load(DatasetConfig(name="hub"))
 
 
@@ -168,6 +168,6 @@ def test_pickled_data_is_refused(tmp_path, name):
 
 def test_no_network_is_told_from_the_hubs_answer(tmp_path):
     with pytest.raises(
-        DataError, match="the hub cannot be reached and it is not in the cache; give a local copy as flickr8k@PATH"
+        DataError, match=r"the hub cannot be reached and it is not in the cache; give a local copy as flickr8k@PATH"
     ):
         Registry(load_plugins=frozenset()).dataset("flickr8k").load(DatasetConfig(name="flickr8k"))

@@ -80,5 +80,5 @@ def test_images_of_one_combination_differ(splits):
 
 
 def test_streaming_is_refused():
-    with pytest.raises(DataError, match="^dataset 'shapes' is rendered in memory: leave out --streaming$"):
+    with pytest.raises(DataError, match=r"^dataset 'shapes' is rendered in memory: leave out --streaming$"):
         load(DatasetConfig(name="shapes", streaming=True))
