@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ class _ImageBatches(Dataset[dict[str, "Tensor"] | DataError]):
     batch_size: int
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __getitem__(self, index: int) -> dict[str, Tensor] | DataError:
         # A Dataset ends where this raises, as any sequence that is iterated.

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 
 from icclip.config import ModelConfig
@@ -207,7 +208,7 @@ def _load_weights(directory: Path, config: ModelConfig) -> Any:
     except SafetensorError as error:
         raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {_line(error)}") from error
     # What the library raises for a configuration that makes no model, or a shard that is absent.
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
     _check_keys(directory, info)
     return model

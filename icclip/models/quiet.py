@@ -15,7 +15,7 @@ def quiet_transformers() -> Iterator[None]:
     What they warn of (slow image processors, deprecated settings of old checkpoints) is nothing the
     user of a checkpoint can change, and what is wrong with one is checked and raised here.
     """
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     # Without it the tokenizers library writes to stderr whenever a data loader forks.

@@ -18,7 +18,7 @@ LEGACY_EOS = 2
 """Configs from before transformers 4.31 have this wrong id; the text is then pooled at its largest id."""
 
 
-def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
+def text_policy(config: Any, _tokenizer: Any) -> TextPolicy:
     """Padding may stop at the longest caption, and needs no mask.
 
     Attention is causal and the pooled position is the first end-of-text token: what follows it is
