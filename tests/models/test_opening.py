@@ -81,7 +81,9 @@ def test_a_broken_config(registry, copy, content, match):
 
 def test_an_unsupported_model_type(registry, copy):
     edit_json(copy / "config.json", model_type="bert")
-    with pytest.raises(UnknownNameError, match="unknown model type 'bert'.*known: clip, siglip, siglip2.*in ") as error:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown model type 'bert'.*known: clip, siglip, siglip2.*in "
+    ) as error:
         opened(registry, copy)
     message(error)
 
