@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import typer
+import typer  # noqa: TC002 # it reads the annotations at run time
 
 from icclip.commands import options as o
 from icclip.console import Reporter

@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
 from icclip.data.captions import CaptionMap
 from icclip.data.split import decode_cell
 from icclip.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IDS = "pair_ids"
 """Of a batch: int64 [b, 2], the ids of caption and image; pairs that share either are no negatives."""

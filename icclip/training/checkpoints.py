@@ -69,7 +69,7 @@ def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: Exception, root: Path) -> bool:
-    """torch says `file write failed` and no more: look at the disk."""
+    """Of a full disk torch says `file write failed` and no more: look at the disk."""
     if "No space left" in str(error):
         return True
     return "write failed" in str(error) and shutil.disk_usage(root).free < 2**20

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+
+T = TypeVar("T")
 
 
 class _Gather(torch.autograd.Function):
@@ -42,6 +44,23 @@ def gather_rows(local: Tensor) -> Tensor:
         gathered: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call] # torch leaves `apply` untyped
         return gathered
     return _all_gather(local)
+
+
+def to_first_process(value: T) -> list[T] | None:
+    """The values of all processes in the order of their ranks, on the first; None on the others."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(value, values)
+    return values
+
+
+def from_first_process(value: T | None) -> T:
+    """The first process's value, on all; what the others bring is not looked at."""
+    box = [value]
+    if is_distributed():
+        distributed.broadcast_object_list(box)
+    return cast("T", box[0])
 
 
 def own_columns(rows: int, device: torch.device) -> Tensor:

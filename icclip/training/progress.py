@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from typing_extensions import override
 
 from icclip.console import Advance, Reporter
 from icclip.files import readable_os_errors
@@ -23,19 +24,23 @@ class Progress(TrainerCallback):
         self.reporter, self.advance = reporter, advance
         self.last: dict[str, float] = {}
 
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a resume the bar starts where the run was."""
         self.advance(state.global_step)
 
-    def on_step_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step done."""
         self.advance(1)
 
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: Mapping[str, Any], **_kwargs: Any) -> None:
+    @override
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep the loss for the line that the next evaluation prints."""
         self.last.update({name: logs[name] for name in ("loss", "learning_rate") if name in logs})
 
-    def on_evaluate(self, _args: Any, state: Any, _control: Any, metrics: Mapping[str, float], **_kwargs: Any) -> None:
+    @override
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Say it."""
         self.reporter.note(evaluation_line(state.global_step, state.max_steps, state.epoch or 0, self.last, metrics))
 
@@ -60,12 +65,14 @@ class History(TrainerCallback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a resume, drop what had been logged beyond the checkpoint."""
         if state.is_world_process_zero:
             self._write("w", [line for line in read_history(self.path) if line["step"] <= state.global_step])
 
-    def on_log(self, _args: Any, state: Any, _control: Any, logs: Mapping[str, Any], **_kwargs: Any) -> None:
+    @override
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Append a line. What is not finite (a gradient under fp16) is null: JSON has no infinity."""
         if state.is_world_process_zero:
             finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}

@@ -34,6 +34,7 @@ from icclip.report.tables import metrics_table
 from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
 from icclip.training.directory import checkpoint_to_resume, clear
+from icclip.training.gather import from_first_process
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.trainer import ContrastiveTrainer
@@ -85,9 +86,8 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
     with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
         run.trainer.add_callback(Progress(reporter, advance))
         run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    result = _finish(run, registry, reporter, started)
-    run.trainer.accelerator.wait_for_everyone()
-    return result
+    best_step = _publish_best(run)
+    return from_first_process(_finish(run, best_step, registry, reporter, started) if run.first_process else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,22 +245,20 @@ def _publish_best(run: _Run) -> int | None:
 # After --------------------------------------------------------------------------------------------
 
 
-def _finish(run: _Run, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
-    best_step = _publish_best(run)
+def _finish(run: _Run, best_step: int | None, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
     assert best_step is not None, "a run that ends has saved a checkpoint"
-    measured = evaluations(run.root / HISTORY) if run.first_process else {}
+    measured = evaluations(run.root / HISTORY)
     result = TrainResult(
         output_dir=run.root,
         steps=run.trainer.state.global_step,
         best_step=best_step,
         baseline=measured.get(0, {}),
-        best=measured.get(best_step, {}),
-        test=_test(run, reporter) if run.first_process else {},
+        best=measured[best_step],
+        test=_test(run, reporter),
         seconds=time.monotonic() - started,
     )
-    if run.first_process:
-        _write_results(run, registry, result)
-        _say(result, reporter)
+    _write_results(run, registry, result)
+    _say(result, reporter)
     return result
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from typing_extensions import override
 
 from icclip.data.collate import CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
 from icclip.errors import TrainingStoppedError
@@ -63,24 +64,27 @@ class ContrastiveTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.loaded, self.validate = loaded, validate
-        stream = isinstance(train_dataset, CaptionedStream)
-        self._sampler = None if stream else EpochSampler(len(train_dataset), args.data_seed or args.seed)
+        self._sampler = None
+        if isinstance(train_dataset, CaptionedImages):
+            self._sampler = EpochSampler(len(train_dataset), args.seed)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         # Our loss is a mean over the batch: it must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self._output_dir = Path(args.output_dir)
+        self._root = Path(str(args.output_dir))
+        self._output_dir = self._root
         self._first_bad_step = torch.tensor(NO_STEP, device=args.device)
 
     # The loss
 
+    @override
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
-        return_outputs: bool = False,  # noqa: FBT001, FBT002 # Trainer's signature
-        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 # Trainer's signature
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The loss of the local pairs against those of all processes, float32 [].
 
@@ -96,7 +100,8 @@ class ContrastiveTrainer(Trainer):
 
     # Data
 
-    def _get_train_sampler(self, _train_dataset: Any = None) -> EpochSampler | None:
+    @override
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
         return self._sampler
 
     def _align_special_tokens(self) -> None:
@@ -110,7 +115,8 @@ class ContrastiveTrainer(Trainer):
 
     # Evaluation
 
-    def evaluate(self, *_args: Any, **_options: Any) -> dict[str, float]:
+    @override
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Validation metrics as `eval_*`, logged, on every process the same."""
         training = self.loaded.model.training
         self.loaded.model.eval()
@@ -151,13 +157,14 @@ class ContrastiveTrainer(Trainer):
 
     # Checkpoints
 
-    def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 # Trainer's signature
+    @override
+    def _get_output_dir(self, trial: Any) -> str:
         """Where `_save_checkpoint` writes: a staging directory while it does."""
         return str(self._output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let Trainer write into a staging directory that appears as checkpoint-N when complete."""
-        root = Path(self.args.output_dir)
+        root = self._root
         name = f"{CHECKPOINT}-{self.state.global_step}"
         with staged_checkpoint(root, name, writer=self.args.should_save) as staging:
             self._output_dir = staging
@@ -197,13 +204,16 @@ class _Epochs(TrainerCallback):
     def __init__(self, data: Any, every: int) -> None:
         self.data, self.every, self.done = data, every, 0
 
-    def on_train_begin(self, _args: Any, state: Any, _control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.done = int(state.epoch or 0)
 
-    def on_epoch_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.data.epoch = self.done
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_kwargs: Any) -> None:
+    @override
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.done += 1
         last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
         due = self.done % self.every == 0 or last or control.should_training_stop
@@ -220,6 +230,7 @@ class _ClampLogitScale(TrainerCallback):
     def __init__(self, logit_scale: nn.Parameter) -> None:
         self.ceiling = max(MAX_LOGIT_SCALE, logit_scale.max().item())
 
-    def on_optimizer_step(self, _args: Any, _state: Any, _control: Any, model: Any = None, **_kwargs: Any) -> None:
+    @override
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(max=self.ceiling)

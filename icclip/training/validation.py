@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import Dataset
 from torch import distributed
 
 from icclip.config import TrainConfig
@@ -18,7 +17,10 @@ from icclip.evaluation.ranking import rank
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.specs import MetricSpec
-from icclip.training.gather import is_distributed
+from icclip.training.gather import from_first_process, is_distributed, to_first_process
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,9 @@ class Validation:
         share = SplitImages(self.split.shard(processes, place, contiguous=True))
         texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
         images = encoder.encode_images(share, batch_size=self.config.eval_bs)
-        embeddings = _to_first_process((images, encoder.encode_texts(texts)))
-        return _from_first_process(self._measure(embeddings) if embeddings is not None else None)
+        embeddings = to_first_process((images, encoder.encode_texts(texts)))
+        return from_first_process(self._measure(embeddings) if embeddings is not None else None)
 
     def _measure(self, shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         images, texts = (np.concatenate(parts) for parts in zip(*shares, strict=True))
         return dict(retrieval_metrics(rank(images, texts, self.captions), self.metrics))
-
-
-def _to_first_process(value: Any) -> list[Any] | None:
-    """The values of all processes in the order of their ranks, on the first; None on the others."""
-    if not is_distributed():
-        return [value]
-    first = distributed.get_rank() == 0
-    values: list[Any] | None = [None] * distributed.get_world_size() if first else None
-    distributed.gather_object(value, values)
-    return values
-
-
-def _from_first_process(value: Mapping[str, float] | None) -> dict[str, float]:
-    box = [value]
-    if is_distributed():
-        distributed.broadcast_object_list(box)
-    assert box[0] is not None
-    return dict(box[0])

@@ -24,13 +24,13 @@ SOURCES = os.pathsep.join(str(REPOSITORY / root) for root in (".", "plugins", "e
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """A folder of parquet: 24 images of one caption each, in train and validation."""
+    """A folder of parquet: 24 images of one caption each, the same in every split."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     pictures = [Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)) for _ in range(24)]
     rows = {"image": pictures, "captions": [[f"picture number {i} of them"] for i in range(24)]}
     features = Features(image=ImageFeature(), captions=Sequence(Value("string")))
-    for split in ("train", "validation"):
+    for split in ("train", "validation", "test"):
         Dataset.from_dict(rows, features).to_parquet(folder / f"{split}.parquet")
     return folder
 
@@ -74,14 +74,16 @@ def test_an_option_wins_over_the_file_and_that_over_the_preset(tmp_path):
     registry = Registry(load_plugins=frozenset())
     found = registry.preset("clip-tiny")
     assert found is not None
-    preset = TrainConfig.__dataclass_fields__["lr"].default if "lr" not in found[1].defaults else found[1].defaults["lr"]
+    preset = (
+        TrainConfig.__dataclass_fields__["lr"].default if "lr" not in found[1].defaults else found[1].defaults["lr"]
+    )
     file = tmp_path / "run.toml"
     file.write_text('epochs = 7\n[model]\nname = "clip-tiny"\n[data]\nname = "shapes"\nseed = 3\n')
     config = train_config(registry, file, None, None, {"epochs": 9, "seed": None})
     assert (config.epochs, config.data.seed, config.lr, config.seed) == (9, 3, preset, 42)
     assert config.output_dir == Path("runs/clip-tiny-shapes")
     file.write_text(file.read_text() + "sead = 1\n")
-    with pytest.raises(ConfigError, match="unknown key 'data.sead'.*did you mean"):
+    with pytest.raises(ConfigError, match=r"unknown key 'data.sead'.*did you mean"):
         train_config(registry, file, None, None, {})
 
 
@@ -93,9 +95,9 @@ def test_a_runs_record_repeats_it(tmp_path):
     again = train_config(registry, record, None, None, {"output_dir": first.output_dir})
     assert again == first
     record.write_text("{}")
-    with pytest.raises(UsageError, match="is not the icclip.json of a run"):
+    with pytest.raises(UsageError, match=r"is not the icclip.json of a run"):
         train_config(registry, record, None, None, {})
-    with pytest.raises(UsageError, match="cannot read the configuration .*No such file"):
+    with pytest.raises(UsageError, match=r"cannot read the configuration .*No such file"):
         train_config(registry, tmp_path / "none.json", None, None, {})
 
 
@@ -120,7 +122,8 @@ def launched(launcher, options):
     "launcher",
     [
         ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
-        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        # On a machine without GPUs this is how accelerate starts several processes at all.
+        ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
     ],
     ids=["torchrun", "accelerate"],

@@ -32,7 +32,9 @@ def test_settings_take_the_type_of_their_field():
 
 
 def test_a_setting_that_does_not_exist_suggests_the_nearest():
-    with pytest.raises(UnknownNameError, match="unknown training argument 'max_grad_nrm'; did you mean 'max_grad_norm'"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown training argument 'max_grad_nrm'; did you mean 'max_grad_norm'"
+    ):
         converted({"max_grad_nrm": "1"})
 
 
@@ -46,12 +48,12 @@ def test_wrong_settings_are_reported_together():
 
 
 def test_fp16_needs_a_gpu(config):
-    with pytest.raises(UsageError, match="fp16 needs a GPU: use --bf16, or neither"):
+    with pytest.raises(UsageError, match=r"fp16 needs a GPU: use --bf16, or neither"):
         training_arguments(dataclasses.replace(config, precision="fp16"), workers=0)
 
 
 def test_what_transformers_refuses_is_one_line(config):
-    with pytest.raises(UsageError, match="transformers refuses the training arguments: .*nonsense"):
+    with pytest.raises(UsageError, match=r"transformers refuses the training arguments: .*nonsense"):
         training_arguments(dataclasses.replace(config, scheduler="nonsense"), workers=0)
 
 

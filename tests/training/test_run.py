@@ -86,7 +86,7 @@ def test_an_existing_run_is_not_touched_unless_asked(config, registry, quiet):
     config = dataclasses.replace(config, epochs=1)
     train(config, registry, quiet)
     before = weights(config.output_dir)
-    with pytest.raises(UsageError, match="already holds a run .*--resume to go on with it, or --overwrite"):
+    with pytest.raises(UsageError, match=r"already holds a run .*--resume to go on with it, or --overwrite"):
         train(dataclasses.replace(config, seed=7), registry, quiet)
     assert same(before, weights(config.output_dir))
     train(dataclasses.replace(config, seed=7, overwrite=True), registry, quiet)
@@ -96,7 +96,7 @@ def test_an_existing_run_is_not_touched_unless_asked(config, registry, quiet):
 def test_resuming_another_models_run_is_refused(config, registry, quiet, tiny):
     train(dataclasses.replace(config, epochs=1), registry, quiet)
     other = dataclasses.replace(config, model=ModelConfig(name=str(tiny["sigmoid"])), resume=True)
-    with pytest.raises(UsageError, match="was trained with model .*: resume with the same"):
+    with pytest.raises(UsageError, match=r"was trained with model .*: resume with the same"):
         train(other, registry, quiet)
 
 
@@ -114,7 +114,7 @@ def test_a_nonfinite_loss_stops_names_the_step_and_keeps_the_last_good_checkpoin
 
 def test_weights_that_a_last_step_spoiled_are_not_saved(config, registry, quiet, monkeypatch):
     poison_after(monkeypatch, step=4)
-    with pytest.raises(TrainingStoppedError, match="non-finite weights at step 4"):
+    with pytest.raises(TrainingStoppedError, match=r"non-finite weights at step 4"):
         train(config, registry, quiet)
     assert not list(config.output_dir.glob("checkpoint-*"))
 
@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_the_best_model_and_says_how_to_go_on(config, regist
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(config, registry, quiet, monkeypatch):
     monkeypatch.setattr("transformers.CLIPModel.save_pretrained", lambda *_, **__: write_to_full_disk())
-    with pytest.raises(UsageError, match="cannot write a checkpoint to .*run: No space left on device"):
+    with pytest.raises(UsageError, match=r"cannot write a checkpoint to .*run: No space left on device"):
         train(config, registry, quiet)
     assert not list(config.output_dir.glob("*checkpoint*"))
 
@@ -159,7 +159,9 @@ def write_to_full_disk():
 
 
 def test_too_few_images_for_a_batch(config, registry, quiet):
-    with pytest.raises(UsageError, match="8 images, fewer than one batch of 64 x 1 processes: give a smaller --train-bs"):
+    with pytest.raises(
+        UsageError, match=r"8 images, fewer than one batch of 64 x 1 processes: give a smaller --train-bs"
+    ):
         train(dataclasses.replace(config, train_bs=64), registry, quiet)
 
 
