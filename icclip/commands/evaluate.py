@@ -16,9 +16,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A run directory, a transformers directory or a hub id.")],
     dataset: options.Dataset = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test. [test]")] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="Where <split>_metric.json goes. [the run on its own data, else eval/...]")
-    ] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="For the metrics. [the run, or eval/MODEL-DATA]")] = None,
     eval_bs: Annotated[int | None, typer.Option(help="Images at once. [as trained, else 128]")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="No autocast, whatever the run was trained with.")] = False,
     fp16: options.Fp16 = False,

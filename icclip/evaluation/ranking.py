@@ -76,13 +76,15 @@ class RetrievalRanks:
         themselves makes no difference.
         """
         by_image = np.lexsort((self.texts_ahead, self.captions.image_of_text))
-        return 1 + self.places + self.texts_ahead[by_image]
+        positions: np.ndarray = 1 + self.places + self.texts_ahead[by_image]
+        return positions
 
     @cached_property
     def places(self) -> np.ndarray:
         """int64 [n_texts]: 0, 1, ... within the captions of each image."""
         starts = self.captions.offsets[:-1]
-        return np.arange(self.captions.n_texts) - starts[self.captions.image_of_text]
+        places: np.ndarray = np.arange(self.captions.n_texts) - starts[self.captions.image_of_text]
+        return places
 
     @cached_property
     def best_cosines(self) -> np.ndarray:

@@ -40,7 +40,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
     from icclip.data.loading import choose_split, load_splits
     from icclip.data.split import SplitImages, caption_map
 
-    specs = [*registry.default_metrics(), *map(registry.metric, config.metrics)]
+    specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
     directory = output_directory(registry, config)
     about = _about(registry, config, directory)
     path = metric_path(directory, config.split)
@@ -57,7 +57,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
         SplitImages(split),
         captions,
         image_batch=config.eval_bs,
-        metrics=specs,
+        metrics=list(specs),
         bootstrap=config.bootstrap,
         seed=config.seed,
         reporter=reporter,

@@ -19,8 +19,8 @@ CUTOFF = 10
 def icclip_metrics() -> list[MetricSpec]:
     """What is reported beside recall."""
     return [
-        MetricSpec(name="mAP", summary="mean average precision over all positives", compute=mean_average_precision),
-        MetricSpec(name="nDCG@10", summary="normalised discounted cumulative gain of the first ten", compute=ndcg),
+        MetricSpec(name="map", summary="mean average precision over all positives", compute=mean_average_precision),
+        MetricSpec(name="ndcg-at-10", summary="normalised discounted cumulative gain of the first ten", compute=ndcg),
     ]
 
 
