@@ -15,9 +15,9 @@ def evaluate(
     context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="A run directory, a transformers directory or a hub id.")],
     dataset: options.Dataset = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test. [test]")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="For the metrics. [the run, or eval/MODEL-DATA]")] = None,
-    eval_bs: Annotated[int | None, typer.Option(help="Images at once. [as trained, else 128]")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test. \\[test]")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="For the metrics. \\[the run, or eval/MODEL-DATA]")] = None,
+    eval_bs: Annotated[int | None, typer.Option(help="Images at once. \\[as trained, else 128]")] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="No autocast, whatever the run was trained with.")] = False,
     fp16: options.Fp16 = False,
     bf16: options.Bf16 = False,
@@ -26,21 +26,18 @@ def evaluate(
     bootstrap: Annotated[int | None, typer.Option(help="Resamples for the intervals; 0: none. [1000]")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the resamples. [42]")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A plugin's metric to add; may be repeated.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub checkpoint.")] = None,
+    revision: options.Revision = None,
     image_column: options.ImageColumn = None,
     caption_column: options.CaptionColumn = None,
     dataset_revision: options.DatasetRevision = None,
     val_fraction: options.ValFraction = None,
-    split_seed: Annotated[int | None, typer.Option(help="Of made splits. [as trained, else 42]")] = None,
+    split_seed: Annotated[int | None, typer.Option(help="Of made splits. \\[as trained, else 42]")] = None,
     on_bad_image: options.OnBadImage = None,
     allow_outside_root: options.AllowOutsideRoot = None,
     trust_remote_code: options.TrustRemoteCode = None,
     json: options.Json = False,
 ) -> None:
-    """Measure image-text retrieval of a checkpoint: recall in both directions, with confidence intervals.
-
-    A run directory is measured on its own data, on the split that was held out, unless --dataset names another.
-    """
+    """Measure retrieval, with 95 % intervals: of a run on its own held-out data, unless --dataset names other."""
     from icclip.evaluation.request import eval_config
     from icclip.evaluation.run import evaluate as run
     from icclip.report.tables import metrics_table

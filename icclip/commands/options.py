@@ -1,4 +1,8 @@
-"""The options that commands share, each written once."""
+"""The options that commands share, each written once.
+
+Defaults stand in brackets at the end of a help text; before a letter the bracket is escaped, or rich
+would take it for a style.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ ValFraction = Annotated[
     float | None, typer.Option(help="Share of the images that becomes a split which the source lacks. [0.1]")
 ]
 OnBadImage = Annotated[
-    Literal["fail", "skip"] | None, typer.Option(help="An image that cannot be read: stop, or skip and count. [fail]")
+    Literal["fail", "skip"] | None, typer.Option(help="An image that cannot be read: stop, or skip and count. \\[fail]")
 ]
 AllowOutsideRoot = Annotated[
     bool | None, typer.Option("--allow-outside-root", help="Let a manifest name files outside its own directory.")
@@ -28,8 +32,8 @@ AllowOutsideRoot = Annotated[
 TrustRemoteCode = Annotated[
     bool | None, typer.Option("--trust-remote-code", help="Run code that the model's repository contains.")
 ]
-Workers = Annotated[int | None, typer.Option(help="Processes that load images. [from the cores]")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. [the GPU where there is one]")]
+Workers = Annotated[int | None, typer.Option(help="Processes that load images. \\[from the cores]")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. \\[the GPU where there is one]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Fp16 = Annotated[bool, typer.Option("--fp16", help="float16 autocast over float32 weights (CUDA).")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast over float32 weights.")]
@@ -55,7 +59,7 @@ Texts = list[str] | None
 Flag = bool | None
 
 Model = Annotated[Text, typer.Option("--model", "--model-name", "-m", help="A hub id, a directory or a preset.")]
-RunDirectory = Annotated[Path | None, typer.Option("--output-dir", "-o", help="[runs/<model>-<dataset>]")]
+RunDirectory = Annotated[Path | None, typer.Option("--output-dir", "-o", help="\\[runs/<model>-<dataset>]")]
 Epochs = Annotated[Number, typer.Option(help="Passes over the training split. [5]")]
 MaxSteps = Annotated[Number, typer.Option(help="Stop after so many optimizer steps.")]
 LearningRate = Annotated[Real, typer.Option(help="The highest. [1e-5, or the preset's]")]
@@ -64,14 +68,14 @@ EvalBatch = Annotated[Number, typer.Option(help="Images encoded at once. [128]")
 Accumulation = Annotated[Number, typer.Option(help="Batches per step; adds no negatives. [1]")]
 Warmup = Annotated[Real, typer.Option(help="Share of the steps in which the rate rises. [0.05]")]
 WeightDecay = Annotated[Real, typer.Option(help="Of the matrices, nothing else. [0.1]")]
-Scheduler = Annotated[Text, typer.Option(help="As transformers names them. [cosine]")]
+Scheduler = Annotated[Text, typer.Option(help="As transformers names them. \\[cosine]")]
 ImageResize = Annotated[Number, typer.Option(help="Side in pixels; saved with the processor.")]
 Tokenizer = Annotated[Text, typer.Option(help="For presets: a directory or hub id that has one.")]
 Checkpointing = Annotated[Flag, typer.Option("--grad-ckpt", help="Gradient checkpointing: slower, less memory.")]
 Seed = Annotated[Number, typer.Option(help="Of initial weights, order and captions. [42]")]
 EvalEvery = Annotated[Number, typer.Option(help="Epochs between evaluations. [1]")]
 LoggingSteps = Annotated[Number, typer.Option(help="Steps between logged losses. [50]")]
-ReportTo = Annotated[Texts, typer.Option(help="tensorboard, wandb, mlflow, ... or none. [tensorboard]")]
+ReportTo = Annotated[Texts, typer.Option(help="tensorboard, wandb, mlflow, ... or none. \\[tensorboard]")]
 Resume = Annotated[Flag, typer.Option("--resume", help="Go on from the last complete checkpoint.")]
 Overwrite = Annotated[Flag, typer.Option("--overwrite", help="Replace the run that is in the directory.")]
 Set = Annotated[Texts, typer.Option("--set", help="NAME=VALUE of any other TrainingArguments field.")]

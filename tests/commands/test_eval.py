@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from icclip.evaluation.metrics import SEED_KEYS
 
 
@@ -64,6 +66,13 @@ def test_a_metric_of_another_distribution_is_added(icclip, run_directory, tmp_pa
     metrics = json.loads(outcome.out)
     assert 1 <= metrics["t2i_worst"] <= metrics["n_images"]
     assert "t2i_worst" not in icclip("eval", run_directory, "--json").out
+
+
+@pytest.mark.parametrize("command", ["eval", "train"])
+def test_help_shows_the_defaults(icclip, command):
+    text = " ".join(icclip(command, "--help").out.replace("│", " ").split())
+    for default in ("[fail]", "[from the cores]", "[the GPU where there is one]"):
+        assert default in text
 
 
 def fails(outcome, *parts):
