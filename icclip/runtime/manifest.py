@@ -142,6 +142,8 @@ class ParityData(Config):
     dataset: str
     """As the user writes it (`DatasetConfig.label`)."""
     split: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Other fields of DatasetConfig that decide which images the split holds (`seed`, `val_fraction`, ...)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,21 +263,23 @@ def check_files(bundle: Path, manifest: Manifest, names: Iterable[str] | None = 
         CheckpointError: the first one that is missing, truncated or changed.
     """
     for name in manifest.files if names is None else names:
-        problem = _file_problem(bundle / name, manifest.files.get(name), hashes=hashes)
+        problem = file_problem(bundle, manifest, name, hashes=hashes)
         if problem:
-            raise CheckpointError(f"{bundle / name} {problem}: copy the bundle again, or export the checkpoint again")
+            raise CheckpointError(f"{problem}: copy the bundle again, or export the checkpoint again")
 
 
-def _file_problem(path: Path, expected: FileRecord | None, *, hashes: bool) -> str | None:
+def file_problem(bundle: Path, manifest: Manifest, name: str, *, hashes: bool = True) -> str | None:
+    """What is wrong with one file of the bundle, or None."""
+    path, expected = bundle / name, manifest.files.get(name)
     if expected is None:
-        return f"is not listed in {NAME}"
+        return f"{path} is not listed in {NAME}"
     if not path.is_file():
-        return "is missing"
+        return f"{path} is missing"
     size = path.stat().st_size
     if size != expected.size:
-        return f"has {size} bytes instead of {expected.size} (truncated or replaced)"
+        return f"{path} has {size} bytes instead of {expected.size} (truncated or replaced)"
     if hashes and record(path).sha256 != expected.sha256:
-        return f"is not the file that {NAME} describes (its sha256 differs)"
+        return f"{path} is not the file that {NAME} describes (its sha256 differs)"
     return None
 
 

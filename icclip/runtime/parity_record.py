@@ -6,13 +6,17 @@ gets, and why, is decided where the gate is.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from icclip.config import Config
+from icclip.data.captions import CaptionMap
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
 
@@ -64,18 +68,35 @@ class ParityRecord(Config):
     dataset: str
     split: str
     n_images: int
+    """Compared; where the split has more, they are its `sampled_rows`."""
     n_texts: int
+    seed: int = 42
+    """Of the sample."""
     smoke: bool
     """Too few images for a verdict on retrieval."""
     fingerprint: str | None = None
-    """Of the split's captions, so that a check on other data is noticed."""
+    """`captions_fingerprint` of what was compared, so that a check on other data is noticed."""
     reference: Mapping[str, Any]
-    """The checkpoint's own retrieval metrics."""
+    """The checkpoint's own retrieval metrics, under the same keys."""
     results: tuple[PrecisionParity, ...]
 
     def result(self, precision: str) -> PrecisionParity | None:
         """The first result for a precision (the CPU's, as the gate orders them)."""
         return next((r for r in self.results if r.precision == precision), None)
+
+
+def sampled_rows(total: int, wanted: int, seed: int) -> np.ndarray:
+    """Which rows of a split stand for it: int64 [min(wanted, total)], ascending."""
+    if wanted >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, wanted, replace=False))
+
+
+def captions_fingerprint(captions: CaptionMap) -> str:
+    """sha256 over the captions and which image each belongs to."""
+    digest = hashlib.sha256(captions.offsets.astype("<i8").tobytes())
+    digest.update(json.dumps(captions.texts).encode())
+    return digest.hexdigest()
 
 
 def read_parity(bundle: Path) -> ParityRecord:

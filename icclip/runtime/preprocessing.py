@@ -21,7 +21,7 @@ from icclip.runtime.manifest import ImageInputs
 
 ImageSource = Image.Image | Path | str | bytes
 
-MAX_LONG_SIDE = 16
+MAX_LONG_SIDE = 32
 """Times the crop: a resized image longer than this is computed inside the crop only."""
 
 _GREY_LEVELS = 256
@@ -132,14 +132,17 @@ def _centre_crop(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
 
 def _resized_inside(image: Image.Image, size: tuple[int, int], crop: tuple[int, int], resample: int) -> Image.Image:
     """The centre crop of the resized image, without the rest of it: a line of pixels would become gigabytes."""
-    inner = tuple(min(have, want) for have, want in zip(size, crop, strict=True))
-    box = []
-    for original, have, want in zip(image.size, size, inner, strict=True):
-        start = (have - want) // 2
-        box.append((start * original / have, (start + want) * original / have))
-    (left, right), (top, bottom) = box
-    resized = image.resize((inner[0], inner[1]), resample, box=(left, top, right, bottom))
-    return _centre_crop(resized, crop)
+    (left, right), (top, bottom) = (_source_span(*sides) for sides in zip(image.size, size, crop, strict=True))
+    inner = (min(size[0], crop[0]), min(size[1], crop[1]))
+    # In two steps, because Pillow rounds after each direction and may choose another order for a box.
+    wide = image.resize((inner[0], image.height), resample, box=(left, 0, right, image.height))
+    return _centre_crop(wide.resize(inner, resample, box=(0, top, inner[0], bottom)), crop)
+
+
+def _source_span(original: int, resized: int, crop: int) -> tuple[float, float]:
+    """Where the centre crop of a side lies before resizing."""
+    start, length = max(0, (resized - crop) // 2), min(resized, crop)
+    return start * original / resized, (start + length) * original / resized
 
 
 def _levels(inputs: ImageInputs) -> np.ndarray:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tokenizers
 import torch
-from PIL import Image
 from support.images import photo
 
 from icclip.runtime.golden import write_golden
@@ -33,11 +31,11 @@ class Tiny:
     text_output: str
     loss: str
 
-    def image_embeddings(self, images) -> np.ndarray:
+    def image_embeddings(self, images):
         pixels = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return self._unit(self.model.get_image_features(pixel_values=pixels))
 
-    def text_embeddings(self, texts) -> np.ndarray:
+    def text_embeddings(self, texts):
         tokens = self.tokenizer(
             list(texts), padding=self.text.padding, max_length=self.text.max_length, truncation=True,
             return_attention_mask=False, return_tensors="pt",
@@ -45,7 +43,7 @@ class Tiny:
         return self._unit(self.model.get_text_features(input_ids=tokens["input_ids"]))
 
     @staticmethod
-    def _unit(features) -> np.ndarray:
+    def _unit(features):
         features = getattr(features, "pooler_output", features)  # transformers 5
         return torch.nn.functional.normalize(features, dim=-1).detach().numpy()
 
@@ -156,11 +154,11 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
     fixed = tiny.text.padding == "max_length"
     _export(
         _Tower(tiny.model, "get_image_features", "pixel_values"), torch.zeros(2, 3, 32, 32), root / towers.vision,
-        "pixel_values", tiny.image_output, {0: "batch"},
+        names=["pixel_values", tiny.image_output], axes={0: "batch"},
     )  # fmt: skip
     _export(
         _Tower(tiny.model, "get_text_features", "input_ids"), ids, root / towers.text,
-        "input_ids", tiny.text_output, {0: "batch"} if fixed else {0: "batch", 1: "length"},
+        names=["input_ids", tiny.text_output], axes={0: "batch"} if fixed else {0: "batch", 1: "length"},
     )  # fmt: skip
     images = [photo(w, h, seed=w) for w, h in ((50, 40), (32, 32), (20, 70))]
     write_golden(root, images, TEXTS, tiny.image_embeddings(images), tiny.text_embeddings(TEXTS))
@@ -184,10 +182,10 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
     return seal(root, manifest)
 
 
-def _export(tower, inputs, path, input_name, output_name, axes) -> None:
+def _export(tower, inputs, path, *, names, axes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The legacy exporter and its tracer have much to say.
         torch.onnx.export(
-            tower, (inputs,), str(path), input_names=[input_name], output_names=[output_name],
-            dynamic_axes={input_name: axes, output_name: {0: "batch"}}, opset_version=18, dynamo=False,
+            tower, (inputs,), str(path), input_names=names[:1], output_names=names[1:],
+            dynamic_axes={names[0]: axes, names[1]: {0: "batch"}}, opset_version=18, dynamo=False,
         )  # fmt: skip
