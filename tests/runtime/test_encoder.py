@@ -259,10 +259,10 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
-def check_torch_free(python, bundle, tiny, tmp_path, guard, environment):
+def check_torch_free(python, bundle, tiny, tmp_path, *, guard, root):
     image = bundle / "golden/000.png"
     command = [python, "-c", RUN.format(guard=guard), bundle, tmp_path / "out.npy", image]
-    subprocess.run([str(part) for part in command], check=True, env=environment, timeout=120)
+    subprocess.run([str(part) for part in command], check=True, env={"PYTHONPATH": str(root)}, timeout=120)
     from PIL import Image
 
     expected = [tiny.image_embeddings([Image.open(image)]), tiny.text_embeddings(["a red square"])]
@@ -270,7 +270,7 @@ def check_torch_free(python, bundle, tiny, tmp_path, guard, environment):
 
 
 def test_it_runs_where_torch_and_transformers_cannot_be_imported(bundle, tiny, tmp_path, pytestconfig):
-    check_torch_free(sys.executable, bundle, tiny, tmp_path, GUARD, {"PYTHONPATH": str(pytestconfig.rootpath)})
+    check_torch_free(sys.executable, bundle, tiny, tmp_path, guard=GUARD, root=pytestconfig.rootpath)
 
 
 @pytest.fixture(scope="session")
@@ -296,4 +296,4 @@ def test_it_runs_where_torch_and_transformers_are_not_installed(clean_python, bu
     find = "import importlib.util as u; print([n for n in ('torch', 'transformers', 'datasets') if u.find_spec(n)])"
     found = subprocess.run([str(clean_python), "-c", find], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
-    check_torch_free(clean_python, bundle, tiny, tmp_path, "", {"PYTHONPATH": str(pytestconfig.rootpath)})
+    check_torch_free(clean_python, bundle, tiny, tmp_path, guard="", root=pytestconfig.rootpath)

@@ -68,13 +68,13 @@ class FallsBack:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     @staticmethod
-    def InferenceSession(model, options, providers, enable_fallback):
+    def InferenceSession(model, options, providers, enable_fallback):  # noqa: N802  onnxruntime's name
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Raises(FallsBack):
     @staticmethod
-    def InferenceSession(model, options, providers, enable_fallback):
+    def InferenceSession(model, options, providers, enable_fallback):  # noqa: N802  onnxruntime's name
         raise RuntimeError("CUDA failure 35\nframe 1\nframe 2")
 
 

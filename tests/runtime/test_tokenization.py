@@ -14,7 +14,7 @@ NASTY = [
     *TEXTS, " ", "\t\n  two\u00a0spaces \r\n", "UPPER Case", "ÀÉÎõü Straße İstanbul", "e\u0301 combining a\u0308\u0327",
     "一只猫坐在桌子上", "ねこ", "고양이", "👩‍👩‍👧‍👦 🏳️‍🌈 ❤", "&amp; &lt;b&gt; <p>", "<|endoftext|>", "a <|startoftext|> b", "</s> x </s>",
     "<unk>", "don't we'll 12345 3.14", "!?.,;:'\"()[]{}", "\u200bzero\u200dwidth", "x" * 500, "word " * 300, "\x00\x07",
-    "ﬁ ligature ＦＵＬＬ", "𝔘𝔫𝔦", "a\u2028b", "-", "'s",
+    "\ufb01 ligature \uff26\uff35\uff2c\uff2c", "\U0001d518\U0001d52b\U0001d526", "a\u2028b", "-", "'s",
 ]  # fmt: skip
 
 
