@@ -1,0 +1,190 @@
+"""Two towers in torch -> two checked ONNX graphs in float32."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icclip.errors import CheckpointError, GateError
+from icclip.files import readable_os_errors
+from icclip.models.loaded import LoadedModel
+from icclip.models.quiet import quiet_transformers
+from icclip.runtime.manifest import Tower, TowerIO
+from icclip.runtime.providers import import_onnxruntime
+
+if TYPE_CHECKING:
+    from icclip_export.towers import TowerExport
+
+OPSET = 18
+"""LayerNormalization is one operator from 17 on, which TensorRT needs to keep its accuracy; 18 is optimum's default."""
+
+TOLERANCE = 1e-5
+"""Largest |difference| from torch, of the embedding's length. Honest graphs are at 1e-6 and below."""
+
+BATCHES = (1, 3, 8)
+_EXPECTED_WARNINGS = (
+    # The exporter that optimum uses is the older of torch's two.
+    "You are using the legacy TorchScript-based ONNX export",
+    "The feature will be removed",
+    # Pooling at the end-of-text token indexes with tensors: right for the ids that texts have.
+    "Exporting aten::index operator",
+    "Constant folding",
+)
+
+
+def export_towers(
+    loaded: LoadedModel, directory: Path, *, opset: int = OPSET, eager_attention: bool = False
+) -> dict[Tower, Path]:
+    """Write `vision_model.onnx` and `text_model.onnx`, and compare them with torch.
+
+    Their outputs are projected, un-normalised and float32; the batch is dynamic, and the length of
+    texts where the checkpoint allows it. Weights over 2 GB go to `*.onnx_data` beside the graph.
+
+    Args:
+        loaded: a model on the CPU in float32.
+        directory: where the graphs go.
+        opset: of the graphs.
+        eager_attention: write attention as plain products: TensorRT has fused the scaled-dot-product
+            pattern wrongly (TensorRT issues 4333 and 4828).
+
+    Raises:
+        CheckpointError: the weights are not finite, or this kind of model cannot be exported.
+        GateError: a graph does not give what torch gives.
+        UsageError: the disk is full, ...; or onnxruntime is too old.
+    """
+    from icclip_export.towers import tower_exports
+
+    import_onnxruntime()
+    check_finite(loaded)
+    with _attention(loaded.model, "eager" if eager_attention else None):
+        towers = tower_exports(loaded)
+        with readable_os_errors("the encoders", directory), quiet_export():
+            _export(towers, directory, opset)
+    paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
+    for tower, path in paths.items():
+        check_graph(path)
+        check_numbers(tower, towers[tower], path, loaded)
+    return paths
+
+
+def check_finite(loaded: LoadedModel) -> None:
+    """Raises CheckpointError where a weight is NaN or infinite."""
+    import torch
+
+    for name, values in loaded.model.state_dict().items():
+        if not torch.isfinite(values).all():
+            raise CheckpointError(f"{loaded.source}: the weight {name} is not finite: train again, or take a checkpoint")
+
+
+def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> None:
+    from optimum.exporters.onnx import export_models
+
+    models = {f"{tower}_model": (one.module, one.config) for tower, one in towers.items()}
+    export_models(models, directory, opset=opset, dtype="fp32")
+
+
+@contextlib.contextmanager
+def _attention(model: Any, wanted: str | None) -> Iterator[None]:
+    """Another implementation of attention while the block runs; `from_pretrained` would leave the towers as they are."""
+    before = model.config._attn_implementation  # noqa: SLF001  there is no public way to read it
+    _set_attention(model, wanted or before)
+    try:
+        yield
+    finally:
+        _set_attention(model, before)
+
+
+def _set_attention(model: Any, wanted: str) -> None:
+    with quiet_transformers():
+        model.set_attn_implementation(wanted)
+
+
+@contextlib.contextmanager
+def quiet_export() -> Iterator[None]:
+    """Keep the expected warnings of the exporter and the quantizer off the terminal; others show."""
+    import torch
+
+    root = logging.getLogger()
+    level = root.level
+    try:
+        # The quantizer warns through the root logger that graphs could be pre-processed, which does not pay here.
+        root.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            # The tracer remarks on every shape that the models check; the axes that matter are tested here.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message=f"(?s).*{message}")
+            yield
+    finally:
+        root.setLevel(level)
+
+
+# Checking -----------------------------------------------------------------------------------------
+
+
+def check_graph(path: Path) -> None:
+    """Raises GateError where a file is no valid ONNX graph."""
+    import onnx
+
+    try:
+        # By path: a graph with external data may be larger than a protobuf message can be.
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GateError(f"{path.name}: the ONNX checker rejects it: {error}") from error
+
+
+def check_numbers(tower: Tower, exported: TowerExport, path: Path, loaded: LoadedModel) -> float:
+    """Compare a graph with its tower in torch, on several batch sizes and text lengths.
+
+    Returns:
+        The largest |difference|, as a fraction of the embedding's length.
+
+    Raises:
+        GateError: it is more than TOLERANCE, or not a number.
+    """
+    import torch
+
+    worst = 0.0
+    run = runner(path, exported.io)
+    for inputs in _examples(tower, loaded):
+        with torch.inference_mode():
+            expected = exported.module(inputs).numpy()
+        worst = float(np.maximum(worst, _difference(run(inputs.numpy()), expected)))
+        # Not "greater than": a NaN must fail too.
+        if not worst <= TOLERANCE:
+            raise GateError(
+                f"{path.name}: the {tower} tower is {worst:.2g} away from torch on inputs {tuple(inputs.shape)}, "
+                f"more than {TOLERANCE:.0g} of the embedding's length: the export is wrong, nothing was kept"
+            )
+    return worst
+
+
+def _examples(tower: Tower, loaded: LoadedModel) -> list[Any]:
+    from icclip_export.towers import example_pixels, example_tokens
+
+    if tower == "vision":
+        return [example_pixels(loaded, batch) for batch in BATCHES]
+    longest = loaded.text_policy.max_length
+    lengths = [longest] if loaded.text_policy.padding == "max_length" else [3, longest // 2, longest]
+    return [example_tokens(loaded, batch, length) for batch in BATCHES for length in lengths]
+
+
+def _difference(actual: np.ndarray, expected: np.ndarray) -> float:
+    if actual.shape != expected.shape:
+        return float("inf")
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    return float(np.max(np.abs(actual - expected) / lengths))
+
+
+def runner(path: Path, io: TowerIO) -> Any:
+    """A graph as a function, on the CPU: inputs [b, ...] -> outputs float32 [b, dim]."""
+    from icclip.runtime.sessions import open_session
+    from icclip.runtime.threads import default_threads
+
+    return open_session(path, io, "cpu", threads=default_threads()).run
