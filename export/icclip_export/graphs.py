@@ -1,0 +1,45 @@
+"""Reading and writing ONNX graphs, larger than a protobuf message can be where need be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icclip.files import readable_os_errors
+
+INLINE_LIMIT = 2**31 - 2**24
+"""Bytes of weights up to which a graph is one file: a message ends at 2 GB, and the nodes need room too."""
+
+
+def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None:
+    """Write a graph; more weights than `inline_limit` go to `<name>_data` beside it, as transformers.js expects.
+
+    Raises:
+        UsageError: the disk is full, ...
+    """
+    import onnx
+
+    data = path.with_name(f"{path.name}_data")
+    data.unlink(missing_ok=True)
+    large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit
+    options = {"save_as_external_data": True, "all_tensors_to_one_file": True, "location": data.name} if large else {}
+    with readable_os_errors(path.name, path):
+        onnx.save_model(model, str(path), **options)
+
+
+def external_data(path: Path) -> list[Path]:
+    """The files beside a graph that hold its weights."""
+    return sorted(path.parent.glob(f"{path.name}_data*"))
+
+
+def initializers(graph: Any, dtype: type[np.generic]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value of the weights of one type."""
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == dtype:
+            yield tensor.name, array
