@@ -31,9 +31,18 @@ class Session:
         Args:
             inputs: [b, ...].
             last: no more batches of this size follow: give the CPU's scratch memory back.
+
+        Raises:
+            CheckpointError: the graph does not take such inputs: another length, ids beyond its vocabulary.
         """
-        if self.provider != "cpu":
-            return self.run_bound(inputs)
+        try:
+            return self._run(inputs, last=last) if self.provider == "cpu" else self.run_bound(inputs)
+        except Exception as error:  # onnxruntime's errors share no base but Exception
+            raise CheckpointError(
+                f"the graph cannot run on {self.io.input} of shape {inputs.shape}: {first_line(error)}"
+            ) from error
+
+    def _run(self, inputs: np.ndarray, *, last: bool) -> np.ndarray:
         options = _shrinking() if last and len(inputs) >= SHRINK_FROM else None
         outputs: np.ndarray = self.session.run([self.io.output], {self.io.input: inputs}, options)[0]
         return outputs
