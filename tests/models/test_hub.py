@@ -40,14 +40,15 @@ def test_a_model_of_the_hub_is_the_one_on_the_disk_and_is_cached(hub, trained, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("revision", "expected"),
+    ("asked", "expected"),
     [
-        ([], "somebody/absent is neither a directory nor on the hub"),
-        (["v9"], "somebody/absent@v9 is neither a directory nor on the hub"),
+        (["somebody/absent"], "somebody/absent is neither a directory nor on the hub"),
+        (["somebody/there", "v9"], "somebody/there has no revision 'v9' on the hub"),
     ],
 )
-def test_a_model_that_the_hub_does_not_have(hub, tmp_path, revision, expected):
-    result = hub.run("-c", OPEN, "somebody/absent", *revision, home=tmp_path)
+def test_a_model_that_the_hub_does_not_have(hub, tmp_path, asked, expected):
+    (hub.repository("models", "somebody/there") / "config.json").write_text("{}")
+    result = hub.run("-c", OPEN, *asked, home=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith(f"CheckpointError: {expected}")
     assert result.stderr.count("\n") == 1
