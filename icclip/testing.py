@@ -337,7 +337,7 @@ def _build(preset: Preset) -> LoadedModel:
 
 def _model_checks(recorder: _Recorder, spec: BackendSpec, loaded: LoadedModel, where: str) -> None:
     recorder.run(f"{where}: model type", _check_model_type, spec, loaded)
-    recorder.run(f"{where}: text policy", _check_policy, loaded.text_policy)
+    recorder.run(f"{where}: text policy", _check_policy, spec, loaded)
     recorder.run(f"{where}: encodes", lambda: _check_features(*_features(loaded)))
 
 
@@ -346,7 +346,8 @@ def _check_model_type(spec: BackendSpec, loaded: LoadedModel) -> None:
     _no_problems([] if found in spec.model_types else [f"{found!r} is not among its model_types {spec.model_types}"])
 
 
-def _check_policy(policy: TextPolicy) -> None:
+def _check_policy(spec: BackendSpec, loaded: LoadedModel) -> None:
+    policy = spec.text_policy(loaded.model.config, loaded.processor.tokenizer)
     if not isinstance(policy, TextPolicy):
         raise TypeError(f"text_policy returned {type(policy).__name__}: return a TextPolicy")
     if policy.padding not in ("longest", "max_length") or policy.max_length < 1:

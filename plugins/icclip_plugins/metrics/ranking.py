@@ -6,11 +6,15 @@ negatives that it is tied with.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.evaluation.ranking import RetrievalRanks
 from icclip.specs import MetricSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from icclip.evaluation.ranking import RetrievalRanks
 
 CUTOFF = 10
 
@@ -39,6 +43,8 @@ def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
 
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002.
     """
+    import numpy as np
+
     gained = np.add.reduceat(_gain(ranks.i2t_positions), ranks.captions.offsets[:-1])
     possible = np.add.reduceat(_gain(ranks.places + 1), ranks.captions.offsets[:-1])
     return {"i2t_nDCG@10": float((gained / possible).mean()), "t2i_nDCG@10": float(_gain(ranks.t2i).mean())}
@@ -46,11 +52,15 @@ def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
 
 def _gain(places: np.ndarray) -> np.ndarray:
     """float64, the shape of `places` (int64, from 1)."""
+    import numpy as np
+
     gains: np.ndarray = np.where(places <= CUTOFF, 1 / np.log2(1 + places), 0.0)
     return gains
 
 
 def _mean_per_image(values: np.ndarray, ranks: RetrievalRanks) -> np.ndarray:
     """float64 [n_images] from float64 [n_texts]."""
+    import numpy as np
+
     means: np.ndarray = np.add.reduceat(values, ranks.captions.offsets[:-1]) / np.diff(ranks.captions.offsets)
     return means

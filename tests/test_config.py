@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from icclip.config import DatasetConfig, EvalConfig, ModelConfig, TrainConfig, merged, read_toml
+from icclip.errors import ConfigError, UsageError
+
+GOOD = {"model": {"name": "clip-tiny"}, "data": {"name": "shapes"}, "output_dir": "runs/x"}
+
+
+def problems(values, config=TrainConfig) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        config.from_mapping(values)
+    return caught.value.problems
+
+
+def test_plain_values_become_typed_ones():
+    config = TrainConfig.from_mapping({**GOOD, "lr": 1, "report_to": ["wandb"], "training_args": {"a": 1}})
+    assert config.model == ModelConfig(name="clip-tiny")
+    assert config.output_dir == Path("runs/x")
+    assert isinstance(config.lr, float)
+    assert config.report_to == ("wandb",)
+    assert config.training_args == {"a": 1}
+
+
+def test_a_config_is_taken_as_it_is():
+    data = DatasetConfig(name="shapes")
+    assert TrainConfig.from_mapping({**GOOD, "data": data}).data is data
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig.from_mapping({**GOOD, "epochs": 2, "data": {"name": "flickr8k", "path": "p", "seed": 3}}),
+        EvalConfig(checkpoint="runs/x", data=DatasetConfig(name="shapes"), output_dir=Path("out")),
+    ],
+)
+def test_round_trip_through_json(config):
+    assert type(config).from_mapping(json.loads(json.dumps(config.to_mapping()))) == config
+
+
+def test_all_problems_at_once():
+    found = problems(
+        {
+            "model": {"name": "m", "image_resize": 3},
+            "data": {"nam": "shapes"},
+            "epoch": 3,
+            "lr": "fast",
+            "precision": "fp8",
+            "grad_ckpt": 1,
+            "train_bs": True,
+        }
+    )
+    assert set(found) == {
+        "unknown key 'epoch' (did you mean 'epochs'?)",
+        "model.image_resize is 3: give at least 16",
+        "unknown key 'data.nam' (did you mean 'name'?)",
+        "missing 'data.name'",
+        "missing 'output_dir'",
+        "lr is 'fast': expected float",
+        "precision is 'fp8': choose one of 'fp32', 'fp16', 'bf16'",
+        "grad_ckpt is 1: expected bool",
+        "train_bs is True: expected int",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"epochs": 0}, "epochs is 0: give at least 1"),
+        ({"train_bs": 1}, "train_bs is 1: give at least 2"),
+        ({"lr": -1.0}, "lr is -1.0: give at least 0"),
+        ({"max_steps": 0}, "max_steps is 0: give at least 1"),
+        ({"warmup_ratio": 1}, "warmup_ratio is 1.0: give a fraction from 0 to below 1"),
+        ({"overwrite": True, "resume": True}, "overwrite and resume exclude each other: choose one"),
+        (
+            {"data": {"name": "shapes", "streaming": True}},
+            "streaming data has no known length: give --max-steps",
+        ),
+        (
+            {"data": {"name": "shapes", "val_fraction": 0.5}},
+            "data.val_fraction is 0.5: give a fraction between 0 and 0.5",
+        ),
+        ({"data": {"name": "shapes", "seed": -1}}, "data.seed is -1: give at least 0"),
+        ({"data": "shapes"}, "data must be a table"),
+        ({"training_args": 3}, "training_args is 3: expected Mapping"),
+    ],
+)
+def test_one_problem(values, problem):
+    (found,) = problems({**GOOD, **values})
+    assert found.startswith(problem)
+
+
+def test_no_problem_where_a_limit_is_met():
+    assert TrainConfig.from_mapping({**GOOD, "data": {"name": "s", "streaming": True}, "max_steps": 1}).max_steps == 1
+
+
+def test_label_is_what_the_user_writes():
+    assert DatasetConfig(name="shapes").label == "shapes"
+    assert DatasetConfig(name="flickr8k", path="d").label == "flickr8k@d"
+
+
+def test_merged_later_layers_win_and_none_never_does():
+    first = {"a": 1, "t": {"x": 1, "y": 2}, "u": {"z": None}}
+    second = {"a": None, "t": {"x": 3, "y": None}, "b": 2}
+    assert merged(first, second) == {"a": 1, "t": {"x": 3, "y": 2}, "u": {}, "b": 2}
+    assert first["t"] == {"x": 1, "y": 2}
+
+
+def test_read_toml(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('epochs = 2\n[data]\nname = "shapes"\n')
+    assert read_toml(file) == {"epochs": 2, "data": {"name": "shapes"}}
+
+
+def test_read_toml_names_the_line(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text("epochs = 2\nlr =\n")
+    with pytest.raises(UsageError, match=r"run\.toml is not valid TOML: .*line 2"):
+        read_toml(file)
+
+
+def test_read_toml_missing_or_not_text(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot read the configuration .*none\.toml: No such file"):
+        read_toml(tmp_path / "none.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not valid TOML"):
+        read_toml(tmp_path / "bytes.toml")

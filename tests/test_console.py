@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from icclip.console import Reporter
+
+
+def test_words_go_to_stderr_and_results_to_stdout(capsys):
+    reporter = Reporter()
+    reporter.note("a [note]")
+    reporter.warn("careful [/]")
+    reporter.header({"model": "clip", "data": "shapes[1]"})
+    reporter.result({"a": 1}, "a table")
+    out, err = capsys.readouterr()
+    assert out == "a table\n"
+    assert err == "a [note]\nwarning: careful [/]\nmodel  clip\ndata   shapes[1]\n"
+
+
+def test_json_is_the_only_thing_on_stdout(capsys):
+    reporter = Reporter(json=True)
+    reporter.note("a note")
+    reporter.result({"name": "größe"}, "a table")
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"name": "größe"}
+    assert out.count("\n") == 1
+    assert err == "a note\n"
+
+
+def test_json_refuses_nan():
+    with pytest.raises(ValueError, match="Out of range float"):
+        Reporter(json=True).result({"a": float("nan")})
+
+
+def test_silent_says_nothing(capsys):
+    reporter = Reporter(silent=True, json=True)
+    reporter.note("a note")
+    reporter.warn("a warning")
+    reporter.header({"a": 1})
+    reporter.result({"a": 1}, "a table")
+    with reporter.progress("work", 2) as advance:
+        advance(1)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("rank", "silent"), [(None, False), ("0", False), ("1", True)])
+def test_only_the_first_process_speaks(monkeypatch, rank, silent):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert Reporter.for_this_process(json=True) == Reporter(json=True, silent=silent)
+
+
+def test_long_lines_stay_whole_where_there_is_no_terminal(capsys):
+    Reporter().note("x" * 500)
+    assert capsys.readouterr().err == "x" * 500 + "\n"
+
+
+def test_no_bar_where_there_is_no_terminal(capsys):
+    with Reporter().progress("work", 3) as advance:
+        advance(3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with Reporter().progress("encoding", 3) as advance:
+        advance(3)
+    assert "3/3" in capsys.readouterr().err
