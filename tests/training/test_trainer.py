@@ -15,8 +15,12 @@ from icclip.training.trainer import ContrastiveTrainer, _ClampLogitScale
 
 
 @pytest.fixture(params=["softmax", "sigmoid"])
-def trainer(request, registry, tiny, config, pictures, captions):
-    loaded = open_model(registry, ModelConfig(name=str(tiny[request.param])))
+def loaded(request, registry, tiny):
+    return open_model(registry, ModelConfig(name=str(tiny[request.param])))
+
+
+@pytest.fixture
+def trainer(loaded, config, pictures, captions):
     arguments = training_arguments(config, workers=0)
     return ContrastiveTrainer(loaded, arguments, CaptionedImages(pictures, captions), lambda _: {"rsum": 0.0})
 
