@@ -5,6 +5,8 @@
     └── data: DatasetConfig
     EvalConfig
     └── data: DatasetConfig
+    ExportConfig
+    └── data: DatasetConfig
 
 `from_mapping` takes nested tables as TOML gives them. All problems (unknown keys, wrong types, values
 out of range) are collected and raised as one ConfigError.
@@ -186,6 +188,41 @@ class EvalConfig(Config):
     def problems(self) -> list[str]:
         """Values out of range."""
         return _at_least(self, eval_bs=1, bootstrap=0, seed=0, workers=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig(Config):
+    """One export of a checkpoint, and the split that it is proven on."""
+
+    checkpoint: str
+    data: DatasetConfig
+    output_dir: Path
+    target: str = "onnx"
+    precisions: tuple[str, ...] = ("fp32",)
+    revision: str | None = None
+    split: str = "test"
+    sample: int = 1000
+    """Images compared where the split has more."""
+    seed: int = 42
+    """Of the sample."""
+    provider: Literal["tensorrt", "cuda", "cpu"] | None = None
+    """That has to run the encoders when they are compared; None: the first that works."""
+    device: str | None = None
+    """Of the checkpoint in torch."""
+    workers: int | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Replace those of every precision."""
+    overwrite: bool = False
+    """Replace the bundle in `output_dir`."""
+    trust_remote_code: bool = False
+
+    def problems(self) -> list[str]:
+        """Values out of range, and precisions that are missing or named twice."""
+        found = _at_least(self, sample=1, seed=0, workers=0)
+        if not self.precisions:
+            found.append("precisions is empty: give at least one")
+        twice = sorted({name for name in self.precisions if self.precisions.count(name) > 1})
+        return found + [f"precision {name!r} is given twice" for name in twice]
 
 
 C = TypeVar("C", bound=Config)

@@ -1,0 +1,77 @@
+"""What an export target is asked for, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icclip.config import ExportConfig
+from icclip.console import Reporter
+from icclip.errors import UnknownNameError, UsageError
+from icclip.registry import Registry
+from icclip.runtime.parity_record import ParityRecord
+
+KeptNodes = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Precision -> tower -> names of the nodes that stayed in float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """For `ExportTargetSpec.export`."""
+
+    config: ExportConfig
+    registry: Registry
+    reporter: Reporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What `ExportTargetSpec.export` returns, once the bundle has passed."""
+
+    bundle: Path
+    parity: ParityRecord
+    sizes: Mapping[str, int]
+    """Bytes of both encoders, by precision."""
+    kept: KeptNodes = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "bundle": str(self.bundle),
+            "bytes": dict(self.sizes),
+            "kept_in_fp32": {
+                precision: {tower: list(names) for tower, names in towers.items()}
+                for precision, towers in self.kept.items()
+            },
+            "parity": self.parity.to_mapping(),
+        }
+
+
+def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> ExportResult:
+    """Export a checkpoint and prove the result on a real split.
+
+    Raises:
+        UsageError: anything the user can mend.
+        GateError: the encoders do not give what the checkpoint gives; they are kept as `<name>.failed`.
+    """
+    target = registry.export_target(config.target)
+    for precision in config.precisions:
+        if precision not in target.precisions:
+            raise UnknownNameError("precision", precision, target.precisions, f"of the target {target.name!r}")
+    result: ExportResult = target.export(ExportRequest(config=config, registry=registry, reporter=reporter))
+    return result
+
+
+def thresholds_from(pairs: Iterable[str]) -> dict[str, float]:
+    """`NAME=VALUE` -> numbers by name. Raises UsageError."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            found[name.strip().replace("-", "_")] = float(value)
+        except ValueError as error:
+            shown = value if equals else "nothing"
+            raise UsageError(f"--threshold {pair}: expected NAME=NUMBER, got {shown} for the number") from error
+    return found
