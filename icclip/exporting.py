@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icclip.config import ExportConfig
+from icclip.config import ExportConfig, merged
 from icclip.console import Reporter
 from icclip.errors import UnknownNameError, UsageError
+from icclip.evaluation.request import eval_config
 from icclip.registry import Registry
 from icclip.runtime.parity_record import ParityRecord
 
@@ -75,3 +76,29 @@ def thresholds_from(pairs: Iterable[str]) -> dict[str, float]:
             shown = value if equals else "nothing"
             raise UsageError(f"--threshold {pair}: expected NAME=NUMBER, got {shown} for the number") from error
     return found
+
+
+def export_config(
+    registry: Registry,
+    checkpoint: str,
+    dataset: str | None,
+    data_options: Mapping[str, Any],
+    options: Mapping[str, Any],
+    thresholds: Iterable[str] = (),
+) -> ExportConfig:
+    """The whole request; the data is the run's own unless another is named, as `icclip eval` has it.
+
+    Args:
+        registry: knows the datasets.
+        checkpoint: what the user gave.
+        dataset: as on the command line, or None for the run's own.
+        data_options: fields of DatasetConfig; None means not said.
+        options: fields of ExportConfig; None means not said.
+        thresholds: `NAME=NUMBER`.
+
+    Raises:
+        UsageError: no dataset is known, or an option is wrong.
+    """
+    data = eval_config(registry, checkpoint, dataset, data_options, {}).data
+    own = {"checkpoint": checkpoint, "data": data, "thresholds": thresholds_from(thresholds)}
+    return ExportConfig.from_mapping({**merged(options), **own})

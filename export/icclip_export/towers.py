@@ -98,12 +98,19 @@ def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
     config = loaded.model.config
     axes = {0: BATCH_AXIS}
     text_axes = axes | ({1: LENGTH_AXIS} if loaded.text_policy.padding == "longest" else {})
-    image_io = TowerIO(input=PIXELS, output=loaded.backend.image_output)
-    text_io = TowerIO(input=TOKENS, output=loaded.backend.text_output)
+    ios = tower_ios(loaded)
     image, text = example_pixels(loaded, _TRACED_BATCH), example_tokens(loaded, _TRACED_BATCH)
     return {
-        "vision": TowerExport(ImageTower(loaded), TowerOnnxConfig(config, image_io, axes, image), image_io),
-        "text": TowerExport(TextTower(loaded), TowerOnnxConfig(config, text_io, text_axes, text), text_io),
+        "vision": TowerExport(ImageTower(loaded), TowerOnnxConfig(config, ios["vision"], axes, image), ios["vision"]),
+        "text": TowerExport(TextTower(loaded), TowerOnnxConfig(config, ios["text"], text_axes, text), ios["text"]),
+    }
+
+
+def tower_ios(loaded: LoadedModel) -> dict[Tower, TowerIO]:
+    """The names that the graphs give their input and output."""
+    return {
+        "vision": TowerIO(input=PIXELS, output=loaded.backend.image_output),
+        "text": TowerIO(input=TOKENS, output=loaded.backend.text_output),
     }
 
 

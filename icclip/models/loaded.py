@@ -70,6 +70,13 @@ class LoadedModel:
 
         with quiet_transformers():
             self.model.save_pretrained(directory)
+        self.save_processor(directory)
+
+    def save_processor(self, directory: Path) -> None:
+        """Write the image processor and the tokenizer."""
+        from icclip.models.quiet import quiet_transformers
+
+        with quiet_transformers():
             self.processor.save_pretrained(directory)
             # transformers 5 puts this into processor_config.json, where nothing but transformers looks.
             self.processor.image_processor.save_pretrained(directory)

@@ -1,0 +1,89 @@
+"""What a reduced precision is judged by while it is being made: a few real inputs, and what torch makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icclip.data.captions import CaptionMap
+from icclip.evaluation.agreement import tower_agreement
+from icclip.models.loaded import LoadedModel
+from icclip.runtime.manifest import Tower, TowerIO
+from icclip.runtime.parity_record import Thresholds
+from icclip_export.onnx import runner
+from icclip_export.search import Measure, Score
+
+IMAGES = 64
+MARGIN = 0.5
+"""Of each threshold's distance from 1: the split that decides has worse inputs than a few dozen others."""
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Inputs of one tower, and its embeddings in torch."""
+
+    io: TowerIO
+    inputs: np.ndarray
+    """[b, ...], as the graph takes them."""
+    known: np.ndarray
+    """float32 [b, dim], rows of length 1."""
+
+    def score(self, limits: Thresholds) -> Score:
+        """A graph's distance from torch, 1 where it is just at a threshold; it passes below MARGIN."""
+
+        def measure(graph: Path) -> Measure:
+            found = tower_agreement(self.known, self._embeddings(graph))
+            held = {
+                "cosine": (found.min_cosine, limits.min_cosine),
+                "mean cosine": (found.mean_cosine, limits.mean_cosine),
+                "centred cosine": (found.centred_min_cosine, limits.centred_min_cosine),
+            }
+            distances = {
+                name: (1 - value) / (1 - limit)
+                for name, (value, limit) in held.items()
+                if value is not None and limit is not None and limit < 1
+            }
+            name, worst = max(distances.items(), key=lambda item: _nan_last(item[1]))
+            return Measure(passed=bool(worst <= MARGIN), error=worst, detail=f"{name} {held[name][0]:.6f}")
+
+        return measure
+
+    def _embeddings(self, graph: Path) -> np.ndarray:
+        run = runner(graph, self.io)
+        features = np.concatenate(
+            [run(self.inputs[start : start + _BATCH]) for start in range(0, len(self.inputs), _BATCH)]
+        )
+        return _unit(features)
+
+
+def calibrations(loaded: LoadedModel, images: Any, captions: CaptionMap, ios: dict[Tower, TowerIO]) -> dict[Tower, Calibration]:
+    """Both towers on the first IMAGES images of a split and a caption of each."""
+    count = min(IMAGES, captions.n_images)
+    pixels = loaded.image_inputs([images[row] for row in range(count)])
+    tokens = loaded.text_inputs([captions.texts[captions.offsets[row]] for row in range(count)])
+    return {
+        "vision": _calibration(ios["vision"], pixels, loaded.image_features),
+        "text": _calibration(ios["text"], tokens, loaded.text_features),
+    }
+
+
+def _calibration(io: TowerIO, inputs: dict[str, Any], features: Callable[[dict[str, Any]], Any]) -> Calibration:
+    import torch
+
+    with torch.inference_mode():
+        known = [features({io.input: part}).float() for part in inputs[io.input].split(_BATCH)]
+    return Calibration(io, inputs[io.input].numpy(), _unit(torch.cat(known).numpy()))
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = features / np.linalg.norm(features, axis=1, keepdims=True)
+    return unit
+
+
+def _nan_last(value: float) -> float:
+    return float("inf") if np.isnan(value) else value

@@ -1,0 +1,67 @@
+"""Where a bundle goes: what may be replaced, whether it fits, and what becomes of one that failed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from icclip.errors import UsageError
+from icclip.files import atomic_directory
+from icclip.runtime.manifest import NAME
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+_MARGIN = 1.5
+"""Embedding tables in float32, intermediate files and what lies beside the graphs."""
+
+
+def check_destination(directory: Path, *, overwrite: bool) -> None:
+    """Refuse to write over what is there; only a bundle can be replaced at all.
+
+    Raises:
+        UsageError: something is in the way.
+    """
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not is_bundle(directory):
+        raise UsageError(f"{directory} is there and is no bundle: choose another --output-dir")
+    if not overwrite:
+        raise UsageError(f"{directory} holds a bundle: choose another --output-dir, or give --overwrite")
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether its icclip.json says so, in whatever format."""
+    try:
+        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == "bundle"
+
+
+def needed_bytes(parameters: int, precisions: tuple[str, ...]) -> int:
+    """About what a bundle takes on the disk while it is made; float32 graphs are always made first."""
+    return int(_MARGIN * parameters * sum(BYTES[name] for name in {*precisions, "fp32"}))
+
+
+def check_space(directory: Path, needed: int, free: int | None = None) -> None:
+    """Raises UsageError where the disk of `directory` (which need not exist) has less than `needed` bytes free."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free if free is None else free
+    if free < needed:
+        raise UsageError(
+            f"{directory} needs about {needed / 1e6:,.0f} MB and its disk has {free / 1e6:,.0f} MB free: "
+            "make room, or choose another --output-dir"
+        )
+
+
+def failed_name(directory: Path) -> Path:
+    """What a bundle is called that did not pass the gate: `<name>.failed`, beside where it would have been."""
+    return directory.with_name(f"{directory.name}.failed")
+
+
+def keep_as_failed(staging: Path, directory: Path) -> Path:
+    """Move a finished bundle from its staging directory to its failed name, in the place of an earlier failure."""
+    with atomic_directory(failed_name(directory)) as kept:
+        for child in list(staging.iterdir()):
+            child.rename(kept / child.name)
+    return failed_name(directory)
