@@ -155,7 +155,9 @@ def test_sources_that_cannot_be_opened(tmp_path):
 
 
 def test_hub_without_an_id():
-    with pytest.raises(DataError, match=r"^dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH$"):
+    with pytest.raises(
+        DataError, match=r"^dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH$"
+    ):
         Registry(load_plugins=frozenset()).dataset("hub").load(DatasetConfig(name="hub"))
 
 
