@@ -29,7 +29,7 @@ def test_features_of_a_text_do_not_depend_on_its_batch(trained, texts):
     with torch.inference_mode():
         together = trained.loaded.text_features(trained.loaded.text_inputs(texts))
         alone = torch.cat([trained.loaded.text_features(trained.loaded.text_inputs([t])) for t in texts])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["eos id", "largest id"])
@@ -47,7 +47,7 @@ def test_clip_text_features_ignore_padding_with_either_pooling(legacy):
     other_end = torch.tensor([[48, 5, 6, 8, end]])
     with torch.inference_mode():
         plain, with_padding, other = (pooled(model.get_text_features(input_ids=i)) for i in (ids, padded, other_end))
-    torch.testing.assert_close(plain, with_padding, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(plain, with_padding, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(plain, other, atol=1e-4)
 
 
