@@ -30,6 +30,7 @@ OURS: Mapping[str, str] = {
     "per_device_eval_batch_size": "use --eval-bs",
     "gradient_accumulation_steps": "use --grad-accum",
     "gradient_checkpointing": "use --grad-ckpt",
+    "activation_checkpointing": "use --grad-ckpt",
     "fp16": "use --fp16",
     "bf16": "use --bf16",
     "seed": "use --seed",
@@ -87,8 +88,6 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "per_device_train_batch_size": config.train_bs,
         "per_device_eval_batch_size": config.eval_bs,
         "gradient_accumulation_steps": config.grad_accum,
-        "gradient_checkpointing": config.grad_ckpt,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.grad_ckpt else None,
         "fp16": config.precision == "fp16",
         "bf16": config.precision == "bf16",
         "seed": config.seed,
@@ -119,12 +118,17 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
 
 
 def _version_dependent(config: TrainConfig) -> dict[str, Any]:
-    """Where transformers 4.57 and 5 want the warm-up's share and TensorBoard's directory."""
+    """What transformers 4.57 and 5 call differently."""
     logs = str(config.output_dir / "logs")
+    checkpointing = "activation" if "activation_checkpointing" in FIELDS else "gradient"
+    values: dict[str, Any] = {}
+    if config.grad_ckpt:
+        values[f"{checkpointing}_checkpointing"] = True
+        values[f"{checkpointing}_checkpointing_kwargs"] = {"use_reentrant": False}
     if "logging_dir" in FIELDS:
-        return {"warmup_ratio": config.warmup_ratio, "logging_dir": logs}
+        return {**values, "warmup_ratio": config.warmup_ratio, "logging_dir": logs}
     os.environ["TENSORBOARD_LOGGING_DIR"] = logs
-    return {"warmup_steps": config.warmup_ratio}
+    return {**values, "warmup_steps": config.warmup_ratio}
 
 
 def _uses_cpu(config: TrainConfig) -> bool:
