@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 CONSTRAINTS = HERE / "constraints.txt"
 TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
+TESTED_EXTRAS = ("train", "onnx")
+TESTED = f".[{','.join(TESTED_EXTRAS)}]"
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
 
@@ -35,7 +37,7 @@ def quickstart(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests, with coverage. Arguments after `--` go to pytest."""
-    _install(session, "-e", ".[train]", *_group("test"))
+    _install(session, "-e", TESTED, *_group("test"))
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "report", "--skip-covered")
 
@@ -51,7 +53,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy, strictly."""
-    _install(session, "-e", ".[train]", *_group("lint"), "nox")
+    _install(session, "-e", TESTED, *_group("lint"), "nox")
     session.run("mypy")
 
 
@@ -59,7 +61,7 @@ def types(session: nox.Session) -> None:
 def transformers5(session: nox.Session) -> None:
     """Run the tests of models, training and evaluation on the newest transformers 5."""
     constraints = _constraints_without(session, TRANSFORMERS_FAMILY)
-    session.install("-c", constraints, "-e", ".[train]", "transformers>=5,<6", *_group("test"))
+    session.install("-c", constraints, "-e", TESTED, "transformers>=5,<6", *_group("test"))
     session.run("python", "-c", "import transformers; print('transformers', transformers.__version__)")
     session.run("pytest", *(session.posargs or ["tests"]))
 
@@ -73,7 +75,7 @@ def minimums(session: nox.Session) -> None:
     """
     torch = os.environ.get("ICCLIP_MINIMUM_TORCH", _pinned("torch"))
     lowest = _write(session, "minimums.txt", [*map(_lowest, _direct_dependencies()), f"torch=={torch}"])
-    session.install("-c", lowest, "-e", ".[train]", *_group("test"))
+    session.install("-c", lowest, "-e", TESTED, *_group("test"))
     session.run("pip", "list")
     session.run("pytest", *(session.posargs or ["tests"]))
 
@@ -99,7 +101,7 @@ def wheel(session: nox.Session) -> None:
 @nox.session
 def gpu(session: nox.Session) -> None:
     """Run the tests that need a CUDA device, with the torch that the machine offers."""
-    session.install("-e", ".[train]", *_group("test"))
+    session.install("-e", TESTED, *_group("test"))
     session.run("pytest", "-m", "gpu", *session.posargs)
 
 
@@ -147,8 +149,8 @@ def _filtered(wanted: Callable[[str], bool]) -> list[str]:
 
 def _direct_dependencies() -> Iterable[str]:
     project = PYPROJECT["project"]
-    extras = project["optional-dependencies"].values()
-    named = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    extras = project["optional-dependencies"]
+    named = [*project["dependencies"], *(one for extra in TESTED_EXTRAS for one in extras[extra])]
     return [one for one in named if not re.match(r"torch\b", one)]
 
 
