@@ -8,6 +8,7 @@ changed) and retrieval (recall). A precision passes where every number keeps to 
 from __future__ import annotations
 
 import dataclasses
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from icclip.data.captions import CaptionMap
 from icclip.errors import CheckpointError, DataError, GateError
 from icclip.evaluation.agreement import RankingAgreement, TowerAgreement, cosines, ranking_agreement, tower_agreement
 from icclip.evaluation.metrics import CUTOFFS, DIRECTIONS, retrieval_metrics
-from icclip.evaluation.ranking import rank
+from icclip.evaluation.ranking import RetrievalRanks, rank
 from icclip.runtime.manifest import Tower
 from icclip.runtime.parity_record import (
     ParityRecord,
@@ -42,6 +43,8 @@ ENOUGH_IMAGES = 1000
 """Fewer tell whether the encoders agree, but too little of what retrieval costs: a smoke test."""
 BATCH = 32
 SHOWN_CAPTION = 40
+CHANCE = 2.576
+"""Standard deviations that chance exceeds once in a hundred times."""
 
 _QUIET = Reporter(silent=True)
 _ROUNDING = 1e-9
@@ -144,7 +147,11 @@ class Embeddings:
 
     def metrics(self, captions: CaptionMap) -> dict[str, float]:
         """Their retrieval metrics."""
-        return retrieval_metrics(rank(self.images, self.texts, captions))
+        return retrieval_metrics(self.ranks(captions))
+
+    def ranks(self, captions: CaptionMap) -> RetrievalRanks:
+        """Where the right answers stand."""
+        return rank(self.images, self.texts, captions)
 
 
 def run_gate(
@@ -235,7 +242,7 @@ def check_precision(
         asked = provider or encoder.choice.provider
         found = encode(encoder, data)
         checks = [*_provider_checks(encoder, asked)]
-        _check_shapes(known, found)
+        _check_usable(known, found, data)
         checks += _small_batch_checks(encoder, known, data, limits)
     except CheckpointError as error:
         return PrecisionParity(
@@ -248,12 +255,12 @@ def check_precision(
             failures=(f"does not run: {error}",),
         )
     towers, rankings = _agreements(known, found)
-    metrics = found.metrics(data.captions)
+    ranks = found.ranks(data.captions)
     checks += [
         *_tower_checks("vision", towers["vision"], limits, data.image_name),
         *_tower_checks("text", towers["text"], limits, data.text_name),
         *_ranking_checks(rankings, limits),
-        *_recall_checks(known.metrics(data.captions), metrics, limits, data.captions),
+        *_recall_checks(known.ranks(data.captions), ranks, limits),
     ]
     _doubt(precision, towers, reporter)
     return PrecisionParity(
@@ -261,7 +268,7 @@ def check_precision(
         provider=asked,
         passed=all(check.passed for check in checks),
         thresholds=limits,
-        metrics=metrics,
+        metrics=retrieval_metrics(ranks),
         measured={
             "checks": [check.to_mapping() for check in checks],
             "towers": {name: dataclasses.asdict(tower) for name, tower in towers.items()},
@@ -271,12 +278,18 @@ def check_precision(
     )
 
 
-def _check_shapes(known: Embeddings, found: Embeddings) -> None:
+def _check_usable(known: Embeddings, found: Embeddings, data: Compared) -> None:
     if (known.images.shape, known.texts.shape) != (found.images.shape, found.texts.shape):
         raise CheckpointError(
             f"its embeddings have {found.images.shape[1]} and {found.texts.shape[1]} values, "
             f"the checkpoint's {known.images.shape[1]}"
         )
+    for rows, called in ((found.images, data.image_name), (found.texts, data.text_name)):
+        broken = ~np.isfinite(rows).all(axis=1)
+        if broken.any():
+            raise CheckpointError(
+                f"{broken.sum()} of {len(rows)} embeddings are not finite, first of {called(int(broken.argmax()))}"
+            )
 
 
 # What is checked ----------------------------------------------------------------------------------
@@ -345,17 +358,27 @@ def _ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) -
             yield Check(f"{direction}.top10", found[direction].overlap, limits.top10_overlap, at_least=True)
 
 
-def _recall_checks(
-    before: Mapping[str, float], now: Mapping[str, float], limits: Thresholds, captions: CaptionMap
-) -> Iterator[Check]:
-    """Recall moves in steps of one query, which is never too much."""
+def _recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Thresholds) -> Iterator[Check]:
+    """The change of every R@K, as a fraction of the queries."""
     allowed = dict(zip(CUTOFFS, (limits.drop_r1, limits.drop_r5, limits.drop_r10), strict=True))
-    queries = {"i2t": captions.n_images, "t2i": captions.n_texts}
+    smoke = before.captions.n_images < ENOUGH_IMAGES
     for direction in DIRECTIONS:
+        ranks: tuple[np.ndarray, np.ndarray] = getattr(before, direction), getattr(now, direction)
         for cutoff, limit in allowed.items():
-            key = f"{direction}_R@{cutoff}"
-            tolerance = max(limit, 1 / queries[direction]) + _ROUNDING
-            yield Check(f"{direction}.R@{cutoff}", now[key] - before[key], tolerance, at_least=False)
+            had, has = (own <= cutoff for own in ranks)
+            change = float(has.mean() - had.mean())
+            tolerance = recall_tolerance(limit, len(had), int((had != has).sum()), smoke=smoke)
+            yield Check(f"{direction}.R@{cutoff}", change, tolerance, at_least=False)
+
+
+def recall_tolerance(limit: float, queries: int, changed: int, *, smoke: bool) -> float:
+    """How far a recall may move: by `limit`, and always by one query, the smallest step there is.
+
+    In a smoke test also by what chance makes of the `changed` queries that won or lost their place
+    (McNemar's test at 1 %): with 100 images two answers that were tied are already two points.
+    """
+    chance = CHANCE * math.sqrt(changed) / queries if smoke else 0.0
+    return max(limit, 1 / queries, chance) + _ROUNDING
 
 
 def _doubt(precision: str, towers: Mapping[str, TowerAgreement], reporter: Reporter) -> None:

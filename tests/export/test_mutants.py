@@ -1,0 +1,60 @@
+"""The gate against sabotage: every mutant of tests/support/mutants.py is caught, every honest export passes."""
+
+from __future__ import annotations
+
+import pytest
+from support.mutants import HONEST, MUTANTS, TAMPERED, caught_by_hash, check_names, copy_of, gate
+from support.subjects import FAMILIES, subject
+
+from icclip.runtime.manifest import check_files, read_manifest
+
+
+@pytest.fixture(scope="module")
+def subjects(tmp_path_factory):
+    """(family, seed) -> a trained checkpoint with its bundle, made when first asked for."""
+    made = {}
+
+    def get(family, seed=0):
+        if (family, seed) not in made:
+            made[family, seed] = subject(family, tmp_path_factory.mktemp(family) / "bundle", seed)
+        return made[family, seed]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    ("family", "mutant"),
+    [pytest.param(family, m, id=f"{family}-{m.name}") for family in FAMILIES for m in MUTANTS if family in m.families],
+)
+def test_mutant_is_caught(subjects, tmp_path, family, mutant):
+    own = subjects(family)
+    bundle = copy_of(own, tmp_path)
+    mutant.damage(own, subjects(family, 1), bundle)
+    # The hashes are right: only the gate can see it.
+    check_files(bundle, read_manifest(bundle))
+    result = gate(own, bundle, mutant.limits, mutant.encoder)
+    assert not result.passed
+    assert len(result.failures) == len(check_names(result)) > 0
+
+
+@pytest.mark.parametrize("export", HONEST, ids=[one.name for one in HONEST])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_honest_export_passes(subjects, tmp_path, family, seed, export):
+    own = subjects(family, seed)
+    bundle = copy_of(own, tmp_path)
+    export.damage(own, own, bundle)
+    result = gate(own, bundle, export.limits)
+    assert result.passed, result.failures
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_hashes_see_what_was_changed_after_sealing(subjects, tmp_path, name):
+    bundle = copy_of(subjects("clip"), tmp_path)
+    assert not caught_by_hash(bundle)
+    TAMPERED[name](bundle)
+    assert caught_by_hash(bundle)
+
+
+def test_there_are_enough_kinds_of_mutants():
+    assert len({mutant.name for mutant in MUTANTS}) + len(TAMPERED) >= 22
