@@ -37,7 +37,17 @@ SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 """Of the file names, as transformers.js looks for them."""
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
-_LIBRARIES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx", "onnxruntime", "tokenizers", "numpy", "pillow")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -87,9 +97,7 @@ def _open(request: ExportRequest) -> LoadedModel:
     from icclip_export.towers import check_exportable
 
     config = request.config
-    model = ModelConfig(
-        name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code
-    )
+    model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)
     loaded = open_model(request.registry, model)
     check_exportable(loaded)
     check_finite(loaded)
@@ -144,9 +152,7 @@ def _write_encoders(
     return kept
 
 
-def _reduce(
-    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, precisions: list[str]
-) -> KeptNodes:
+def _reduce(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, precisions: list[str]) -> KeptNodes:
     from icclip_export.calibration import calibrations
     from icclip_export.precision import convert
     from icclip_export.thresholds import thresholds_for
@@ -277,9 +283,9 @@ def _gate(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest
         open_candidate,
         data.images,
         data.captions,
-        config.precisions,
-        {name: thresholds_for(name, config.thresholds) for name in config.precisions},
-        reporter,
+        precisions=config.precisions,
+        thresholds={name: thresholds_for(name, config.thresholds) for name in config.precisions},
+        reporter=reporter,
         dataset=config.data.label,
         split=config.split,
         provider=config.provider,

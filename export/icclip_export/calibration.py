@@ -61,7 +61,9 @@ class Calibration:
         return _unit(features)
 
 
-def calibrations(loaded: LoadedModel, images: Any, captions: CaptionMap, ios: dict[Tower, TowerIO]) -> dict[Tower, Calibration]:
+def calibrations(
+    loaded: LoadedModel, images: Any, captions: CaptionMap, ios: dict[Tower, TowerIO]
+) -> dict[Tower, Calibration]:
     """Both towers on the first IMAGES images of a split and a caption of each."""
     count = min(IMAGES, captions.n_images)
     pixels = loaded.image_inputs([images[row] for row in range(count)])

@@ -79,7 +79,9 @@ def check_finite(loaded: LoadedModel) -> None:
 
     for name, values in loaded.model.state_dict().items():
         if not torch.isfinite(values).all():
-            raise CheckpointError(f"{loaded.source}: the weight {name} is not finite: train again, or take a checkpoint")
+            raise CheckpointError(
+                f"{loaded.source}: the weight {name} is not finite: train again, or take a checkpoint"
+            )
 
 
 def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> None:

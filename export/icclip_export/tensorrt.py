@@ -44,7 +44,9 @@ def engine_directory(bundle: Path) -> Path:
     return bundle.with_name(f"{bundle.name}-tensorrt")
 
 
-def engine_options(bundle: Path, manifest: Manifest, precision: str, tower: Tower, *, fp16: bool = False) -> dict[str, str]:
+def engine_options(
+    bundle: Path, manifest: Manifest, precision: str, tower: Tower, *, fp16: bool = False
+) -> dict[str, str]:
     """The provider's options that build, or find again, one tower's engine.
 
     Args:

@@ -19,7 +19,9 @@ def export_table(result: ExportResult) -> Table:
     table = Table(title=f"{result.bundle}: {parity.n_images:,} images, {parity.dataset}", caption=caption)
     for name in ("", "runs on", "MB", "in fp32", "i2t R@1", "t2i R@1", "passed"):
         table.add_column(name, justify="right" if name not in ("", "runs on") else "left")
-    table.add_row("checkpoint", "torch", "", "", _percent(parity.reference, "i2t_R@1"), _percent(parity.reference, "t2i_R@1"), "")
+    table.add_row(
+        "checkpoint", "torch", "", "", _percent(parity.reference, "i2t_R@1"), _percent(parity.reference, "t2i_R@1"), ""
+    )
     for row in parity.results:
         kept = sum(len(names) for names in result.kept.get(row.precision, {}).values())
         table.add_row(
