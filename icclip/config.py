@@ -175,6 +175,10 @@ class EvalConfig(Config):
     output_dir: Path | None = None
     eval_bs: int = 128
     precision: Precision = "fp32"
+    bundle_precision: str | None = None
+    """Which of a bundle's encoders run; None: fp32, or the first that it holds."""
+    provider: Literal["tensorrt", "cuda", "cpu"] | None = None
+    """What runs a bundle; None: the first that works."""
     workers: int | None = None
     device: str | None = None
     bootstrap: int = 1000

@@ -237,17 +237,17 @@ def check_precision(
     reporter: Reporter = _QUIET,
 ) -> PrecisionParity:
     """One precision against the reference's embeddings `known`; see `run_gate`."""
+    runs_on: str = provider or "unknown"
     try:
         encoder = open_candidate(precision)
-        asked = provider or encoder.choice.provider
+        runs_on = asked = provider or encoder.choice.provider
         found = encode(encoder, data)
-        checks = [*_provider_checks(encoder, asked)]
         _check_usable(known, found, data)
-        checks += _small_batch_checks(encoder, known, data, limits)
+        small_batches = list(_small_batch_checks(encoder, known, data, limits))
     except CheckpointError as error:
         return PrecisionParity(
             precision=precision,
-            provider=provider or "none",
+            provider=runs_on,
             passed=False,
             thresholds=limits,
             metrics={},
@@ -256,13 +256,15 @@ def check_precision(
         )
     towers, rankings = _agreements(known, found)
     ranks = found.ranks(data.captions)
-    checks += [
+    _doubt(precision, towers, reporter)
+    checks = [
+        *_provider_checks(encoder, asked),
         *_tower_checks("vision", towers["vision"], limits, data.image_name),
         *_tower_checks("text", towers["text"], limits, data.text_name),
+        *small_batches,
         *_ranking_checks(rankings, limits),
         *_recall_checks(known.ranks(data.captions), ranks, limits),
     ]
-    _doubt(precision, towers, reporter)
     return PrecisionParity(
         precision=precision,
         provider=asked,

@@ -13,7 +13,7 @@ from icclip.console import Reporter
 
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="A run directory, a transformers directory or a hub id.")],
+    checkpoint: Annotated[str, typer.Argument(help="A run or transformers directory, a hub id, a bundle.")],
     dataset: options.Dataset = None,
     split: Annotated[str | None, typer.Option(help="train, validation or test. \\[test]")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="For the metrics. \\[the run, or eval/MODEL-DATA]")] = None,
@@ -21,6 +21,8 @@ def evaluate(
     fp32: Annotated[bool, typer.Option("--fp32", help="No autocast, whatever the run was trained with.")] = False,
     fp16: options.Fp16 = False,
     bf16: options.Bf16 = False,
+    precision: Annotated[str | None, typer.Option(help="One that a bundle holds. \\[fp32]")] = None,
+    provider: options.Provider = None,
     device: options.Device = None,
     workers: options.Workers = None,
     bootstrap: Annotated[int | None, typer.Option(help="Resamples for the intervals; 0: none. [1000]")] = None,
@@ -51,6 +53,7 @@ def evaluate(
         "split": split, "output_dir": output_dir, "eval_bs": eval_bs, "device": device, "workers": workers,
         "precision": options.precision(fp16=fp16, bf16=bf16, fp32=fp32), "bootstrap": bootstrap, "seed": seed,
         "metrics": tuple(metric or ()), "revision": revision, "trust_remote_code": trust_remote_code,
+        "bundle_precision": precision, "provider": provider,
     }  # fmt: skip
     reporter = Reporter.for_this_process(json=json)
     config = eval_config(context.obj, checkpoint, dataset, data, said)

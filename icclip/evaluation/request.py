@@ -15,6 +15,7 @@ from typing import Any
 from icclip.config import DatasetConfig, EvalConfig, merged
 from icclip.errors import CheckpointError, UsageError
 from icclip.registry import Registry
+from icclip.runtime.manifest import ParityData, is_bundle, read_manifest
 
 RUN_FILE = "icclip.json"
 CHECKPOINT_PREFIX = "checkpoint-"
@@ -70,6 +71,9 @@ def eval_config(
     trained = run_config(checkpoint)
     data = _data(registry, checkpoint, dataset, data_options)
     own = {key: trained[key] for key in OWN_OPTIONS if key in trained}
+    proven = _proven_on(checkpoint)
+    if proven is not None and dataset is None:
+        own["split"] = proven.split
     return EvalConfig.from_mapping({**merged(own, options), "checkpoint": checkpoint, "data": data})
 
 
@@ -112,6 +116,15 @@ def _data(registry: Registry, checkpoint: str, dataset: str | None, options: Map
     if own is not None:
         place = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
-    if asked is None:
+    if asked is not None:
+        return asked
+    proven = _proven_on(checkpoint)
+    if proven is None:
         raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
-    return asked
+    return dataset_config(registry, proven.dataset, **merged(proven.options, options))
+
+
+def _proven_on(checkpoint: str) -> ParityData | None:
+    """The split that a bundle went through the gate with; None for anything that is no bundle."""
+    path = Path(checkpoint)
+    return read_manifest(path).data if is_bundle(path) else None

@@ -136,12 +136,12 @@ def output_directory(registry: Registry, config: EvalConfig) -> Path:
     if training_data(registry, config.checkpoint, config.data) is not None:
         return Path(config.checkpoint)
     dataset = Path(dataset_identity(registry, config.data)).stem
-    return Path("eval") / f"{Path(config.checkpoint).resolve().name}-{dataset}"
+    return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}"
 
 
 def _about(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
     return {
-        "checkpoint": _checkpoint_identity(config.checkpoint, directory),
+        "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
         "dataset": dataset_identity(registry, config.data),
         "split": config.split,
     }
@@ -153,6 +153,11 @@ def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
     if not path.exists():
         return checkpoint
     return "." if path.resolve() == directory.resolve() else str(path.resolve())
+
+
+def _variant(config: EvalConfig) -> str:
+    """Tells a bundle's precisions apart."""
+    return f"-{config.bundle_precision}" if config.bundle_precision else ""
 
 
 def _header(config: EvalConfig, encoder: Encoder, captions: CaptionMap, path: Path) -> dict[str, object]:

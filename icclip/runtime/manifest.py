@@ -225,6 +225,15 @@ def read_manifest(bundle: Path) -> Manifest:
         raise CheckpointError(f"{path} is damaged: {error}; export the checkpoint again") from error
 
 
+def is_bundle(directory: Path) -> bool:
+    """Whether a directory says that it is a bundle; a run directory has an `icclip.json` as well."""
+    try:
+        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == "bundle"
+
+
 def seal(bundle: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `bundle`, and write `icclip.json` with the result, which is returned.
 

@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from icclip_export.parity import check_precision
-from icclip_export.thresholds import DEFAULTS
 from support.bundles import _export
 from support.subjects import FAMILIES, Subject, edit_json, with_model
 from torch import nn
@@ -28,6 +26,8 @@ from icclip.runtime import Encoder
 from icclip.runtime.manifest import check_files, read_manifest, seal
 from icclip.runtime.parity_record import PrecisionParity
 from icclip.runtime.preprocessing import Preprocessor
+from icclip_export.parity import check_precision
+from icclip_export.thresholds import DEFAULTS
 
 Break = Callable[[Subject, Subject, Path], None]
 """(subject, another trained checkpoint of its family, copy of the subject's bundle)"""
@@ -69,7 +69,7 @@ def export_tower(subject: Subject, root: Path, tower: str, forward: Callable[[to
     manifest = read_manifest(root)
     vision = tower == "vision"
     io = manifest.vision_io if vision else manifest.text_io
-    ids = subject.loaded.text_inputs([text for text in subject.data.captions.texts[:2]])["input_ids"]
+    ids = subject.loaded.text_inputs(list(subject.data.captions.texts[:2]))["input_ids"]
     inputs = torch.rand(2, 3, 32, 32) if vision else ids
     axes = {0: "batch"} if vision or manifest.text.padding == "max_length" else {0: "batch", 1: "length"}
     path = root / getattr(manifest.precisions["fp32"], tower)

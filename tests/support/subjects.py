@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from icclip_export.parity import Compared, Embeddings, encode
-from icclip_plugins.backends import clip, siglip
 from PIL import Image, ImageDraw
 from support.bundles import Tiny, write_bundle
 from support.images import photo
@@ -27,6 +25,8 @@ from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.tokenizers import write_tokenizer
 from icclip.runtime.manifest import TextInputs
+from icclip_export.parity import Compared, Embeddings, encode
+from icclip_plugins.backends import clip, siglip
 
 BACKENDS = {"clip": clip.BACKEND, "siglip": siglip.BACKEND}
 FAMILIES = tuple(BACKENDS)
