@@ -12,9 +12,10 @@ from icclip.console import Reporter
 from icclip.errors import UnknownNameError, UsageError
 from icclip.evaluation.request import eval_config
 from icclip.registry import Registry
+from icclip.runtime.manifest import Tower
 from icclip.runtime.parity_record import ParityRecord
 
-KeptNodes = Mapping[str, Mapping[str, tuple[str, ...]]]
+KeptNodes = Mapping[str, Mapping[Tower, tuple[str, ...]]]
 """Precision -> tower -> names of the nodes that stayed in float32."""
 
 
@@ -84,6 +85,7 @@ def export_config(
     dataset: str | None,
     data_options: Mapping[str, Any],
     options: Mapping[str, Any],
+    *,
     thresholds: Iterable[str] = (),
 ) -> ExportConfig:
     """The whole request; the data is the run's own unless another is named, as `icclip eval` has it.

@@ -84,8 +84,8 @@ def _add_reductions(model: Any, names: Iterable[str]) -> None:
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    graph.initializer.append(numpy_helper.from_array(np.float32(SENTINEL), _LIMIT))
-    graph.initializer.append(numpy_helper.from_array(np.float32(0), _ZERO))
+    graph.initializer.append(numpy_helper.from_array(np.array(SENTINEL, np.float32), _LIMIT))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), _ZERO))
     for name in names:
         absolute, real, kept = (f"{_LARGEST}{part}_{name}" for part in ("absolute", "real", "kept"))
         graph.node.extend(

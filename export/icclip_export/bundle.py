@@ -20,7 +20,7 @@ from icclip.exporting import ExportRequest, ExportResult, KeptNodes
 from icclip.files import atomic_directory, readable_os_errors
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.golden import write_golden
-from icclip.runtime.manifest import Manifest, ParityData, Source, Tower, TowerFiles, TowerIO, seal
+from icclip.runtime.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
 from icclip.runtime.parity_record import ParityRecord, write_parity
 from icclip.runtime.preprocessing import image_inputs_from
 from icclip.runtime.providers import import_onnxruntime
@@ -31,12 +31,18 @@ from icclip_export.tokenizer import text_inputs, write_tokenizer
 
 if TYPE_CHECKING:
     from icclip.models.loaded import LoadedModel
+    from icclip_export.calibration import Calibration
+    from icclip_export.search import Score
 
 GRAPHS = "onnx"
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 """Of the file names, as transformers.js looks for them."""
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
+PROVED_CAPTIONS = 500
+"""Real captions whose token ids are compared with the checkpoint's before anything else is done."""
+MARGINS = (0.5, 0.1, 0.02)
+"""Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -79,12 +85,14 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
     data = _data(request)
     reporter.header(_header(config, loaded, data))
     with atomic_directory(config.output_dir) as staging:
-        kept = _write_encoders(staging, loaded, data, request, eager_attention=eager_attention)
         _write_inputs(staging, loaded, data, config)
-        manifest = seal(staging, _manifest(staging, loaded, config))
-        parity = _gate(staging, loaded, data, request)
+        reporter.note("exporting the towers")
+        (staging / GRAPHS).mkdir()
+        export_towers(loaded, staging / GRAPHS, eager_attention=eager_attention)
+        kept, parity = _reduce_until_passed(staging, loaded, data, request)
         write_parity(staging, parity)
-        manifest = seal(staging, manifest)
+        _remove_unwanted(staging, config)
+        manifest = seal(staging, _manifest(loaded, config, staging))
         _refuse_failed(parity, staging, config.output_dir)
     reporter.note(f"wrote {config.output_dir}")
     sizes = {name: _size(manifest, name) for name in manifest.precisions}
@@ -135,43 +143,64 @@ def graph_name(tower: Tower, precision: str) -> str:
     return f"{GRAPHS}/{tower}_model{SUFFIXES[precision]}.onnx"
 
 
-def _write_encoders(
-    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, *, eager_attention: bool
-) -> KeptNodes:
-    """All precisions of both towers; the nodes that stayed in float32."""
-    (staging / GRAPHS).mkdir()
-    request.reporter.note("exporting the towers")
-    export_towers(loaded, staging / GRAPHS, eager_attention=eager_attention)
-    reduced = [name for name in request.config.precisions if name != "fp32"]
-    kept = _reduce(staging, loaded, data, request, reduced) if reduced else {}
-    if "fp32" not in request.config.precisions:
-        for tower in TOWERS:
-            graph = staging / graph_name(tower, "fp32")
-            for path in (graph, *external_data(graph)):
-                path.unlink()
-    return kept
+def _reduce_until_passed(
+    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest
+) -> tuple[KeptNodes, ParityRecord]:
+    """Reduce the precision, ask the gate, and where it says no reduce less.
 
-
-def _reduce(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, precisions: list[str]) -> KeptNodes:
+    Returns:
+        The nodes that stayed in float32, and the gate's last word.
+    """
     from icclip_export.calibration import calibrations
-    from icclip_export.precision import convert
     from icclip_export.thresholds import thresholds_for
 
-    ios = _ios(loaded)
-    calibrated = calibrations(loaded, data.search_images, data.search_captions, ios)
-    kept: dict[str, dict[str, tuple[str, ...]]] = {}
-    for precision in precisions:
-        limits = thresholds_for(precision, request.config.thresholds)
-        for tower in TOWERS:
-            own = calibrated[tower]
-            source, target = (staging / graph_name(tower, name) for name in ("fp32", precision))
-            found = convert(precision, source, target, own.io, own.inputs, own.score(limits))
-            kept.setdefault(precision, {})[tower] = found.kept
-            request.reporter.note(
-                f"{precision} {tower}: {len(found.kept)} nodes stay in fp32 ({found.measure.detail}, "
-                f"{found.evaluations} tried)"
-            )
+    config, reporter = request.config, request.reporter
+    kept: dict[str, dict[Tower, tuple[str, ...]]] = {}
+    failing = [name for name in config.precisions if name != "fp32"]
+    calibrated = calibrations(loaded, data.search_images, data.search_captions) if failing else {}
+    for margin in MARGINS:
+        for precision in failing:
+            limits = thresholds_for(precision, config.thresholds)
+            scores = {tower: own.score(limits, margin) for tower, own in calibrated.items()}
+            kept[precision] = _reduce(staging, precision, calibrated, scores, reporter)
+        seal(staging, _manifest(loaded, config, staging))
+        parity = _gate(staging, loaded, data, request)
+        failing = [result.precision for result in parity.results if not result.passed]
+        # Nothing can be left in float32 where float32 itself fails.
+        if not failing or "fp32" in failing:
+            break
+        reporter.note(f"{', '.join(failing)} did not pass: a stricter search follows")
+    return kept, parity
+
+
+def _reduce(
+    staging: Path,
+    precision: str,
+    calibrated: Mapping[Tower, Calibration],
+    scores: Mapping[Tower, Score],
+    reporter: Reporter,
+) -> dict[Tower, tuple[str, ...]]:
+    """Both towers in one precision; the nodes that stayed in float32."""
+    from icclip_export.precision import convert
+
+    kept: dict[Tower, tuple[str, ...]] = {}
+    for tower, own in calibrated.items():
+        source, target = (staging / graph_name(tower, name) for name in ("fp32", precision))
+        found = convert(precision, source, target, io=own.io, inputs=own.inputs, score=scores[tower])
+        kept[tower] = found.kept
+        stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
+        reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
     return kept
+
+
+def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
+    """Every precision is made from the float32 graphs, wanted or not."""
+    if "fp32" in config.precisions:
+        return
+    for tower in TOWERS:
+        graph = staging / graph_name(tower, "fp32")
+        for path in (graph, *external_data(graph)):
+            path.unlink()
 
 
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
@@ -181,7 +210,7 @@ def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: Export
     with readable_os_errors("the processor", staging):
         loaded.model.config.save_pretrained(staging)
         loaded.save_processor(staging)
-    write_tokenizer(loaded, staging, data.captions.texts[: data.captions.offsets[min(100, data.captions.n_images)]])
+    write_tokenizer(loaded, staging, data.captions.texts[:PROVED_CAPTIONS])
     count = min(GOLDEN_IMAGES, data.captions.n_images)
     images = [data.images[row] for row in range(count)]
     texts = data.captions.texts[: data.captions.offsets[count]]
@@ -192,8 +221,10 @@ def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: Export
 # Manifest -----------------------------------------------------------------------------------------
 
 
-def _manifest(staging: Path, loaded: LoadedModel, config: ExportConfig) -> Manifest:
-    model, ios = loaded.model, _ios(loaded)
+def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manifest:
+    from icclip_export.towers import tower_ios
+
+    model, ios = loaded.model, tower_ios(loaded)
     bias = getattr(model, "logit_bias", None)
     preprocessing = json.loads((staging / "preprocessor_config.json").read_text(encoding="utf-8"))
     own = config.data.to_mapping()
@@ -221,12 +252,6 @@ def _manifest(staging: Path, loaded: LoadedModel, config: ExportConfig) -> Manif
             for name in config.precisions
         },
     )
-
-
-def _ios(loaded: LoadedModel) -> dict[Tower, TowerIO]:
-    from icclip_export.towers import tower_ios
-
-    return tower_ios(loaded)
 
 
 def _embedding_dim(staging: Path, config: ExportConfig) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,10 @@ from icclip.runtime.parity_record import Thresholds
 from icclip_export.onnx import runner
 from icclip_export.search import Measure, Score
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 IMAGES = 64
-MARGIN = 0.5
-"""Of each threshold's distance from 1: the split that decides has worse inputs than a few dozen others."""
 _BATCH = 32
 
 
@@ -33,8 +34,8 @@ class Calibration:
     known: np.ndarray
     """float32 [b, dim], rows of length 1."""
 
-    def score(self, limits: Thresholds) -> Score:
-        """A graph's distance from torch, 1 where it is just at a threshold; it passes below MARGIN."""
+    def score(self, limits: Thresholds, margin: float = 1.0) -> Score:
+        """A graph's distance from torch, 1 where it is just at a threshold; it passes up to `margin`."""
 
         def measure(graph: Path) -> Measure:
             found = tower_agreement(self.known, self._embeddings(graph))
@@ -49,7 +50,7 @@ class Calibration:
                 if value is not None and limit is not None and limit < 1
             }
             name, worst = max(distances.items(), key=lambda item: _nan_last(item[1]))
-            return Measure(passed=bool(worst <= MARGIN), error=worst, detail=f"{name} {held[name][0]:.6f}")
+            return Measure(passed=bool(worst <= margin), error=worst, detail=f"{name} {held[name][0]:.6f}")
 
         return measure
 
@@ -61,11 +62,11 @@ class Calibration:
         return _unit(features)
 
 
-def calibrations(
-    loaded: LoadedModel, images: Any, captions: CaptionMap, ios: dict[Tower, TowerIO]
-) -> dict[Tower, Calibration]:
+def calibrations(loaded: LoadedModel, images: Sequence[Image], captions: CaptionMap) -> dict[Tower, Calibration]:
     """Both towers on the first IMAGES images of a split and a caption of each."""
-    count = min(IMAGES, captions.n_images)
+    from icclip_export.towers import tower_ios
+
+    count, ios = min(IMAGES, captions.n_images), tower_ios(loaded)
     pixels = loaded.image_inputs([images[row] for row in range(count)])
     tokens = loaded.text_inputs([captions.texts[captions.offsets[row]] for row in range(count)])
     return {

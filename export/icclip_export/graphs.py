@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from icclip.files import readable_os_errors
+
+if TYPE_CHECKING:
+    import numpy as np
 
 INLINE_LIMIT = 2**31 - 2**24
 """Bytes of weights up to which a graph is one file: a message ends at 2 GB, and the nodes need room too."""
@@ -25,9 +26,8 @@ def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None
     data = path.with_name(f"{path.name}_data")
     data.unlink(missing_ok=True)
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit
-    options = {"save_as_external_data": True, "all_tensors_to_one_file": True, "location": data.name} if large else {}
     with readable_os_errors(path.name, path):
-        onnx.save_model(model, str(path), **options)
+        onnx.save_model(model, str(path), save_as_external_data=large, all_tensors_to_one_file=True, location=data.name)
 
 
 def external_data(path: Path) -> list[Path]:

@@ -110,7 +110,7 @@ def _set_attention(model: Any, wanted: str) -> None:
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
     """Keep the expected warnings of the exporter and the quantizer off the terminal; others show."""
-    import torch
+    from torch.jit import TracerWarning  # type: ignore[attr-defined]  # torch does not list it
 
     root = logging.getLogger()
     level = root.level
@@ -119,7 +119,7 @@ def quiet_export() -> Iterator[None]:
         root.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             # The tracer remarks on every shape that the models check; the axes that matter are tested here.
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+            warnings.filterwarnings("ignore", category=TracerWarning)
             for message in _EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", message=f"(?s).*{message}")
             yield

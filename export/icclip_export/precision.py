@@ -38,7 +38,7 @@ class Sensitivity:
     strain: float
 
 
-def convert(precision: str, source: Path, target: Path, io: TowerIO, inputs: np.ndarray, score: Score) -> Found:
+def convert(precision: str, source: Path, target: Path, *, io: TowerIO, inputs: np.ndarray, score: Score) -> Found:
     """Write `source` in another precision to `target`; its inputs and outputs stay float32.
 
     Args:

@@ -22,7 +22,7 @@ PROBES = (
     "A Photo of TWO dogs, running!",
     "  spaces   and\ttabs\nand lines  ",
     "it's 1999: 50% (or more) off -- #tag @name_1",
-    "café naïve Übergröße – “quoted” … 漢字 🙂",
+    "café naïve Übergröße — “quoted” … 漢字 🙂",
     "word " * 200,
 )
 """Case, punctuation, whitespace, digits, scripts, and a text that is cut."""

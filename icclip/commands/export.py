@@ -55,6 +55,6 @@ def export(
         "provider": provider, "seed": seed, "overwrite": overwrite, "revision": revision, "device": device,
         "workers": workers, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
-    config = export_config(context.obj, checkpoint, dataset, data, said, threshold or ())
+    config = export_config(context.obj, checkpoint, dataset, data, said, thresholds=threshold or ())
     result = run(config, context.obj, Reporter.for_this_process(json=json))
     Reporter.for_this_process(json=json).result(result.to_mapping(), export_table(result))

@@ -35,7 +35,8 @@ TrustRemoteCode = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Processes that load images. \\[from the cores]")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps. \\[the GPU where there is one]")]
 Provider = Annotated[
-    Literal["tensorrt", "cuda", "cpu"] | None, typer.Option(help="What runs a bundle. \\[the first of these that works]")
+    Literal["tensorrt", "cuda", "cpu"] | None,
+    typer.Option(help="What runs a bundle. \\[the first of these that works]"),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of a bundle. \\[the physical cores]")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
