@@ -32,7 +32,7 @@ from icclip_export.tokenizer import text_inputs, write_tokenizer
 if TYPE_CHECKING:
     from icclip.models.loaded import LoadedModel
     from icclip_export.calibration import Calibration
-    from icclip_export.search import Score
+    from icclip_export.search import Found, Score
 
 GRAPHS = "onnx"
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
@@ -41,8 +41,10 @@ TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
 PROVED_CAPTIONS = 500
 """Real captions whose token ids are compared with the checkpoint's before anything else is done."""
-MARGINS = (0.5, 0.1, 0.02)
+FIRST_BAR = 0.5
 """Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
+STRICTER = 0.25
+ATTEMPTS = 3
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -155,22 +157,28 @@ def _reduce_until_passed(
     from icclip_export.thresholds import thresholds_for
 
     config, reporter = request.config, request.reporter
-    kept: dict[str, dict[Tower, tuple[str, ...]]] = {}
+    found: dict[str, Mapping[Tower, Found]] = {}
     failing = [name for name in config.precisions if name != "fp32"]
     calibrated = calibrations(loaded, data.search_images, data.search_captions) if failing else {}
-    for margin in MARGINS:
+    for attempt in range(ATTEMPTS):
         for precision in failing:
-            limits = thresholds_for(precision, config.thresholds)
-            scores = {tower: own.score(limits, margin) for tower, own in calibrated.items()}
-            kept[precision] = _reduce(staging, precision, calibrated, scores, reporter)
+            limits, bar = thresholds_for(precision, config.thresholds), _bar(found.get(precision))
+            scores = {tower: own.score(limits, bar) for tower, own in calibrated.items()}
+            found[precision] = _reduce(staging, precision, calibrated, scores, reporter)
         seal(staging, _manifest(loaded, config, staging))
         parity = _gate(staging, loaded, data, request)
         failing = [result.precision for result in parity.results if not result.passed]
         # Nothing can be left in float32 where float32 itself fails.
-        if not failing or "fp32" in failing:
+        if not failing or "fp32" in failing or attempt == ATTEMPTS - 1:
             break
         reporter.note(f"{', '.join(failing)} did not pass: a stricter search follows")
+    kept = {precision: {tower: one.kept for tower, one in towers.items()} for precision, towers in found.items()}
     return kept, parity
+
+
+def _bar(before: Mapping[Tower, Found] | None) -> float:
+    """What a search has to keep to: well below what was not enough before."""
+    return FIRST_BAR if before is None else STRICTER * min(one.measure.error for one in before.values())
 
 
 def _reduce(
@@ -179,18 +187,18 @@ def _reduce(
     calibrated: Mapping[Tower, Calibration],
     scores: Mapping[Tower, Score],
     reporter: Reporter,
-) -> dict[Tower, tuple[str, ...]]:
-    """Both towers in one precision; the nodes that stayed in float32."""
+) -> dict[Tower, Found]:
+    """Both towers in one precision, and the nodes that stayed in float32."""
     from icclip_export.precision import convert
 
-    kept: dict[Tower, tuple[str, ...]] = {}
+    results: dict[Tower, Found] = {}
     for tower, own in calibrated.items():
         source, target = (staging / graph_name(tower, name) for name in ("fp32", precision))
         found = convert(precision, source, target, io=own.io, inputs=own.inputs, score=scores[tower])
-        kept[tower] = found.kept
+        results[tower] = found
         stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
         reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
-    return kept
+    return results
 
 
 def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
