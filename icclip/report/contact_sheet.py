@@ -51,7 +51,7 @@ def search(
     chosen = [distinct[i] for i in np.linspace(0, len(distinct) - 1, min(queries, len(distinct))).astype(int)]
     cosines = encoder.encode_texts(chosen) @ encoder.encode_images(images).T
     owner = captions.image_of_text
-    described = {text: set() for text in chosen}
+    described: dict[str, set[int]] = {text: set() for text in chosen}
     for text, image in zip(captions.texts, owner, strict=True):
         described.get(text, set()).add(int(image))
     return [
