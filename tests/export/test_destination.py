@@ -1,0 +1,65 @@
+"""Where bundles go, and what is never written over."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from icclip_export.destination import check_destination, check_space, failed_name, keep_as_failed, needed_bytes
+
+from icclip.errors import UsageError
+from icclip.files import atomic_directory
+
+
+def bundle(path):
+    path.mkdir()
+    (path / "icclip.json").write_text(json.dumps({"kind": "bundle", "format": 1}))
+    return path
+
+
+def test_a_new_or_an_empty_directory_will_do(tmp_path):
+    check_destination(tmp_path / "new", overwrite=False)
+    check_destination(tmp_path, overwrite=False)
+
+
+def test_a_bundle_is_replaced_only_when_asked(tmp_path):
+    there = bundle(tmp_path / "b")
+    with pytest.raises(UsageError, match="holds a bundle: choose another --output-dir, or give --overwrite"):
+        check_destination(there, overwrite=False)
+    check_destination(there, overwrite=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"config": {}}'])
+def test_nothing_but_a_bundle_is_ever_replaced(tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "icclip.json").write_text(content)
+    with pytest.raises(UsageError, match="is there and is no bundle"):
+        check_destination(tmp_path / "run", overwrite=True)
+
+
+def test_a_file_in_the_way_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is there and is no bundle"):
+        check_destination(tmp_path / "file", overwrite=True)
+
+
+def test_space_is_asked_for_before_any_work(tmp_path):
+    needed = needed_bytes(1_000_000, ("fp32", "int8"))
+    assert needed == 1.5 * 5_000_000
+    assert needed_bytes(1_000_000, ("int8",)) == needed
+    check_space(tmp_path / "not" / "yet" / "there", needed, free=needed)
+    with pytest.raises(UsageError, match=r"needs about 8 MB and its disk has 7 MB free"):
+        check_space(tmp_path, needed, free=7_400_000)
+    check_space(tmp_path / "real", 1)
+
+
+def test_a_failed_bundle_takes_the_place_of_the_last_failure_only(tmp_path):
+    good = bundle(tmp_path / "b")
+    for content in ("first", "second"):
+        with pytest.raises(RuntimeError), atomic_directory(good) as staging:
+            (staging / "parity.json").write_text(content)
+            assert keep_as_failed(staging, good) == failed_name(good)
+            raise RuntimeError
+    assert (tmp_path / "b.failed" / "parity.json").read_text() == "second"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "b.failed"]
+    assert not (good / "parity.json").exists()

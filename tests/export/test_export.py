@@ -1,0 +1,247 @@
+"""`icclip export` from end to end, on untrained checkpoints and drawn images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from icclip_export.bundle import fingerprint
+
+from icclip.errors import UsageError
+from icclip.exporting import thresholds_from
+from icclip.runtime import Encoder
+from icclip.runtime.golden import read_golden
+from icclip.runtime.manifest import check_files, read_manifest
+from icclip.runtime.parity_record import read_parity
+
+# Recall of an untrained model turns on differences that mean nothing.
+LOOSE = [f"--threshold={name}=1" for name in ("drop_r1", "drop_r5", "drop_r10")] + ["--threshold=top10_overlap=0"]
+FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
+
+
+@pytest.fixture(scope="module")
+def outcomes(checkpoints, tmp_path_factory):
+    """Family -> (bundle, JSON) of one export with every precision."""
+    from icclip.console import Reporter
+    from icclip.exporting import export, export_config
+    from icclip.registry import Registry
+
+    found = {}
+    for family, checkpoint in checkpoints.items():
+        registry = Registry(load_plugins=frozenset())
+        options = {
+            "output_dir": tmp_path_factory.mktemp("bundles") / family,
+            "precisions": ("fp32", "fp16", "int8"),
+            "sample": 24,
+            "provider": "cpu",
+        }
+        loose = [one.removeprefix("--threshold=") for one in LOOSE]
+        config = export_config(registry, str(checkpoint), "shapes", {}, options, thresholds=loose)
+        found[family] = export(config, registry, Reporter(silent=True))
+    return found
+
+
+@pytest.fixture
+def outcome(outcomes, family):
+    return outcomes[family]
+
+
+def test_the_bundle_has_the_files_that_others_look_for(outcome):
+    names = {path.relative_to(outcome.bundle).as_posix() for path in outcome.bundle.rglob("*") if path.is_file()}
+    graphs = {f"onnx/{t}_model{p}.onnx" for t in ("vision", "text") for p in ("", "_fp16", "_int8")}
+    own = {"icclip.json", "parity.json", "config.json", "preprocessor_config.json", "tokenizer.json"}
+    assert graphs | own | {"tokenizer_config.json", "golden/texts.json", "golden/000.png"} <= names
+    assert not [name for name in names if name.endswith((".safetensors", ".tmp"))]
+
+
+def test_every_file_is_hashed_and_the_parity_is_recorded(outcome):
+    manifest = read_manifest(outcome.bundle)
+    check_files(outcome.bundle, manifest)
+    assert "parity.json" in manifest.files
+    parity = read_parity(outcome.bundle)
+    assert [(result.precision, result.passed) for result in parity.results] == [
+        ("fp32", True), ("fp16", True), ("int8", True),
+    ]  # fmt: skip
+    assert (parity.dataset, parity.split, parity.n_images, parity.smoke) == ("shapes", "test", 24, True)
+    assert outcome.parity == parity
+    assert outcome.sizes["int8"] < outcome.sizes["fp16"] < outcome.sizes["fp32"]
+
+
+def test_the_manifest_says_what_the_checkpoint_is(outcome, loaded):
+    manifest = read_manifest(outcome.bundle)
+    assert manifest.model_type == loaded.model.config.model_type
+    assert manifest.embedding_dim == 192
+    assert manifest.logit_scale == loaded.model.logit_scale.item()
+    assert (manifest.logit_bias is None) == (manifest.loss == "softmax")
+    assert manifest.source.fingerprint == fingerprint(loaded.model.state_dict())
+    assert manifest.data is not None
+    assert (manifest.data.dataset, manifest.data.options["seed"]) == ("shapes", 42)
+    assert {"torch", "optimum-onnx", "onnxruntime"} <= manifest.versions.keys()
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("fp32", 1 - 1e-6), ("fp16", 0.9999), ("int8", 0.995)])
+def test_the_runtime_gives_the_checkpoints_golden_embeddings(outcome, precision, cosine):
+    golden = read_golden(outcome.bundle)
+    encoder = Encoder.open(outcome.bundle, precision, "cpu")
+    assert (encoder.encode_images(golden.images) * golden.image_embeddings).sum(1).min() > cosine
+    assert (encoder.encode_texts(golden.texts) * golden.text_embeddings).sum(1).min() > cosine
+
+
+def test_transformers_opens_the_bundles_processor(outcome, loaded):
+    from transformers import AutoConfig, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(outcome.bundle)
+    assert AutoConfig.from_pretrained(outcome.bundle).model_type == loaded.model.config.model_type
+    assert (
+        processor.tokenizer(["A red square"])["input_ids"] == loaded.processor.tokenizer(["A red square"])["input_ids"]
+    )
+    assert processor.image_processor.size == loaded.processor.image_processor.size
+
+
+def test_the_target_opens_what_it_wrote(outcome, registry):
+    encoder = registry.export_target("onnx").open(outcome.bundle)
+    assert encoder.encode_texts(["a"]).shape == (1, 192)
+
+
+def test_fingerprints_tell_checkpoints_apart():
+    state = {"a": torch.zeros(2), "b": torch.ones(2)}
+    assert fingerprint(state) == fingerprint(dict(reversed(state.items())))
+    assert fingerprint(state) != fingerprint({"a": torch.ones(2), "b": torch.zeros(2)})
+    assert fingerprint(state) != fingerprint({"a": torch.zeros(2), "c": torch.ones(2)})
+
+
+# The command
+
+
+def test_the_command_prints_the_result_as_json(icclip, checkpoints, tmp_path):
+    bundle = tmp_path / "bundle"
+    outcome = icclip(
+        "export", checkpoints["siglip"], "-o", bundle, "--precision", "fp16", *FEW, *LOOSE, "--json"
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert result["bundle"] == str(bundle)
+    assert result["parity"]["results"][0]["passed"] is True
+    # fp32 was only the way there.
+    assert sorted(path.name for path in (bundle / "onnx").iterdir()) == [
+        "text_model_fp16.onnx",
+        "vision_model_fp16.onnx",
+    ]
+
+
+def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, tmp_path):
+    bundle = tmp_path / "bundle"
+    outcome = icclip("export", checkpoints["siglip"], "-o", bundle, *FEW, *LOOSE, "--threshold", "embedding_abs=0")
+    assert outcome.code == 3
+    last = outcome.err.strip().splitlines()[-1]
+    assert last.startswith("error: fp32 on cpu: vision.difference is ")
+    assert last.endswith(f"the bundle is kept as {bundle}.failed")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.failed"]
+    assert not read_parity(tmp_path / "bundle.failed").results[0].passed
+    check_files(tmp_path / "bundle.failed", read_manifest(tmp_path / "bundle.failed"))
+
+
+def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path):
+    outcome = icclip(
+        "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
+        "--threshold", "similarity_abs=0",
+    )  # fmt: skip
+    assert outcome.code == 3
+    assert outcome.err.count("int8 did not pass: a stricter search follows") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["b.failed"]
+
+
+# Bad input: one line, and nothing half-written
+
+
+def refused(icclip, tmp_path, *arguments):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    outcome = icclip("export", *arguments)
+    assert (outcome.code, outcome.out) == (2, ""), outcome
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in outcome.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    return lines[0]
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path) -> Path:
+    return shutil.copytree(checkpoints["clip"], tmp_path / "model")
+
+
+def test_no_checkpoint(icclip, tmp_path):
+    (tmp_path / "empty").mkdir()
+    line = refused(icclip, tmp_path, tmp_path / "empty", "-o", tmp_path / "b", *FEW)
+    assert "has no config.json: it is no model directory" in line
+
+
+def test_an_unsupported_model_type_names_the_supported_ones(icclip, copied, tmp_path):
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"model_type": "align"}))
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *FEW)
+    assert "unknown model type 'align'" in line
+    assert "known: clip, siglip, siglip2" in line
+
+
+def test_a_missing_processor(icclip, copied, tmp_path):
+    (copied / "preprocessor_config.json").unlink()
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *FEW)
+    assert "has no preprocessor_config.json: copy it from the model it was trained from" in line
+
+
+def test_weights_that_are_not_finite(icclip, copied, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(copied / "model.safetensors")
+    state["text_projection.weight"][0, 0] = np.nan
+    save_file(state, copied / "model.safetensors", metadata={"format": "pt"})
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *FEW)
+    assert "the weight text_projection.weight is not finite" in line
+
+
+def test_a_directory_in_use(icclip, copied, tmp_path):
+    line = refused(icclip, tmp_path, copied, "-o", copied, "--overwrite", *FEW)
+    assert f"{copied} is there and is no bundle" in line
+
+
+def test_no_disk(icclip, copied, tmp_path, monkeypatch):
+    monkeypatch.setattr("icclip_export.bundle.needed_bytes", lambda parameters, precisions: 10**18)
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *FEW)
+    assert "make room, or choose another --output-dir" in line
+
+
+def test_an_onnxruntime_that_is_too_old(icclip, copied, tmp_path, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "__version__", "1.16.3")
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *FEW)
+    assert "onnxruntime 1.16.3 is too old: pip install --upgrade 'onnxruntime>=1.20'" in line
+
+
+def test_a_precision_that_does_not_exist(icclip, copied, tmp_path):
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b", "--precision", "fp8", *FEW)
+    assert "unknown precision 'fp8'" in line
+    assert "of the target 'onnx'" in line
+
+
+def test_a_precision_given_twice(icclip, copied, tmp_path):
+    twice = ("--precision", "fp16", "--precision", "fp16")
+    assert "precision 'fp16' is given twice" in refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *twice, *FEW)
+
+
+def test_a_checkpoint_that_does_not_say_its_data(icclip, copied, tmp_path):
+    line = refused(icclip, tmp_path, copied, "-o", tmp_path / "b")
+    assert "does not say what it was trained on: give --dataset" in line
+
+
+def test_thresholds_are_numbers_by_name():
+    assert thresholds_from(["drop-r1=0.02", " min_cosine = 0.9"]) == {"drop_r1": 0.02, "min_cosine": 0.9}
+    with pytest.raises(UsageError, match="--threshold drop_r1=low: expected NAME=NUMBER, got low for the number"):
+        thresholds_from(["drop_r1=low"])
+    with pytest.raises(UsageError, match="got nothing for the number"):
+        thresholds_from(["drop_r1"])
