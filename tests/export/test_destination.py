@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from icclip_export.destination import check_destination, check_space, failed_name, keep_as_failed, needed_bytes
 
 from icclip.errors import UsageError
 from icclip.files import atomic_directory
+from icclip_export.destination import check_destination, check_space, failed_name, keep_as_failed, needed_bytes
 
 
 def bundle(path):

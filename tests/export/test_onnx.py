@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from icclip_export.onnx import TOLERANCE, check_finite, check_graph, check_numbers, export_towers, runner
-from icclip_export.towers import check_exportable, example_tokens, tower_exports
 from onnx import numpy_helper
 
 from icclip.errors import CheckpointError, GateError
+from icclip_export.onnx import TOLERANCE, check_finite, check_graph, check_numbers, export_towers, runner
+from icclip_export.towers import check_exportable, example_tokens, tower_exports
 
 IMAGE_OUTPUT = {"clip": "image_embeds", "siglip": "pooler_output"}
 TEXT_OUTPUT = {"clip": "text_embeds", "siglip": "pooler_output"}

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from icclip.runtime.manifest import TowerIO
 from icclip_export.activations import captured, largest_values
 from icclip_export.graphs import external_data, save_graph
 from icclip_export.onnx import runner
@@ -20,10 +24,6 @@ from icclip_export.precision import (
 )
 from icclip_export.search import Measure
 from icclip_export.towers import example_pixels, example_tokens, tower_ios
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
-
-from icclip.runtime.manifest import TowerIO
 
 IO = TowerIO(input="x", output="y")
 RNG = np.random.default_rng(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from icclip_export.search import Measure, fewest_kept
 
 RANKED = [f"n{i}" for i in range(16)]

@@ -6,10 +6,10 @@ import dataclasses
 import types
 
 import pytest
-from icclip_export.tokenizer import PROBES, check_tokens, text_inputs, write_tokenizer
 
 from icclip.errors import CheckpointError
 from icclip.runtime.tokenization import Tokenization
+from icclip_export.tokenizer import PROBES, check_tokens, text_inputs, write_tokenizer
 
 TEXTS = [f"a {c} {s} on the {p}" for c in ("red", "blue") for s in ("dog", "square") for p in ("grass", "beach, café")]
 
