@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from icclip.runtime.golden import read_golden
 from icclip.runtime.manifest import check_files, read_manifest
 from icclip.runtime.parity_record import read_parity
 from icclip_export.bundle import fingerprint
+from icclip_export.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
 LOOSE = [
@@ -151,6 +153,7 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr("icclip_export.bundle.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.precision.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
         "--threshold", "similarity_abs=0",
