@@ -16,6 +16,7 @@ from icclip.runtime.threads import default_threads
 
 SENTINEL = 1e30
 """What attention masks are filled with is beyond it: no activation, and no loss when it saturates."""
+_BATCH = 8
 _LIMIT, _ZERO, _LARGEST = "icclip_sentinel", "icclip_zero", "icclip_largest_"
 
 
@@ -34,8 +35,10 @@ def largest_values(path: Path, io: TowerIO, inputs: np.ndarray) -> dict[str, flo
         _add_reductions(model, names)
 
     with _extended(path, extend) as session:
-        values = session.run([_LARGEST + name for name in names], {io.input: inputs})
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
+        outputs = [_LARGEST + name for name in names]
+        batches = (inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH))
+        values = np.max([session.run(outputs, {io.input: batch}) for batch in batches], axis=0)
+    return dict(zip(names, values.tolist(), strict=True))
 
 
 def captured(path: Path, io: TowerIO, inputs: np.ndarray, tensors: Iterable[str]) -> dict[str, np.ndarray]:

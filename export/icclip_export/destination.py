@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from icclip.errors import UsageError
 from icclip.files import atomic_directory
-from icclip.runtime.manifest import NAME
+from icclip.runtime.manifest import is_bundle
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 _MARGIN = 1.5
@@ -27,15 +26,6 @@ def check_destination(directory: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{directory} is there and is no bundle: choose another --output-dir")
     if not overwrite:
         raise UsageError(f"{directory} holds a bundle: choose another --output-dir, or give --overwrite")
-
-
-def is_bundle(directory: Path) -> bool:
-    """Whether its icclip.json says so, in whatever format."""
-    try:
-        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and values.get("kind") == "bundle"
 
 
 def needed_bytes(parameters: int, precisions: tuple[str, ...]) -> int:
