@@ -26,8 +26,8 @@ from icclip.specs import BackendSpec
 
 SIDE, PATCH = 64, 16
 """16 patches; patches of 8 would be 64, and about four times the work in the vision tower."""
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 3}
-TEXT = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 3, "num_attention_heads": 3}
+VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
 VOCABULARY = 4096
 CLIP_LENGTH = 48
 SIGLIP_LENGTH = 32

@@ -44,8 +44,8 @@ def test_the_images_of_a_dataset(bundle, tmp_path, icclip):
     assert outcome.code == 0, outcome.err
     table = pq.read_table(tmp_path / "out.parquet")
     assert table["input"][:2].to_pylist() == ["shapes test 0", "shapes test 1"]
-    assert len(table) == 144
-    assert f"wrote {tmp_path / 'out.parquet'}: 144 x" in outcome.err
+    assert len(table) == 128
+    assert f"wrote {tmp_path / 'out.parquet'}: 128 x" in outcome.err
 
 
 def test_mistakes_are_one_line_and_leave_nothing(bundle, files, tmp_path, icclip, monkeypatch):

@@ -150,7 +150,7 @@ def test_other_recall_than_the_gate_measured_fails(gated, icclip):
     outcome = icclip("verify", gated, "--dataset", "shapes")
     assert outcome.code == 3
     assert "i2t_R@1 on shapes" in outcome.err
-    assert "may differ by 0.69" in outcome.err  # one of 144 images
+    assert "may differ by 0.78" in outcome.err  # one of 128 images
 
 
 def test_a_bundle_that_failed_its_gate_does_not_verify(gated, data):

@@ -79,7 +79,7 @@ BACKEND = BackendSpec(
             name="clip-tiny",
             summary="a CLIP of 4 M parameters for 64-pixel images, trained from scratch",
             build=build_tiny,
-            defaults={"lr": 1e-3, "weight_decay": 0.1, "warmup_ratio": 0.1, "epochs": 10, "train_bs": 64},
+            defaults={"lr": 1.5e-3, "weight_decay": 0.1, "warmup_ratio": 0.1, "epochs": 10, "train_bs": 64},
         ),
     ),
 )

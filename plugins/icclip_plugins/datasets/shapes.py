@@ -1,8 +1,8 @@
-"""Two coloured shapes side by side or one above the other: the embedded default.
+"""Two coloured shapes in one picture: the embedded default.
 
-Every image is one combination (first object, relation, second object), described in three ways.
-The combinations of the validation and test splits never occur in training, though each of their
-objects does, in either place: only a model that reads colour, shape and relation finds them.
+Every image is one pair of things, described in three ways. The pairs of the validation and test
+splits never occur in training, though each of their things does: only a model that reads colour and
+shape of both, and binds them, finds them.
 """
 
 from __future__ import annotations
@@ -34,24 +34,15 @@ COLOURS = {
     "yellow": (240, 220, 50),
     "purple": (160, 60, 200),
     "white": (245, 245, 245),
+    "orange": (250, 140, 20),
+    "cyan": (60, 220, 220),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-TEMPLATES = {
-    "beside": (
-        "a {first} to the left of a {second}",
-        "a {second} to the right of a {first}",
-        "a {first} on the left and a {second} on the right",
-    ),
-    "above": (
-        "a {first} above a {second}",
-        "a {second} below a {first}",
-        "a {first} at the top and a {second} at the bottom",
-    ),
-}
-HELD_OUT = {"test": 3, "validation": 2}
-"""Diagonals of the table of pairs: 24 objects x 2 relations x 3 = 144 test images."""
-TRAIN_IMAGES = 4
-"""Renderings of each combination that is trained on; the held-out ones are rendered once."""
+TEMPLATES = ("{first} and {second}", "{second} next to {first}", "a picture of {first} with {second}")
+HELD_OUT = {"test": 4, "validation": 2}
+"""Diagonals of the table of pairs: 32 things x 4 = 128 test images, one for each pair."""
+TRAIN_IMAGES = 10
+"""Renderings of each pair that is trained on; the held-out ones are rendered once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +53,27 @@ class Thing:
     shape: str
 
     def __str__(self) -> str:
-        return f"{self.colour} {self.shape}"
+        article = "an" if self.colour[0] in "aeiou" else "a"
+        return f"{article} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, slots=True)
-class Combination:
-    """What an image shows."""
+class Pair:
+    """What an image shows; which of the two comes first says nothing about where it stands."""
 
     first: Thing
-    relation: str
     second: Thing
 
     @property
     def captions(self) -> list[str]:
-        """Three sentences, each true of this combination alone."""
-        return [template.format(first=self.first, second=self.second) for template in TEMPLATES[self.relation]]
+        """Three sentences, each true of this pair alone."""
+        return [template.format(first=self.first, second=self.second) for template in TEMPLATES]
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """`shapes`."""
-    return [DatasetSpec(name="shapes", summary="two rendered shapes and their relation; needs no files", load=load)]
+    return [DatasetSpec(name="shapes", summary="two rendered shapes in a picture; needs no files", load=load)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
@@ -96,9 +87,9 @@ def load(config: DatasetConfig) -> DatasetDict:
     if config.streaming:
         raise DataError("dataset 'shapes' is rendered in memory: leave out --streaming")
     chance = Chance(config.seed)
-    splits = split_combinations(chance)
-    splits["train"] = [combination for combination in splits["train"] for _ in range(TRAIN_IMAGES)]
-    return DatasetDict({name: _rendered(combinations, chance) for name, combinations in splits.items()})
+    splits = split_pairs(chance)
+    splits["train"] = [pair for pair in splits["train"] for _ in range(TRAIN_IMAGES)]
+    return DatasetDict({name: _rendered(pairs, chance) for name, pairs in splits.items()})
 
 
 class Chance:
@@ -119,36 +110,38 @@ class Chance:
         return sorted(items, key=lambda _: self._random.random())
 
 
-def split_combinations(chance: Chance) -> dict[str, list[Combination]]:
-    """All combinations of two different things, divided between the splits.
+def split_pairs(chance: Chance) -> dict[str, list[Pair]]:
+    """All pairs of two different things, divided between the splits.
 
-    Whole diagonals of the square table of (first, second) are held out. Each diagonal has every
-    thing once in each place, so that training sees all things in both places equally often.
+    Whole diagonals of the square table of pairs are held out. Each has every thing twice, so that
+    training sees all things equally often. A pair and its mirror image are one: the table's upper
+    half, which is where the distance from the first to the second is at most half of the things.
     """
-    splits: dict[str, list[Combination]] = {"train": [], "validation": [], "test": []}
-    for relation in TEMPLATES:
-        things = chance.shuffled(Thing(*both) for both in product(COLOURS, SHAPES))
-        for offset in range(1, len(things)):
-            split = _split_of(offset)
-            for place, first in enumerate(things):
-                splits[split].append(Combination(first, relation, things[(place + offset) % len(things)]))
+    splits: dict[str, list[Pair]] = {"train": [], "validation": [], "test": []}
+    things = chance.shuffled(Thing(*both) for both in product(COLOURS, SHAPES))
+    half = len(things) // 2
+    for distance in range(1, half + 1):
+        # Half-way round, the second half of the diagonal mirrors the first.
+        for place in range(len(things) if distance < half else half):
+            pair = Pair(things[place], things[(place + distance) % len(things)])
+            splits[_split_of(distance)].append(pair)
     return splits
 
 
-def _split_of(offset: int) -> str:
-    if offset <= HELD_OUT["test"]:
+def _split_of(distance: int) -> str:
+    if distance <= HELD_OUT["test"]:
         return "test"
-    return "validation" if offset <= sum(HELD_OUT.values()) else "train"
+    return "validation" if distance <= sum(HELD_OUT.values()) else "train"
 
 
 # Drawing ----------------------------------------------------------------------------------------
 
 
-def _rendered(combinations: list[Combination], chance: Chance) -> Dataset:
+def _rendered(pairs: list[Pair], chance: Chance) -> Dataset:
     from icclip.data.columns import dataset_of
 
-    images = [_png(render(combination, chance)) for combination in combinations]
-    return dataset_of(images, [combination.captions for combination in combinations])
+    images = [_png(render(pair, chance)) for pair in pairs]
+    return dataset_of(images, [pair.captions for pair in pairs])
 
 
 def _png(image: Image.Image) -> bytes:
@@ -157,15 +150,17 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def render(combination: Combination, chance: Chance) -> Image.Image:
-    """64 x 64 pixels: both things on grey, at slightly varying places and sizes."""
+def render(pair: Pair, chance: Chance) -> Image.Image:
+    """64 x 64 pixels: both things on grey, side by side or one above the other, in either order."""
     grey = chance.between(10, 60)
     image = Image.new("RGB", (SIDE, SIDE), (grey, grey, grey))
     draw = ImageDraw.Draw(image)
-    for thing, centre in ((combination.first, SIDE // 4), (combination.second, 3 * SIDE // 4)):
-        along, across = centre + chance.between(-4, 4), SIDE // 2 + chance.between(-8, 8)
-        x, y = (along, across) if combination.relation == "beside" else (across, along)
-        _draw(draw, thing, x, y, chance.between(8, 11))
+    beside, mirrored = chance.between(0, 1), chance.between(0, 1)
+    things = (pair.second, pair.first) if mirrored else (pair.first, pair.second)
+    for thing, centre in zip(things, (SIDE // 4, 3 * SIDE // 4), strict=True):
+        along, across = centre + chance.between(-2, 2), SIDE // 2 + chance.between(-4, 4)
+        x, y = (along, across) if beside else (across, along)
+        _draw(draw, thing, x, y, chance.between(11, 13))
     return image
 
 
