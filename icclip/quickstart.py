@@ -30,7 +30,7 @@ class QuickstartResult:
     pictures: Path
     """A PNG: test captions and the images they find."""
     metrics: Mapping[str, Any]
-    """On the test split: combinations that were never trained on."""
+    """On the test split: pairs that were never trained on."""
     seconds: float
 
 

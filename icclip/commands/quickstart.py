@@ -37,4 +37,4 @@ def quickstart(
     result = run(output_dir, context.obj, reporter, {"epochs": epochs, "device": device, "overwrite": overwrite})
     paths = {"run": str(result.run), "pictures": str(result.pictures)}
     payload = {**paths, "seconds": result.seconds, "metrics": result.metrics}
-    reporter.result(payload, metrics_table(result.metrics, "shapes, test (unseen combinations)"), NEXT.format(**paths))
+    reporter.result(payload, metrics_table(result.metrics, "shapes, test (unseen pairs)"), NEXT.format(**paths))

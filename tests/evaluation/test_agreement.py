@@ -83,7 +83,7 @@ def test_a_flip_between_answers_that_are_almost_tied_is_a_near_tie():
 
 def test_equal_answers_are_interchangeable():
     twice = np.array([[1.0, 0], [1.0, 0], [0, 1]])
-    found = ranking_agreement((SQUARE[:1], twice), (SQUARE[:1], [*twice, [0, 0], [1e-09, 0], [0, 0]]), top=1)
+    found = ranking_agreement((SQUARE[:1], twice), (SQUARE[:1], twice + np.array([[0, 0], [1e-9, 0], [0, 0]])), top=1)
     assert (found.flips.count, found.flips.worst, found.overlap) == (0, None, 1)
 
 

@@ -79,7 +79,7 @@ def test_every_file_is_hashed_and_the_parity_is_recorded(outcome):
 def test_the_manifest_says_what_the_checkpoint_is(outcome, loaded):
     manifest = read_manifest(outcome.bundle)
     assert manifest.model_type == loaded.model.config.model_type
-    assert manifest.embedding_dim == 192
+    assert manifest.embedding_dim == 128
     assert manifest.logit_scale == loaded.model.logit_scale.item()
     assert (manifest.logit_bias is None) == (manifest.loss == "softmax")
     assert manifest.source.fingerprint == fingerprint(loaded.model.state_dict())
@@ -109,7 +109,7 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
 
 def test_the_target_opens_what_it_wrote(outcome, registry):
     encoder = registry.export_target("onnx").open(outcome.bundle)
-    assert encoder.encode_texts(["a"]).shape == (1, 192)
+    assert encoder.encode_texts(["a"]).shape == (1, 128)
 
 
 def test_fingerprints_tell_checkpoints_apart():

@@ -152,11 +152,11 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
     ids = torch.full((2, tiny.text.max_length), tiny.text.pad_id)
     ids[:, :2] = 0
     fixed = tiny.text.padding == "max_length"
-    _export(
+    export_graph(
         _Tower(tiny.model, "get_image_features", "pixel_values"), torch.zeros(2, 3, 32, 32), root / towers.vision,
         names=["pixel_values", tiny.image_output], axes={0: "batch"},
     )  # fmt: skip
-    _export(
+    export_graph(
         _Tower(tiny.model, "get_text_features", "input_ids"), ids, root / towers.text,
         names=["input_ids", tiny.text_output], axes={0: "batch"} if fixed else {0: "batch", 1: "length"},
     )  # fmt: skip
@@ -182,7 +182,7 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
     return seal(root, manifest)
 
 
-def _export(tower, inputs, path, *, names, axes):
+def export_graph(tower, inputs, path, *, names, axes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The legacy exporter and its tracer have much to say.
         torch.onnx.export(

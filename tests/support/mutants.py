@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from support.bundles import _export
+from support.bundles import export_graph
 from support.subjects import FAMILIES, Subject, edit_json, with_model
 from torch import nn
 
@@ -73,7 +73,7 @@ def export_tower(subject: Subject, root: Path, tower: str, forward: Callable[[to
     inputs = torch.rand(2, 3, 32, 32) if vision else ids
     axes = {0: "batch"} if vision or manifest.text.padding == "max_length" else {0: "batch", 1: "length"}
     path = root / getattr(manifest.precisions["fp32"], tower)
-    _export(_Function(forward), inputs, path, io.input, io.output, axes)
+    export_graph(_Function(forward), inputs, path, names=[io.input, io.output], axes=axes)
     seal(root, manifest)
 
 
