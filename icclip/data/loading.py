@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Image, IterableDataset, IterableDatasetDict
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+from datasets.utils import are_progress_bars_disabled
 
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
@@ -107,7 +117,7 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
         PluginError: the dataset returned something else than its contract says.
     """
     spec = registry.dataset(config.name)
-    with reporter.progress(f"loading {config.label}", total=None):
+    with reporter.progress(f"loading {config.label}", total=None), _one_bar():
         splits = spec.load(config)
     _check_shape(splits, spec)
     if isinstance(splits, IterableDatasetDict):
@@ -116,6 +126,18 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
     if config.on_bad_image == "skip":
         checked = {name: _without_bad_images(split, name, config, reporter) for name, split in checked.items()}
     return _completed(checked, config, reporter)
+
+
+@contextlib.contextmanager
+def _one_bar() -> Iterator[None]:
+    """The reporter's alone: those of datasets draw over it, and write into log files."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def choose_split(splits: Splits, name: str, source: str) -> Dataset | IterableDataset:

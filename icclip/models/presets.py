@@ -30,6 +30,8 @@ VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, 
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
 VOCABULARY = 4096
 CLIP_LENGTH = 48
+PRESET_BATCH = 64
+"""What the presets' training defaults say, and SigLIP's bias starts from."""
 SIGLIP_LENGTH = 32
 """Every text is padded to it, so that it costs time: 99 of 100 captions of Flickr8k are shorter."""
 
@@ -92,9 +94,11 @@ def siglip_tiny(config: ModelConfig, captions: Sequence[str], backend: BackendSp
         )
     model = _seeded(SiglipModel, model_config, config)
     # Section 3.2 of the SigLIP paper (Zhai et al. 2023): nearly all pairs are negatives, and the first
-    # steps must not be spent on learning just that. transformers starts both at zero.
+    # steps must not be spent on learning just that. transformers starts both at zero. The paper's bias
+    # of -10 is the log-odds of a pair among its 32 Ki; a preset meets one in 64, and from -10 its
+    # positives' gradients would be drowned for the first epochs.
     torch.nn.init.constant_(model.logit_scale, math.log(10))
-    torch.nn.init.constant_(model.logit_bias, -10.0)
+    torch.nn.init.constant_(model.logit_bias, -math.log(PRESET_BATCH - 1))
     return LoadedModel(model, processor, backend, config.name)
 
 

@@ -254,7 +254,7 @@ def _finish(run: _Run, best_step: int | None, registry: Registry, reporter: Repo
         best_step=best_step,
         baseline=measured.get(0, {}),
         best=measured[best_step],
-        test=_test(run, reporter),
+        test=_test(run, registry, reporter),
         seconds=time.monotonic() - started,
     )
     _write_results(run, registry, result)
@@ -262,8 +262,8 @@ def _finish(run: _Run, best_step: int | None, registry: Registry, reporter: Repo
     return result
 
 
-def _test(run: _Run, reporter: Reporter) -> dict[str, Any]:
-    """The test split, once, with the best weights; in the batches in which `icclip eval` measures."""
+def _test(run: _Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+    """The test split, once, with the best weights; in the batches and metrics of `icclip eval`."""
     if "test" not in run.splits:
         return {}
     split = _in_memory(run.splits["test"])
@@ -276,7 +276,14 @@ def _test(run: _Run, reporter: Reporter) -> dict[str, Any]:
         workers=config.workers,
         reporter=reporter,
     )
-    return evaluate_split(encoder, SplitImages(split, "test"), captions, image_batch=config.eval_bs, reporter=reporter)
+    return evaluate_split(
+        encoder,
+        SplitImages(split, "test"),
+        captions,
+        image_batch=config.eval_bs,
+        metrics=registry.default_metrics(),
+        reporter=reporter,
+    )
 
 
 def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:

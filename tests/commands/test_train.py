@@ -53,6 +53,10 @@ def test_train_then_eval(icclip, images, tmp_path):
     measured = icclip("eval", run, "--split", "validation", "--json")
     assert json.loads(measured.out)["rsum"] == pytest.approx(result["best"]["rsum"])
     assert "icclip eval" in (run / "README.md").read_text()
+    by_train = json.loads((run / "test_metric.json").read_text())
+    by_eval = json.loads(icclip("eval", run, "--json").out)
+    assert list(by_eval) == list(by_train)
+    assert {**by_eval, "about": None} == {**by_train, "about": None}
 
 
 def test_bad_requests_are_one_line_each(icclip, images, tmp_path):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -353,6 +356,29 @@ def test_streams_check_captions_as_they_come():
 def test_streams_skip_bad_images():
     rows = streamed(with_bad_rows(4, {1}), on_bad_image="skip")["train"]
     assert [row["captions"][0] for row in rows] == ["picture 0", "picture 2", "picture 3"]
+
+
+LOAD = """
+import sys
+from datasets.utils import are_progress_bars_disabled
+from icclip.config import DatasetConfig
+from icclip.console import Reporter
+from icclip.data.loading import load_splits
+from icclip.registry import Registry
+
+load_splits(Registry(), DatasetConfig(name="flickr8k", path=sys.argv[1]), Reporter())
+assert not are_progress_bars_disabled(), "the caller's own are back"
+"""
+
+
+def test_the_bars_of_datasets_do_not_draw_over_ours(tmp_path):
+    write_flickr8k(tmp_path / "copy")
+    # Where nobody has switched them off, as tests/conftest.py has.
+    environment = {k: v for k, v in os.environ.items() if k != "HF_DATASETS_DISABLE_PROGRESS_BARS"}
+    environment |= {"HF_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", LOAD, tmp_path / "copy"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # The seed project's call

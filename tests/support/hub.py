@@ -55,6 +55,9 @@ class Hub:
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            # A busy machine is no broken hub: a retry would be a line on stderr.
+            "HF_HUB_ETAG_TIMEOUT": "120",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "120",
             "PYTHONPATH": os.pathsep.join(sources),
         }
 
