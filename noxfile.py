@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 CONSTRAINTS = HERE / "constraints.txt"
 TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
-TESTED = ".[export]"  # which includes train and onnx
+TESTED = ".[export,lora]"  # export includes train and onnx
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
 
@@ -61,7 +61,7 @@ def transformers5(session: nox.Session) -> None:
     """Run the tests of models, training and evaluation on the newest transformers 5."""
     constraints = _constraints_without(session, TRANSFORMERS_FAMILY)
     # Not the extra `export`: its exporter stops at transformers 4.57.
-    session.install("-c", constraints, "-e", ".[train,onnx]", "transformers>=5,<6", *_group("test"))
+    session.install("-c", constraints, "-e", ".[train,onnx,lora]", "transformers>=5,<6", *_group("test"))
     session.run("python", "-c", "import transformers; print('transformers', transformers.__version__)")
     session.run("pytest", *(session.posargs or ["tests", "--ignore=tests/export"]))
 
@@ -150,7 +150,7 @@ def _filtered(wanted: Callable[[str], bool]) -> list[str]:
 def _direct_dependencies() -> Iterable[str]:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *(one for extra in ("train", "onnx", "export") for one in extras[extra])]
+    named = [*project["dependencies"], *(one for extra in ("train", "onnx", "export", "lora") for one in extras[extra])]
     return [one for one in named if not re.match(r"(torch\b|icclip\[)", one)]
 
 

@@ -2,7 +2,9 @@
 
     TrainConfig
     ├── model: ModelConfig
-    └── data: DatasetConfig
+    ├── data: DatasetConfig
+    ├── gentle: GentleConfig
+    └── lora: LoraConfig
     EvalConfig
     └── data: DatasetConfig
     ExportConfig
@@ -28,6 +30,9 @@ from icclip.errors import ConfigError, UsageError
 
 Precision = Literal["fp32", "fp16", "bf16"]
 OnBadImage = Literal["fail", "skip"]
+Tower = Literal["vision", "text"]
+CaptionPolicy = Literal["random", "all", "round-robin"]
+Augmentation = Literal["off", "light"]
 
 MAX_VAL_FRACTION = 0.5
 """A validation and a test split of this size each would leave nothing to train on."""
@@ -114,6 +119,56 @@ class DatasetConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GentleConfig(Config):
+    """What of a pretrained model changes, and how fast. By default all of it, at one rate."""
+
+    freeze: Tower | None = None
+    """A tower that does not train (LiT)."""
+    freeze_blocks: int = 0
+    """So many first blocks of each tower, and the embeddings before them, do not train."""
+    layer_decay: float = 1.0
+    """Each layer's rate is this times the rate of the one above it (BEiT)."""
+    vision_lr: float | None = None
+    text_lr: float | None = None
+    """Of one tower, instead of `lr`."""
+    ema: float | None = None
+    """Decay per step of the averaged weights that are measured and saved; None: the trained ones are."""
+
+    def problems(self) -> list[str]:
+        """Values out of range."""
+        found = _at_least(self, freeze_blocks=0, vision_lr=0, text_lr=0)
+        if not 0 < self.layer_decay <= 1:
+            found.append(f"layer_decay is {self.layer_decay}: give a factor above 0, at most 1")
+        if self.ema is not None and not 0 < self.ema < 1:
+            found.append(f"ema is {self.ema}: give a decay between 0 and 1, such as 0.999")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraConfig(Config):
+    """Low-rank adapters instead of the whole model (arXiv:2106.09685)."""
+
+    rank: int | None = None
+    """None: no adapters."""
+    alpha: float | None = None
+    """What an adapter adds is scaled by alpha / rank; None: twice the rank."""
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    """Linear layers of the blocks, by the last part of their names; empty: all of them."""
+
+    def problems(self) -> list[str]:
+        """Values out of range, and options of adapters without adapters."""
+        found = _at_least(self, rank=1)
+        if self.alpha is not None and self.alpha <= 0:
+            found.append(f"alpha is {self.alpha}: give a number above 0")
+        if not 0 <= self.dropout < 1:
+            found.append(f"dropout is {self.dropout}: give a fraction from 0 to below 1")
+        if self.rank is None and self != LoraConfig():
+            found.append("rank is missing: give --lora-rank with the other options of adapters")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(Config):
     """One training run. Defaults are the seed project's, but for gradient accumulation."""
 
@@ -145,6 +200,11 @@ class TrainConfig(Config):
     report_to: tuple[str, ...] = ("tensorboard",)
     overwrite: bool = False
     resume: bool = False
+    captions: CaptionPolicy = "random"
+    """Which of an image's captions an epoch shows: one by chance, one in turn, or each once."""
+    augment: Augmentation = "off"
+    gentle: GentleConfig = field(default_factory=GentleConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     training_args: Mapping[str, Any] = field(default_factory=dict)
     """Any other field of transformers' TrainingArguments, from `--set`."""
 
@@ -161,6 +221,8 @@ class TrainConfig(Config):
             found.append("overwrite and resume exclude each other: choose one")
         if self.data.streaming and self.max_steps is None:
             found.append("streaming data has no known length: give --max-steps")
+        if self.data.streaming and self.captions == "all":
+            found.append("captions is 'all': with streaming data choose random or round-robin")
         return found
 
 

@@ -76,6 +76,9 @@ class BackendSpec:
     image_output: str = "image_embeds"
     text_output: str = "text_embeds"
     """Names of the exported encoders' outputs."""
+    vision_parameters: tuple[str, ...] = ("vision_model.", "visual_projection.")
+    text_parameters: tuple[str, ...] = ("text_model.", "text_projection.")
+    """What the names of each tower's parameters begin with, for freezing a tower or giving it a rate."""
     presets: tuple[Preset, ...] = ()
     requires: tuple[str, ...] = ("torch", "transformers")
     install: str = "pip install 'icclip[train]'"

@@ -86,6 +86,18 @@ def test_all_problems_at_once():
         ),
         ({"data": {"name": "shapes", "seed": -1}}, "data.seed is -1: give at least 0"),
         ({"data": "shapes"}, "data must be a table"),
+        ({"gentle": {"layer_decay": 0}}, "gentle.layer_decay is 0.0: give a factor above 0, at most 1"),
+        ({"gentle": {"ema": 1}}, "gentle.ema is 1.0: give a decay between 0 and 1, such as 0.999"),
+        ({"gentle": {"freeze": "both"}}, "gentle.freeze is 'both': choose one of 'vision', 'text'"),
+        ({"gentle": {"freeze_blocks": -1}}, "gentle.freeze_blocks is -1: give at least 0"),
+        ({"lora": {"rank": 0}}, "lora.rank is 0: give at least 1"),
+        ({"lora": {"rank": 1, "alpha": 0}}, "lora.alpha is 0.0: give a number above 0"),
+        ({"lora": {"rank": 1, "dropout": 1}}, "lora.dropout is 1.0: give a fraction from 0 to below 1"),
+        ({"lora": {"alpha": 1}}, "lora.rank is missing: give --lora-rank with the other options of adapters"),
+        (
+            {"data": {"name": "shapes", "streaming": True}, "max_steps": 1, "captions": "all"},
+            "captions is 'all': with streaming data choose random or round-robin",
+        ),
         ({"training_args": 3}, "training_args is 3: expected Mapping"),
     ],
 )

@@ -87,3 +87,44 @@ Set = Annotated[Texts, typer.Option("--set", help="NAME=VALUE of any other Train
 Revision = Annotated[Text, typer.Option(help="Revision of a hub model.")]
 SplitSeed = Annotated[Number, typer.Option(help="Of made splits and generated images. [42]")]
 Streaming = Annotated[Flag, typer.Option("--streaming", help="Read the data as it comes; needs --max-steps.")]
+
+# Of `train`, gentle fine-tuning ---------------------------------------------------------------------
+
+GENTLE = "Gentle fine-tuning"
+
+Freeze = Annotated[
+    Literal["vision", "text"] | None,
+    typer.Option(help="A tower that does not train.", rich_help_panel=GENTLE),
+]
+FreezeBlocks = Annotated[
+    Number, typer.Option(help="First blocks of each tower, with the embeddings, that do not train. [0]",
+                         rich_help_panel=GENTLE),
+]  # fmt: skip
+LayerDecay = Annotated[
+    Real, typer.Option(help="A layer's rate as a share of the one above: 0.75. [1]", rich_help_panel=GENTLE)
+]
+VisionRate = Annotated[Real, typer.Option("--vision-lr", help="Of the vision tower. \\[--lr]", rich_help_panel=GENTLE)]
+TextRate = Annotated[Real, typer.Option("--text-lr", help="Of the text tower. \\[--lr]", rich_help_panel=GENTLE)]
+LoraRank = Annotated[
+    Number, typer.Option(help="Train adapters of this rank; saved merged. Wants a larger --lr.", rich_help_panel=GENTLE)
+]
+LoraAlpha = Annotated[
+    Real, typer.Option(help="Scale of the adapters times the rank. \\[2 x rank]", rich_help_panel=GENTLE)
+]
+LoraDropout = Annotated[Real, typer.Option(help="Before the adapters. [0]", rich_help_panel=GENTLE)]
+LoraTargets = Annotated[
+    Texts, typer.Option(help="Layers of the blocks: q_proj,v_proj. \\[all linear ones]", rich_help_panel=GENTLE)
+]
+Ema = Annotated[
+    Real,
+    typer.Option("--ema", help="Measure and save averaged weights; decay per step: 0.999.", rich_help_panel=GENTLE),
+]
+Captions = Annotated[
+    Literal["random", "all", "round-robin"] | None,
+    typer.Option(help="Of an image in an epoch: one by chance, every one, one in turn. \\[random]",
+                 rich_help_panel=GENTLE),
+]  # fmt: skip
+Augment = Annotated[
+    Literal["off", "light"] | None,
+    typer.Option(help="Crop, tint; mirror unless a caption says left or right. \\[off]", rich_help_panel=GENTLE),
+]

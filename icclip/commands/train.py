@@ -21,7 +21,11 @@ def train(
     image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
     dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
     streaming: o.Streaming = None, on_bad_image: o.OnBadImage = None,
-    allow_outside_root: o.AllowOutsideRoot = None, trust_remote_code: o.TrustRemoteCode = None, json: o.Json = False,
+    allow_outside_root: o.AllowOutsideRoot = None, trust_remote_code: o.TrustRemoteCode = None,
+    freeze: o.Freeze = None, freeze_blocks: o.FreezeBlocks = None, layer_decay: o.LayerDecay = None,
+    vision_lr: o.VisionRate = None, text_lr: o.TextRate = None, lora_rank: o.LoraRank = None,
+    lora_alpha: o.LoraAlpha = None, lora_dropout: o.LoraDropout = None, lora_targets: o.LoraTargets = None,
+    ema: o.Ema = None, captions: o.Captions = None, augment: o.Augment = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Fine-tune a model on captioned images, keep the best checkpoint, and measure it."""
     from icclip.training.request import listed, settings, train_config
@@ -35,13 +39,19 @@ def train(
         "revision": revision, "tokenizer": tokenizer, "image_resize": image_resize, "seed": seed,
         "trust_remote_code": trust_remote_code,
     }  # fmt: skip
+    gentle = {
+        "freeze": freeze, "freeze_blocks": freeze_blocks, "layer_decay": layer_decay, "vision_lr": vision_lr,
+        "text_lr": text_lr, "ema": ema,
+    }  # fmt: skip
+    lora = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "targets": listed(lora_targets)}
     said = {
         "model": model_options, "data": data, "output_dir": output_dir, "epochs": epochs, "max_steps": max_steps,
         "lr": lr, "train_bs": train_bs, "eval_bs": eval_bs, "grad_accum": grad_accum, "warmup_ratio": warmup_ratio,
         "weight_decay": weight_decay, "scheduler": scheduler, "precision": o.precision(fp16=fp16, bf16=bf16),
         "grad_ckpt": grad_ckpt, "seed": seed, "eval_every": eval_every, "logging_steps": logging_steps,
         "report_to": listed(report_to), "workers": workers, "device": device, "resume": resume,
-        "overwrite": overwrite, "training_args": settings(setting or ()),
+        "overwrite": overwrite, "captions": captions, "augment": augment, "gentle": gentle, "lora": lora,
+        "training_args": settings(setting or ()),
     }  # fmt: skip
     request = train_config(context.obj, config, model, dataset, said)
     # After the request is known to be good: importing torch takes seconds.

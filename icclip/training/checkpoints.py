@@ -16,7 +16,9 @@ from icclip.files import fsync_tree, readable_os_errors
 from icclip.training.gather import is_distributed
 
 CHECKPOINT = "checkpoint"
-TRAINING_STATE = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json")
+TRAINING_STATE = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors"
+)
 """What a checkpoint holds beyond a model and its processor."""
 UNREAD_PICKLE = "training_args.bin"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from icclip.config import DatasetConfig, TrainConfig, merged, read_toml
-from icclip.errors import UsageError
+from icclip.errors import MissingExtraError, UsageError
 from icclip.registry import Registry
 
 
@@ -26,6 +27,7 @@ def train_config(
 
     Raises:
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
+        MissingExtraError: adapters without peft.
     """
     said = merged(
         {} if file is None else _read(file),
@@ -38,7 +40,10 @@ def train_config(
     found = registry.preset(said["model"]["name"])
     values = merged({} if found is None else found[1].defaults, said)
     values.setdefault("output_dir", _default_directory(values["model"]["name"], values["data"]))
-    return TrainConfig.from_mapping(values)
+    config = TrainConfig.from_mapping(values)
+    if config.lora.rank is not None and find_spec("peft") is None:
+        raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
+    return config
 
 
 def settings(assignments: Sequence[str]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from icclip.training.arguments import allow_fast_matmul, default_workers, planne
 from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
 from icclip.training.directory import checkpoint_to_resume, clear
 from icclip.training.gather import from_first_process
+from icclip.training.gentle import Gentle
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.trainer import ContrastiveTrainer
@@ -130,12 +131,13 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
         write_record(config.output_dir, about)
     if config.resume and checkpoint is None:
         reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting anew")
-    reporter.header(_header(config, loaded, about, arguments, steps))
+    gentle = Gentle.prepare(loaded, config)
+    reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
     return _Run(
         config=config,
         splits=splits,
         loaded=loaded,
-        trainer=_trainer(config, registry, splits, loaded, arguments),
+        trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle),
         record=about,
         checkpoint=checkpoint,
         steps=steps,
@@ -179,7 +181,13 @@ def _steps(config: TrainConfig, arguments: TrainingArguments, split: Dataset | I
 
 
 def _trainer(
-    config: TrainConfig, registry: Registry, splits: dict[str, Any], loaded: LoadedModel, arguments: TrainingArguments
+    config: TrainConfig,
+    registry: Registry,
+    splits: dict[str, Any],
+    loaded: LoadedModel,
+    arguments: TrainingArguments,
+    *,
+    gentle: Gentle,
 ) -> ContrastiveTrainer:
     split = splits["train"]
     data = (
@@ -190,7 +198,9 @@ def _trainer(
     device = str(arguments.device)
     validate = Validation.of(splits["validation"], registry.default_metrics(), config, device)
     history = History(config.output_dir / HISTORY)
-    return ContrastiveTrainer(loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history])
+    return ContrastiveTrainer(
+        loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle
+    )
 
 
 def _header(

@@ -19,8 +19,10 @@ from typing_extensions import override
 from icclip.data.collate import CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
 from icclip.errors import TrainingStoppedError
 from icclip.models.loaded import LoadedModel
+from icclip.training.averaging import WeightAverage
 from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.training.gather import gather_rows, is_distributed, own_columns
+from icclip.training.gentle import Gentle
 from icclip.training.losses import LOSSES, Pairs, not_negatives
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -41,6 +43,7 @@ class ContrastiveTrainer(Trainer):
         validate: metrics of the model as it stands, the same on every process.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
         callbacks: besides transformers' own.
+        gentle: what of the model trains and is saved; None: all of it, as it is.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ContrastiveTrainer(Trainer):
         *,
         eval_every: int = 1,
         callbacks: Sequence[TrainerCallback] = (),
+        gentle: Gentle | None = None,
     ) -> None:
         super().__init__(
             model=loaded.model,
@@ -64,12 +68,15 @@ class ContrastiveTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.loaded, self.validate = loaded, validate
+        self.gentle = gentle or Gentle(loaded.model, {})
         self._sampler = None
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
+        if self.gentle.average is not None:
+            self.add_callback(_Average(self.gentle.average))
         # Our loss is a mean over the batch: it must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._root = Path(str(args.output_dir))
@@ -113,6 +120,15 @@ class ContrastiveTrainer(Trainer):
         """The matrices. Norms, biases and the temperature shrink to no one's good."""
         return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
 
+    # Rates
+
+    @override
+    def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """transformers', with a learning rate for each parameter."""
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **options)
+        self.gentle.divide(optimizer)
+        return optimizer
+
     # Evaluation
 
     @override
@@ -120,7 +136,8 @@ class ContrastiveTrainer(Trainer):
         """Validation metrics as `eval_*`, logged, on every process the same."""
         training = self.loaded.model.training
         self.loaded.model.eval()
-        metrics = {f"eval_{name}": value for name, value in self.validate(self.loaded).items()}
+        with self.gentle.as_saved():
+            metrics = {f"eval_{name}": value for name, value in self.validate(self.loaded).items()}
         self.loaded.model.train(training)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -161,6 +178,24 @@ class ContrastiveTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         """Where `_save_checkpoint` writes: a staging directory while it does."""
         return str(self._output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.gentle.saves_other_weights:
+            super()._save(output_dir, state_dict)
+            return
+        with self.gentle.as_saved():
+            super()._save(output_dir, self.gentle.state())
+        self.gentle.save(Path(output_dir or self._output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.gentle.saves_other_weights:
+            self.gentle.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        self.gentle.finish()
+        super()._load_best_model()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let Trainer write into a staging directory that appears as checkpoint-N when complete."""
@@ -218,6 +253,17 @@ class _Epochs(TrainerCallback):
         last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
         due = self.done % self.every == 0 or last or control.should_training_stop
         control.should_evaluate = control.should_save = control.should_log = due
+
+
+class _Average(TrainerCallback):
+    """Take each step into the average."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    @override
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.update()
 
 
 class _ClampLogitScale(TrainerCallback):

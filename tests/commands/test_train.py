@@ -13,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from icclip.config import TrainConfig
-from icclip.errors import ConfigError, UsageError
+from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.registry import Registry
 from icclip.training.progress import read_history
 from icclip.training.request import listed, settings, train_config
@@ -103,6 +103,22 @@ def test_a_runs_record_repeats_it(tmp_path):
         train_config(registry, record, None, None, {})
     with pytest.raises(UsageError, match=r"cannot read the configuration .*No such file"):
         train_config(registry, tmp_path / "none.json", None, None, {})
+
+
+def test_gentle_options_reach_the_config_as_tables(tmp_path):
+    registry = Registry(load_plugins=frozenset())
+    file = tmp_path / "run.toml"
+    file.write_text('captions = "all"\n[gentle]\nlayer_decay = 0.75\n[lora]\nrank = 4\n')
+    config = train_config(registry, file, "clip-tiny", "shapes", {"gentle": {"ema": 0.9}, "lora": {"rank": None}})
+    assert (config.captions, config.gentle.layer_decay, config.gentle.ema, config.lora.rank) == ("all", 0.75, 0.9, 4)
+
+
+def test_adapters_without_peft_are_one_line(monkeypatch):
+    monkeypatch.setattr("icclip.training.request.find_spec", lambda _: None)
+    with pytest.raises(
+        MissingExtraError, match=r"--lora-rank needs peft, not installed here: pip install 'icclip\[lora\]'"
+    ):
+        train_config(Registry(load_plugins=frozenset()), None, "clip-tiny", "shapes", {"lora": {"rank": 4}})
 
 
 def test_repeated_options():
