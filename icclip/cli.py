@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugin_loading import Plugin
@@ -87,6 +87,7 @@ def root(
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("blend")(blend.blend)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("embed")(embed.embed)

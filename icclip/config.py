@@ -9,6 +9,9 @@
     └── data: DatasetConfig
     ExportConfig
     └── data: DatasetConfig
+    BlendConfig
+    ├── other: ModelConfig
+    └── validation: EvalConfig
 
 `from_mapping` takes nested tables as TOML gives them. All problems (unknown keys, wrong types, values
 out of range) are collected and raised as one ConfigError.
@@ -289,6 +292,29 @@ class ExportConfig(Config):
             found.append("precisions is empty: give at least one")
         twice = sorted({name for name in self.precisions if self.precisions.count(name) > 1})
         return found + [f"precision {name!r} is given twice" for name in twice]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendConfig(Config):
+    """The way between two checkpoints of one architecture, and where on it to stop."""
+
+    checkpoint: str
+    other: ModelConfig
+    """What `checkpoint` was trained from, or another one."""
+    output_dir: Path
+    alphas: tuple[float, ...] = tuple(tenth / 10 for tenth in range(11))
+    """Shares of `checkpoint` to try; the best on the validation split is kept."""
+    validation: EvalConfig | None = None
+    """How they are measured; not needed for one alone."""
+
+    def problems(self) -> list[str]:
+        """Shares out of range, and a choice without a measure."""
+        found = [f"alpha is {alpha}: give a share from 0 to 1" for alpha in self.alphas if not 0 <= alpha <= 1]
+        if not self.alphas:
+            found.append("alphas is empty: give at least one")
+        if len(self.alphas) > 1 and (self.validation is None or self.validation.split == "test"):
+            found.append("validation is missing: alpha is chosen on a split that is not the test split")
+        return found
 
 
 C = TypeVar("C", bound=Config)

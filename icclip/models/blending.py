@@ -1,0 +1,78 @@
+"""Weights on the straight line between two models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from icclip.errors import CheckpointError
+from icclip.models.loaded import LoadedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PREPROCESSING = ("image_mean", "image_std", "size", "crop_size")
+
+
+class Blend:
+    """Two models of one architecture, and a model that becomes any mixture of them.
+
+    Args:
+        first: at alpha 0.
+        second: at alpha 1; its model takes the mixtures, and its processor goes with them.
+
+    Raises:
+        CheckpointError: they differ in more than their weights.
+    """
+
+    def __init__(self, first: LoadedModel, second: LoadedModel) -> None:
+        check_alike(first, second)
+        self.loaded = second
+        self._first, self._second = (
+            {name: tensor.detach().clone() for name, tensor in loaded.model.state_dict().items()}
+            for loaded in (first, second)
+        )
+
+    def at(self, alpha: float) -> LoadedModel:
+        """The mixture, in place: the same LoadedModel each time."""
+        self.loaded.model.load_state_dict(interpolated(self._first, self._second, alpha))
+        return self.loaded
+
+
+def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    """(1 - alpha) * first + alpha * second, name by name; at 0 and 1 to the bit.
+
+    Between a pretrained model and what was fine-tuned from it this is WiSE-FT (Wortsman et al. 2022,
+    arXiv:2109.01903, equation 1).
+    """
+    return {name: torch.lerp(weight, second[name], alpha) for name, weight in first.items()}
+
+
+def check_alike(first: LoadedModel, second: LoadedModel) -> None:
+    """Whether a mixture of the two can mean anything.
+
+    Raises:
+        CheckpointError: another family, other shapes, tokens or preprocessing.
+    """
+    difference = _difference(first, second)
+    if difference:
+        raise CheckpointError(f"{first.source} and {second.source} cannot be blended: {difference}")
+
+
+def _difference(first: LoadedModel, second: LoadedModel) -> str | None:
+    kinds = [loaded.model.config.model_type for loaded in (first, second)]
+    if kinds[0] != kinds[1]:
+        return f"one is {kinds[0]}, the other {kinds[1]}"
+    shapes = [{name: list(t.shape) for name, t in loaded.model.state_dict().items()} for loaded in (first, second)]
+    if different := [name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)]:
+        name = different[0]
+        return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'not there')} in the other"
+    if first.processor.tokenizer.get_vocab() != second.processor.tokenizer.get_vocab():
+        return "their tokenizers differ"
+    processors = [loaded.processor.image_processor for loaded in (first, second)]
+    for key in PREPROCESSING:
+        if getattr(processors[0], key, None) != getattr(processors[1], key, None):
+            return f"their image processors differ in {key}"
+    return None
