@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler
 
+from icclip.config import Augmentation, CaptionPolicy
+from icclip.data.augmentation import light
 from icclip.data.captions import CaptionMap
 from icclip.data.split import decode_cell
 from icclip.models.loaded import LoadedModel
@@ -37,6 +39,8 @@ class Example:
     """Identifies the image within the split."""
     image: Image
     captions: Sequence[str]
+    caption: int | None = None
+    """Which of them it is about; None: the collator chooses."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -73,6 +77,22 @@ class CaptionedImages(Dataset[Example]):
         return Example(epoch, row, self.images[row], self.captions.texts[start:end])
 
 
+class CaptionedPairs(CaptionedImages):
+    """A split, indexed by (epoch, text): every caption has its turn in every epoch, with its image."""
+
+    def __init__(self, images: Sequence[Image], captions: CaptionMap) -> None:
+        super().__init__(images, captions)
+        self._image_of_text = captions.image_of_text
+
+    def __len__(self) -> int:
+        return self.captions.n_texts
+
+    def __getitem__(self, index: tuple[int, int]) -> Example:
+        epoch, text = index
+        row = int(self._image_of_text[text])
+        return dataclasses.replace(super().__getitem__((epoch, row)), caption=text - int(self.captions.offsets[row]))
+
+
 class CaptionedStream(IterableDataset[Example]):
     """A split without known length, in the order in which it comes after shuffling in a buffer.
 
@@ -95,27 +115,50 @@ class CaptionedStream(IterableDataset[Example]):
 class Collator:
     """Turns examples into a batch of inputs for the model, and the ids that say what is no negative.
 
-    The caption of an image is chosen by (seed, epoch, row): another one each epoch, the same one
+    Caption and augmentation of an image depend on (seed, epoch, row): others each epoch, the same ones
     whatever the number of workers and processes.
+
+    Args:
+        loaded: knows the inputs of its model.
+        seed: of what is left to chance.
+        captions: how one is chosen where an example does not say which.
+        augment: what is done to images.
     """
 
-    def __init__(self, loaded: LoadedModel, seed: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        seed: int,
+        *,
+        captions: CaptionPolicy = "random",
+        augment: Augmentation = "off",
+    ) -> None:
         # Workers need the config only; the weights would be copied to those that are not forked.
         self.loaded = dataclasses.replace(loaded, model=SimpleNamespace(config=loaded.model.config))
-        self.seed = seed
+        self.seed, self.captions, self.augment = seed, captions, augment
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Examples [b] -> the inputs of both towers, and IDS."""
         captions = [self.choose(example) for example in examples]
         ids = [(caption_id(caption), example.row) for caption, example in zip(captions, examples, strict=True)]
-        batch = self.loaded.image_inputs([example.image for example in examples])
+        batch = self.loaded.image_inputs([self.picture(example) for example in examples])
         batch.update(self.loaded.text_inputs(captions))
         batch[IDS] = torch.tensor(ids, dtype=torch.int64)
         return batch
 
     def choose(self, example: Example) -> str:
-        """The caption of this image in this epoch."""
-        return example.captions[_stable_int(self.seed, example.epoch, example.row) % len(example.captions)]
+        """The caption of this image in this epoch: the one it is about, the next in turn, or one by chance."""
+        if example.caption is not None:
+            return example.captions[example.caption]
+        in_turn = self.captions == "round-robin"
+        number = example.epoch + example.row if in_turn else _stable_int(self.seed, example.epoch, example.row)
+        return example.captions[number % len(example.captions)]
+
+    def picture(self, example: Example) -> Image:
+        """The image, as it is shown in this epoch."""
+        if self.augment == "off":
+            return example.image
+        return light(example.image, example.captions, _stable_int("light", self.seed, example.epoch, example.row))
 
 
 def split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:

@@ -17,7 +17,7 @@ from icclip import __version__
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
-from icclip.data.collate import CaptionedImages, CaptionedStream
+from icclip.data.collate import CaptionedImages, CaptionedPairs, CaptionedStream, Collator
 from icclip.data.loading import choose_split, load_splits
 from icclip.data.split import SplitImages, caption_lists, caption_map
 from icclip.errors import DataError, TrainingStoppedError, UsageError
@@ -171,10 +171,12 @@ def _in_memory(split: Dataset | IterableDataset) -> Dataset:
 
 
 def _steps(config: TrainConfig, arguments: TrainingArguments, split: Dataset | IterableDataset) -> int:
-    steps = planned_steps(arguments, len(split) if isinstance(split, Dataset) else None)
+    each = config.captions == "all"
+    pairs = (caption_map(split).n_texts if each else len(split)) if isinstance(split, Dataset) else None
+    steps = planned_steps(arguments, pairs)
     if steps == 0:
         raise UsageError(
-            f"the training split has {len(split)} images, fewer than one batch of {config.train_bs} x "
+            f"the training split has {pairs} {'captions' if each else 'images'}, fewer than one batch of {config.train_bs} x "
             f"{arguments.world_size} processes: give a smaller --train-bs"
         )
     return steps
@@ -189,18 +191,21 @@ def _trainer(
     *,
     gentle: Gentle,
 ) -> ContrastiveTrainer:
-    split = splits["train"]
-    data = (
-        CaptionedImages(SplitImages(split, "train"), caption_map(split))
-        if isinstance(split, Dataset)
-        else CaptionedStream(split, config.seed)
-    )
+    data = _examples(config, splits["train"])
     device = str(arguments.device)
     validate = Validation.of(splits["validation"], registry.default_metrics(), config, device)
     history = History(config.output_dir / HISTORY)
     return ContrastiveTrainer(
-        loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle
-    )
+        loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle,
+        collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
+    )  # fmt: skip
+
+
+def _examples(config: TrainConfig, split: Dataset | IterableDataset) -> CaptionedImages | CaptionedStream:
+    if not isinstance(split, Dataset):
+        return CaptionedStream(split, config.seed)
+    kind = CaptionedPairs if config.captions == "all" else CaptionedImages
+    return kind(SplitImages(split, "train"), caption_map(split))
 
 
 def _header(

@@ -44,6 +44,7 @@ class ContrastiveTrainer(Trainer):
         eval_every: epochs between evaluations, each of which saves a checkpoint.
         callbacks: besides transformers' own.
         gentle: what of the model trains and is saved; None: all of it, as it is.
+        collator: None: one that chooses captions by chance.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class ContrastiveTrainer(Trainer):
         eval_every: int = 1,
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
+        collator: Collator | None = None,
     ) -> None:
         super().__init__(
             model=loaded.model,
             args=args,
-            data_collator=Collator(loaded, args.seed),
+            data_collator=collator or Collator(loaded, args.seed),
             train_dataset=train_dataset,
             # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
             eval_dataset=train_dataset,

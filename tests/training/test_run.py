@@ -165,6 +165,13 @@ def test_too_few_images_for_a_batch(config, registry, quiet):
         train(dataclasses.replace(config, train_bs=64), registry, quiet)
 
 
+def test_an_epoch_of_all_captions_is_as_long_as_they_are(config, registry, quiet):
+    config = dataclasses.replace(config, captions="all", augment="light", epochs=1)
+    assert train(config, registry, quiet).steps == 8
+    with pytest.raises(UsageError, match=r"16 captions, fewer than one batch of 64 x 1 processes"):
+        train(dataclasses.replace(config, train_bs=64, overwrite=True), registry, quiet)
+
+
 def test_the_sigmoid_family_trains_and_learns_its_bias(config, registry, quiet, tiny):
     name = str(tiny["sigmoid"])
     train(dataclasses.replace(config, model=ModelConfig(name=name)), registry, quiet)
