@@ -77,7 +77,7 @@ BACKEND = BackendSpec(
     presets=(
         Preset(
             name="clip-tiny",
-            summary="a CLIP of 4 M parameters for 64-pixel images, trained from scratch",
+            summary="a CLIP of 2 M parameters for 64-pixel images, trained from scratch",
             build=build_tiny,
             defaults={"lr": 1.5e-3, "weight_decay": 0.1, "warmup_ratio": 0.1, "epochs": 10, "train_bs": 64},
         ),
