@@ -1,0 +1,68 @@
+"""How many broken bundles the gate and the hashes catch, and how many honest exports pass.
+
+    python benchmarks/mutants.py          prints the table and writes mutants.json beside this file
+
+Small encoders of both families are trained for seconds, exported, and broken in every way of
+tests/support/mutants.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "plugins", "export")]
+
+from support.mutants import HONEST, MUTANTS, TAMPERED, caught_by_hash, copy_of, describe, gate  # noqa: E402  the path comes first
+from support.subjects import FAMILIES, Subject, subject  # noqa: E402
+
+Row = dict[str, str | bool]
+
+
+def main() -> None:
+    """Print and write the table."""
+    warnings.simplefilter("ignore")  # The tracer has much to say.
+    rows = [row for family in FAMILIES for row in _family(family)]
+    broken, honest = ([row for row in rows if row["honest"] is kind] for kind in (False, True))
+    for row in rows:
+        print(f"{'ok' if row['right'] else 'WRONG':6}{row['family']:8}{row['name']:42}{row['verdict']}")
+    caught, passed = (sum(bool(row["right"]) for row in group) for group in (broken, honest))
+    print(f"\ncaught {caught} of {len(broken)}; honest exports passed {passed} of {len(honest)}")
+    summary = {"caught": caught, "broken": len(broken), "passed": passed, "honest": len(honest), "rows": rows}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    sys.exit(caught < len(broken) or passed < len(honest))
+
+
+def _family(family: str) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        own, other = (subject(family, Path(name) / str(seed), seed) for seed in (0, 1))
+        for honest, kind in ((True, HONEST), (False, MUTANTS)):
+            for one in (one for one in kind if family in one.families):
+                with tempfile.TemporaryDirectory() as place:
+                    bundle = copy_of(own, Path(place))
+                    one.damage(own, other, bundle)
+                    result = gate(own, bundle, one.limits, one.encoder)
+                yield _row(family, one.name, describe(result), honest=honest, right=result.passed is honest)
+        yield from _tampered(own)
+
+
+def _tampered(own: Subject) -> Iterator[Row]:
+    for name, damage in TAMPERED.items():
+        with tempfile.TemporaryDirectory() as place:
+            bundle = copy_of(own, Path(place))
+            damage(bundle)
+            caught = caught_by_hash(bundle)
+        yield _row(own.family, name, "hash" if caught else "not seen", honest=False, right=caught)
+
+
+def _row(family: str, name: str, verdict: str, *, honest: bool, right: bool) -> Row:
+    return {"family": family, "name": name, "verdict": verdict, "honest": honest, "right": right}
+
+
+if __name__ == "__main__":
+    main()
