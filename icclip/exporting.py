@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icclip.config import ExportConfig, merged
 from icclip.console import Reporter
-from icclip.errors import UnknownNameError, UsageError
+from icclip.errors import GateError, UnknownNameError, UsageError
 from icclip.evaluation.request import eval_config
 from icclip.registry import Registry
-from icclip.runtime.manifest import Tower
 from icclip.runtime.parity_record import ParityRecord
-
-KeptNodes = Mapping[str, Mapping[Tower, tuple[str, ...]]]
-"""Precision -> tower -> names of the nodes that stayed in float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,33 +26,38 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What `ExportTargetSpec.export` returns, once the bundle has passed."""
+    """What `ExportTargetSpec.export` returns: a bundle, and whether it may be called one."""
 
     bundle: Path
+    """Where it is: where it was asked for, or `<name>.failed`."""
     parity: ParityRecord
     sizes: Mapping[str, int]
     """Bytes of both encoders, by precision."""
-    kept: KeptNodes = field(default_factory=dict)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
             "bundle": str(self.bundle),
+            "passed": self.parity.passed,
             "bytes": dict(self.sizes),
-            "kept_in_fp32": {
-                precision: {tower: list(names) for tower, names in towers.items()}
-                for precision, towers in self.kept.items()
-            },
             "parity": self.parity.to_mapping(),
         }
 
+    def raise_if_failed(self) -> None:
+        """Raises GateError naming every precision that failed, and its first failure."""
+        if not self.parity.passed:
+            raise GateError(f"{'; '.join(self.parity.failures)}; the bundle is kept as {self.bundle}")
+
 
 def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> ExportResult:
-    """Export a checkpoint and prove the result on a real split.
+    """Export a checkpoint, and measure the result on a real split.
+
+    Encoders that do not give what the checkpoint gives are returned too, for the report, as
+    `<name>.failed`: call `raise_if_failed` on the result.
 
     Raises:
         UsageError: anything the user can mend.
-        GateError: the encoders do not give what the checkpoint gives; they are kept as `<name>.failed`.
+        GateError: a graph is not what torch computes; nothing is kept.
     """
     target = registry.export_target(config.target)
     for precision in config.precisions:

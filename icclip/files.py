@@ -67,17 +67,38 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         UsageError: the disk is full, the parent is not writable, ...
     """
+    with staging_directory(path) as staging:
+        yield staging
+        put_in_place(staging, path)
+
+
+@contextlib.contextmanager
+def staging_directory(path: Path) -> Iterator[Path]:
+    """Give an empty directory beside `path`, which is gone after the block unless it was put in a place.
+
+    Raises:
+        UsageError: the disk is full, the parent is not writable, ...
+    """
     with readable_os_errors(path.name, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         with readable_os_errors(path.name, path):
             yield staging
-            staging.chmod(0o777 & ~_umask())
-            fsync_tree(staging)
-            _swap(staging, path)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def put_in_place(staging: Path, path: Path) -> None:
+    """Make a finished staging directory `path`, in the place of what is there.
+
+    Raises:
+        UsageError: the disk is full, the parent is not writable, ...
+    """
+    with readable_os_errors(path.name, path):
+        staging.chmod(0o777 & ~_umask())
+        fsync_tree(staging)
+        _swap(staging, path)
 
 
 def fsync_tree(root: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,36 +17,31 @@ from icclip import __version__
 from icclip.config import ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
-from icclip.errors import GateError
-from icclip.exporting import ExportRequest, ExportResult, KeptNodes
-from icclip.files import atomic_directory, readable_os_errors
+from icclip.exporting import ExportRequest, ExportResult
+from icclip.files import put_in_place, readable_os_errors, staging_directory
 from icclip.runtime.encoder import Encoder
+from icclip.runtime.engines import engine_directory
 from icclip.runtime.golden import write_golden
 from icclip.runtime.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
-from icclip.runtime.parity_record import ParityRecord, write_parity
+from icclip.runtime.parity_record import ParityRecord, PrecisionParity, write_parity
 from icclip.runtime.preprocessing import image_inputs_from
 from icclip.runtime.providers import import_onnxruntime
-from icclip_export.destination import check_destination, check_space, keep_as_failed, needed_bytes
-from icclip_export.graphs import external_data
+from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
+from icclip_export.graphs import DIRECTORY, external_data, graph_name
 from icclip_export.onnx import OPSET, export_towers
+from icclip_export.thresholds import thresholds_for
 from icclip_export.tokenizer import text_inputs, write_tokenizer
 
 if TYPE_CHECKING:
+    from icclip.models.encoder import TorchEncoder
     from icclip.models.loaded import LoadedModel
     from icclip_export.calibration import Calibration
-    from icclip_export.search import Found, Score
+    from icclip_export.comparison import Reference
 
-GRAPHS = "onnx"
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
-"""Of the file names, as transformers.js looks for them."""
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
 PROVED_CAPTIONS = 500
 """Real captions whose token ids are compared with the checkpoint's before anything else is done."""
-FIRST_BAR = 0.5
-"""Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
-STRICTER = 0.25
-ATTEMPTS = 3
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -71,34 +68,38 @@ class Data:
 def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportResult:
     """Make, measure and keep a bundle; nothing of it is at `output_dir` before it has passed.
 
+    One that does not pass is kept under `failed_name`.
+
     Args:
         request: what is asked for.
         eager_attention: see `export_towers`.
 
     Raises:
         UsageError: anything the user can mend.
-        GateError: it did not pass; it is kept under `failed_name`.
+        GateError: a graph is not what torch computes; nothing is kept.
     """
     config, reporter = request.config, request.reporter
     import_onnxruntime()
     check_destination(config.output_dir, overwrite=config.overwrite)
+    check_destination(failed_name(config.output_dir), overwrite=True)
     loaded = _open(request)
     check_space(config.output_dir, needed_bytes(_parameters(loaded), config.precisions))
     data = _data(request)
     reporter.header(_header(config, loaded, data))
-    with atomic_directory(config.output_dir) as staging:
+    with staging_directory(config.output_dir) as staging:
         _write_inputs(staging, loaded, data, config)
         reporter.note("exporting the towers")
-        (staging / GRAPHS).mkdir()
-        export_towers(loaded, staging / GRAPHS, eager_attention=eager_attention)
-        kept, parity = _reduce_until_passed(staging, loaded, data, request)
+        (staging / DIRECTORY).mkdir()
+        export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
+        parity = _proven(staging, loaded, data, request)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
         manifest = seal(staging, _manifest(loaded, config, staging))
-        _refuse_failed(parity, staging, config.output_dir)
-    reporter.note(f"wrote {config.output_dir}")
+        bundle = config.output_dir if parity.passed else failed_name(config.output_dir)
+        put_in_place(staging, bundle)
+    reporter.note(f"wrote {bundle}")
     sizes = {name: _size(manifest, name) for name in manifest.precisions}
-    return ExportResult(bundle=config.output_dir, parity=parity, sizes=sizes, kept=kept)
+    return ExportResult(bundle=bundle, parity=parity, sizes=sizes)
 
 
 def _open(request: ExportRequest) -> LoadedModel:
@@ -140,67 +141,6 @@ def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, 
 # Files --------------------------------------------------------------------------------------------
 
 
-def graph_name(tower: Tower, precision: str) -> str:
-    """The path of a graph inside a bundle."""
-    return f"{GRAPHS}/{tower}_model{SUFFIXES[precision]}.onnx"
-
-
-def _reduce_until_passed(
-    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest
-) -> tuple[KeptNodes, ParityRecord]:
-    """Reduce the precision, ask the gate, and where it says no reduce less.
-
-    Returns:
-        The nodes that stayed in float32, and the gate's last word.
-    """
-    from icclip_export.calibration import calibrations
-    from icclip_export.thresholds import thresholds_for
-
-    config, reporter = request.config, request.reporter
-    found: dict[str, Mapping[Tower, Found]] = {}
-    failing = [name for name in config.precisions if name != "fp32"]
-    calibrated = calibrations(loaded, data.search_images, data.search_captions) if failing else {}
-    for attempt in range(ATTEMPTS):
-        for precision in failing:
-            limits, bar = thresholds_for(precision, config.thresholds), _bar(found.get(precision))
-            scores = {tower: own.score(limits, bar) for tower, own in calibrated.items()}
-            found[precision] = _reduce(staging, precision, calibrated, scores, reporter)
-        seal(staging, _manifest(loaded, config, staging))
-        parity = _gate(staging, loaded, data, request)
-        failing = [result.precision for result in parity.results if not result.passed]
-        # Nothing can be left in float32 where float32 itself fails.
-        if not failing or "fp32" in failing or attempt == ATTEMPTS - 1:
-            break
-        reporter.note(f"{', '.join(failing)} did not pass: a stricter search follows")
-    kept = {precision: {tower: one.kept for tower, one in towers.items()} for precision, towers in found.items()}
-    return kept, parity
-
-
-def _bar(before: Mapping[Tower, Found] | None) -> float:
-    """What a search has to keep to: well below what was not enough before."""
-    return FIRST_BAR if before is None else STRICTER * min(one.measure.error for one in before.values())
-
-
-def _reduce(
-    staging: Path,
-    precision: str,
-    calibrated: Mapping[Tower, Calibration],
-    scores: Mapping[Tower, Score],
-    reporter: Reporter,
-) -> dict[Tower, Found]:
-    """Both towers in one precision, and the nodes that stayed in float32."""
-    from icclip_export.precision import convert
-
-    results: dict[Tower, Found] = {}
-    for tower, own in calibrated.items():
-        source, target = (staging / graph_name(tower, name) for name in ("fp32", precision))
-        found = convert(precision, source, target, io=own.io, inputs=own.inputs, score=scores[tower])
-        results[tower] = found
-        stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
-        reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
-    return results
-
-
 def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
     """Every precision is made from the float32 graphs, wanted or not."""
     if "fp32" in config.precisions:
@@ -213,8 +153,6 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
 
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
     """What feeds the encoders (config, processor, tokenizer), and golden inputs."""
-    from icclip.models.encoder import TorchEncoder
-
     with readable_os_errors("the processor", staging):
         loaded.model.config.save_pretrained(staging)
         loaded.save_processor(staging)
@@ -222,27 +160,47 @@ def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: Export
     count = min(GOLDEN_IMAGES, data.captions.n_images)
     images = [data.images[row] for row in range(count)]
     texts = data.captions.texts[: data.captions.offsets[count]]
-    encoder = TorchEncoder(loaded, device=config.device)
-    write_golden(staging, images, texts, encoder.encode_images(images), encoder.encode_texts(texts))
+    with _checkpoint(loaded, config) as encoder:
+        write_golden(staging, images, texts, encoder.encode_images(images), encoder.encode_texts(texts))
+
+
+@contextlib.contextmanager
+def _checkpoint(loaded: LoadedModel, config: ExportConfig, reporter: Reporter | None = None) -> Iterator[TorchEncoder]:
+    """The checkpoint as it encodes in full float32; afterwards it is back on the CPU, where it is exported."""
+    import torch
+
+    from icclip.models.encoder import TorchEncoder
+
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    encoder = TorchEncoder(loaded, device=config.device, workers=config.workers, reporter=reporter)
+    try:
+        # TF32 is further from float32 than the gate lets a float32 bundle be.
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield encoder
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+        loaded.model.to("cpu")
 
 
 # Manifest -----------------------------------------------------------------------------------------
 
 
 def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manifest:
+    from icclip_export.comparison import Scoring
     from icclip_export.towers import tower_ios
 
-    model, ios = loaded.model, tower_ios(loaded)
-    bias = getattr(model, "logit_bias", None)
+    model, ios, scoring = loaded.model, tower_ios(loaded), Scoring.of_model(loaded)
     preprocessing = json.loads((staging / "preprocessor_config.json").read_text(encoding="utf-8"))
     own = config.data.to_mapping()
     return Manifest(
         model_type=model.config.model_type,
         backend=loaded.backend.name,
-        loss=loaded.backend.loss,
+        loss=scoring.loss,
         embedding_dim=_embedding_dim(staging, config),
-        logit_scale=model.logit_scale.item(),
-        logit_bias=None if bias is None else bias.item(),
+        logit_scale=scoring.logit_scale,
+        logit_bias=scoring.logit_bias,
         source=Source(name=loaded.source, fingerprint=fingerprint(model.state_dict()), parameters=_parameters(loaded)),
         text=text_inputs(loaded),
         image=image_inputs_from(preprocessing, loaded.source),
@@ -299,42 +257,64 @@ def _size(manifest: Manifest, precision: str) -> int:
 # The gate -----------------------------------------------------------------------------------------
 
 
-def _gate(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest) -> ParityRecord:
-    from icclip.models.encoder import TorchEncoder
-    from icclip_export.parity import run_gate
-    from icclip_export.thresholds import thresholds_for
+def _proven(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest) -> ParityRecord:
+    """Every precision, made and measured; fp32 first, which the others are made from."""
+    from icclip_export.parity import parity_record
+    from icclip_export.reduction import ATTEMPTS, Reducer
+
+    config = request.config
+    reference = _reference(loaded, data, request)
+    reducer = Reducer(staging, _calibrations(loaded, data, config), request.reporter)
+    results: dict[str, PrecisionParity] = {}
+    for precision in sorted(config.precisions, key=lambda name: name != "fp32"):
+        check = partial(_checked, staging, loaded, reference, request, precision)
+        if precision == "fp32":
+            results[precision] = check()
+            continue
+        # Nothing can be left in float32 where float32 itself fails.
+        attempts = ATTEMPTS if "fp32" not in results or results["fp32"].passed else 1
+        limits = thresholds_for(precision, config.thresholds)
+        results[precision] = reducer.reduce_until_passed(precision, limits, check, attempts)
+    ordered = [results[precision] for precision in config.precisions]
+    return parity_record(reference, ordered, dataset=config.data.label, split=config.split, seed=config.seed)
+
+
+def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Reference:
+    from icclip_export.comparison import Compared, Reference, Scoring
+
+    config = request.config
+    compared = Compared.of(data.images, data.captions, config.sample, config.seed)
+    with _checkpoint(loaded, config, request.reporter) as encoder:
+        return Reference.of(encoder, Scoring.of_model(loaded), compared)
+
+
+def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapping[Tower, Calibration]:
+    from icclip_export.calibration import calibrations
+
+    if set(config.precisions) == {"fp32"}:
+        return {}
+    return calibrations(loaded, data.search_images, data.search_captions)
+
+
+def _checked(
+    staging: Path, loaded: LoadedModel, reference: Reference, request: ExportRequest, precision: str
+) -> PrecisionParity:
+    """The gate's word on the graphs of one precision as they are now."""
+    from icclip_export.parity import check_precision
 
     config, reporter = request.config, request.reporter
-    reference = TorchEncoder(loaded, device=config.device, workers=config.workers, reporter=reporter)
+    seal(staging, _manifest(loaded, dataclasses.replace(config, precisions=(precision,)), staging))
+    # What the sessions choose and how far they are would be said for every precision again.
     quiet = dataclasses.replace(reporter, silent=True)
-
-    def open_candidate(precision: str) -> Encoder:
-        return Encoder.open(staging, precision, config.provider, tf32=False, reporter=quiet)
-
-    return run_gate(
+    engines = engine_directory(config.output_dir)
+    return check_precision(
         reference,
-        open_candidate,
-        data.images,
-        data.captions,
-        precisions=config.precisions,
-        thresholds={name: thresholds_for(name, config.thresholds) for name in config.precisions},
-        reporter=reporter,
-        dataset=config.data.label,
-        split=config.split,
+        lambda name: Encoder.open(staging, name, config.provider, tf32=False, engines=engines, reporter=quiet),
+        precision,
+        limits=thresholds_for(precision, config.thresholds),
         provider=config.provider,
-        sample=config.sample,
-        seed=config.seed,
+        reporter=reporter,
     )
-
-
-def _refuse_failed(parity: ParityRecord, staging: Path, directory: Path) -> None:
-    from icclip_export.parity import raise_if_failed
-
-    try:
-        raise_if_failed(parity)
-    except GateError as error:
-        kept = keep_as_failed(staging, directory)
-        raise GateError(f"{error}; the bundle is kept as {kept}") from error
 
 
 def open_bundle(path: Path) -> Encoder:

@@ -43,6 +43,7 @@ class Calibration:
                 "cosine": (found.min_cosine, limits.min_cosine),
                 "mean cosine": (found.mean_cosine, limits.mean_cosine),
                 "centred cosine": (found.centred_min_cosine, limits.centred_min_cosine),
+                "mean centred cosine": (found.centred_mean_cosine, limits.centred_mean_cosine),
             }
             distances = {
                 name: (1 - value) / (1 - limit)

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 from icclip.errors import UsageError
-from icclip.files import atomic_directory
 from icclip.runtime.manifest import is_bundle
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -47,11 +46,3 @@ def check_space(directory: Path, needed: int, free: int | None = None) -> None:
 def failed_name(directory: Path) -> Path:
     """What a bundle is called that did not pass the gate: `<name>.failed`, beside where it would have been."""
     return directory.with_name(f"{directory.name}.failed")
-
-
-def keep_as_failed(staging: Path, directory: Path) -> Path:
-    """Move a finished bundle from its staging directory to its failed name, in the place of an earlier failure."""
-    with atomic_directory(failed_name(directory)) as kept:
-        for child in list(staging.iterdir()):
-            child.rename(kept / child.name)
-    return failed_name(directory)

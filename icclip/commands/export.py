@@ -44,7 +44,7 @@ def export(
     """
     from icclip.exporting import export as run
     from icclip.exporting import export_config
-    from icclip.report.export import export_table
+    from icclip.report.parity_table import parity_tables
 
     data = {
         "image_column": image_column, "caption_column": caption_column, "revision": dataset_revision,
@@ -56,5 +56,7 @@ def export(
         "workers": workers, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     config = export_config(context.obj, checkpoint, dataset, data, said, thresholds=threshold or ())
-    result = run(config, context.obj, Reporter.for_this_process(json=json))
-    Reporter.for_this_process(json=json).result(result.to_mapping(), export_table(result))
+    reporter = Reporter.for_this_process(json=json)
+    result = run(config, context.obj, reporter)
+    reporter.result(result.to_mapping(), *parity_tables(result.parity, result.sizes))
+    result.raise_if_failed()

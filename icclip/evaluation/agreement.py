@@ -30,6 +30,7 @@ class TowerAgreement:
     mean_cosine: float
     centred_min_cosine: float | None
     """After subtracting the reference's mean from both; None where nothing but the mean is left."""
+    centred_mean_cosine: float | None
     embedding_abs: float
     """Largest difference of a component."""
     spread: float
@@ -104,6 +105,7 @@ def tower_agreement(reference: np.ndarray, candidate: np.ndarray, *, worst: int 
         min_cosine=float(own.min()),
         mean_cosine=float(own.mean()),
         centred_min_cosine=float(np.nanmin(centred)) if known else None,
+        centred_mean_cosine=float(np.nanmean(centred)) if known else None,
         embedding_abs=float(np.abs(reference.astype(np.float64) - candidate).max()),
         spread=float(np.linalg.norm(reference - reference.mean(axis=0, dtype=np.float64), axis=1).mean()),
         worst=tuple(order.tolist()),

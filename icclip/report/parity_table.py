@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,27 +11,30 @@ if TYPE_CHECKING:
 
     from icclip.runtime.parity_record import ParityRecord, PrecisionParity
 
-TOWERS = {"vision": "images", "text": "texts"}
-DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
-ROWS = {
-    "cosine": "lowest cosine",
-    "mean_cosine": "mean cosine",
-    "centred_cosine": "lowest centred cosine",
-    "difference": "largest difference",
-    "alone": "lowest cosine, batch of 1",
-    "padded": "lowest cosine, padded",
-    "top10": "share of the first ten",
-    "R@1": "change of R@1, points",
-    "R@5": "change of R@5, points",
-    "R@10": "change of R@10, points",
+TOWERS = ("vision", "text")
+DIRECTIONS = ("i2t", "t2i")
+CUTOFFS = (1, 5, 10)
+COSINES = {
+    "lowest cosine": ("min_cosine", "cosine"),
+    "mean cosine": ("mean_cosine", "mean_cosine"),
+    "lowest centred cosine": ("centred_min_cosine", "centred_cosine"),
+    "mean centred cosine": ("centred_mean_cosine", "centred_mean_cosine"),
 }
-_SHOWN_FAILURES = 6
+"""Row -> the name of what was measured, and of its check."""
+BATCHES = {"lowest cosine, one at a time": "alone", "lowest cosine, padded": "padded"}
+"""Row -> the name of a check that holds its own measure."""
+SHOWN_FAILURES = 6
+SHOWN_NODES = 3
 
 
-def parity_tables(record: ParityRecord) -> Iterator[RenderableType]:
-    """A heading, and for each result its numbers beside their limits, then what failed and where.
+def parity_tables(record: ParityRecord, sizes: Mapping[str, int] | None = None) -> Iterator[RenderableType]:
+    """A heading, and for each result its numbers beside their limits, what it took, and what failed where.
 
-    Made for 80 columns; failures wrap.
+    Made for 80 columns; the lines below a table wrap.
+
+    Args:
+        record: what the gate wrote.
+        sizes: bytes of both encoders, by precision.
     """
     from rich.text import Text
 
@@ -39,20 +42,33 @@ def parity_tables(record: ParityRecord) -> Iterator[RenderableType]:
     where = f"{record.dataset}, split {record.split}: " if record.dataset else ""
     yield Text(f"{where}{record.n_images:,} images, {record.n_texts:,} captions{verdict}")
     for result in record.results:
-        yield _table(result)
-        for line in result.failures[:_SHOWN_FAILURES]:
+        yield _table(result, record.reference)
+        for line in _making(result, (sizes or {}).get(result.precision)):
+            yield Text(f"  {line}")
+        for line in result.failures[:SHOWN_FAILURES]:
             yield Text(f"  {line}", style="red")
-        if len(result.failures) > _SHOWN_FAILURES:
-            yield Text(f"  and {len(result.failures) - _SHOWN_FAILURES} more, see parity.json", style="red")
+        if len(result.failures) > SHOWN_FAILURES:
+            yield Text(f"  and {len(result.failures) - SHOWN_FAILURES} more, see parity.json", style="red")
 
 
-def _table(result: PrecisionParity) -> Table:
+def _making(result: PrecisionParity, size: int | None) -> Iterator[str]:
+    """How large it is, and what it took to pass."""
+    if size is not None:
+        yield f"{size / 1e6:.1f} MB"
+    for tower, search in result.search.items():
+        names = ", ".join(search.kept[:SHOWN_NODES])
+        more = ", ..." if len(search.kept) > SHOWN_NODES else ""
+        kept = f"{len(search.kept)} nodes stay in fp32 ({names}{more})" if search.kept else "no node stays in fp32"
+        yield f"{tower}: {kept}; graphs tried: {search.tried}, attempts: {result.attempts}"
+
+
+def _table(result: PrecisionParity, reference: Mapping[str, Any]) -> Table:
     from rich import box
     from rich.table import Table
 
     verdict = "[green]passed[/]" if result.passed else "[red]failed[/]"
     table = Table(
-        title=f"{result.precision} on {result.provider}: {verdict}",
+        title=f"\n{result.precision} on {result.provider}: {verdict}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -60,41 +76,90 @@ def _table(result: PrecisionParity) -> Table:
     table.add_column("against the checkpoint", no_wrap=True)
     for name in ("images", "texts", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
-    checks = {check["name"]: check for check in result.measured["checks"]}
-    for row in _rows(checks, TOWERS):
-        table.add_row(*row)
-    if "similarity" in checks:
-        own = checks["similarity"]
-        table.add_row("largest change of a similarity", _value(own), "", _limit(own))
-    table.add_section()
-    for row in _rows(checks, DIRECTIONS):
-        table.add_row(*row)
+    # Nothing else was measured of what does not run.
+    if result.metrics:
+        checks = {check["name"]: check for check in result.measured["checks"]}
+        for row in _embedding_rows(result.measured["towers"], checks):
+            table.add_row(*row)
+        table.add_section()
+        table.add_row("", "image to text", "text to image", "limit", style="bold")
+        for row in _retrieval_rows(result, reference, checks):
+            table.add_row(*row)
     return table
 
 
-def _rows(checks: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
-    """One line for each kind of check that `columns` have."""
-    if columns is DIRECTIONS:
-        yield ("", *columns.values(), "")
-    for kind, label in ROWS.items():
-        found = [checks.get(f"{column}.{kind}") for column in columns]
-        limits = [_limit(check) for check in found if check]
-        if limits:
-            yield (label, *(_value(check) if check else "" for check in found), limits[0])
+Checks = Mapping[str, Mapping[str, Any]]
+Row = tuple[str, ...]
 
 
-def _value(check: Mapping[str, Any]) -> str:
-    text = _number(check, check["value"], signed=True)
-    return text if check["passed"] else f"[red]{text} ✗[/]"
+def _embedding_rows(towers: Mapping[str, Mapping[str, Any]], checks: Checks) -> Iterator[Row]:
+    for label, (measure, check) in COSINES.items():
+        own = [checks.get(f"{tower}.{check}") for tower in TOWERS]
+        values = [_cosine(towers[tower][measure]) for tower in TOWERS]
+        yield (label, *map(_marked, values, own), _limit(own, _cosine))
+    own = [checks.get(f"{tower}.difference") for tower in TOWERS]
+    yield (
+        "largest difference",
+        *(_marked(_small(towers[tower]["embedding_abs"]), check) for tower, check in zip(TOWERS, own, strict=True)),
+        _limit(own, _small),
+    )
+    for label, kind in BATCHES.items():
+        own = [checks.get(f"{tower}.{kind}") for tower in TOWERS]
+        yield (
+            label,
+            *(_marked(_cosine(check["value"]), check) if check else "" for check in own),
+            _limit(own, _cosine),
+        )
 
 
-def _limit(check: Mapping[str, Any]) -> str:
-    return f"{'≥' if check['at_least'] else '≤'} {_number(check, check['limit'])}"
+def _retrieval_rows(result: PrecisionParity, reference: Mapping[str, Any], checks: Checks) -> Iterator[Row]:
+    for cutoff in CUTOFFS:
+        keys = [f"{direction}_R@{cutoff}" for direction in DIRECTIONS]
+        own = [checks.get(f"{direction}.R@{cutoff}") for direction in DIRECTIONS]
+        values = [f"{100 * result.metrics[key]:.2f} ({_change(result.metrics[key] - reference[key])})" for key in keys]
+        yield (f"R@{cutoff} in %, and its change", *map(_marked, values, own), _limit(own, _points))
+    rankings = [result.measured["rankings"][direction] for direction in DIRECTIONS]
+    own = [checks.get(f"{direction}.top10") for direction in DIRECTIONS]
+    shares = [_share(ranking["overlap"]) for ranking in rankings]
+    yield ("the same first ten", *map(_marked, shares, own), _limit(own, _share))
+    flips = [ranking["flips"] for ranking in rankings]
+    yield ("another first answer", *(f"{flip['count']:,}" for flip in flips), "")
+    yield ("  of them near ties", *(f"{flip['near_ties']:,}" for flip in flips), "")
+    similarity = checks.get("similarity")
+    change = _marked(_small(rankings[0]["similarity_abs"]), similarity)
+    yield ("largest change of a similarity", change, "", _limit([similarity], _small))
 
 
-def _number(check: Mapping[str, Any], value: float, *, signed: bool = False) -> str:
-    if "R@" in check["name"]:
-        return f"{100 * value:+.2f}" if signed else f"{100 * value:.2f}"
-    if check["at_least"]:
-        return f"{value:.7f}"
+def _marked(text: str, check: Mapping[str, Any] | None) -> str:
+    """Red, and crossed for those who see no red, where the number is beyond its limit."""
+    return text if check is None or check["passed"] else f"[red]{text} ✗[/]"
+
+
+def _limit(checks: Sequence[Mapping[str, Any] | None], written: Callable[[float], str]) -> str:
+    """The looser one where two directions have other numbers of queries; empty where nothing is held to any."""
+    held = [check for check in checks if check]
+    if not held:
+        return ""
+    if held[0]["at_least"]:
+        return f"≥ {written(min(check['limit'] for check in held))}"
+    return f"≤ {written(max(check['limit'] for check in held))}"
+
+
+def _cosine(value: float | None) -> str:
+    return "-" if value is None else f"{value:.7f}"
+
+
+def _small(value: float) -> str:
     return f"{value:.1e}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _change(value: float) -> str:
+    return f"{100 * value:+.2f}"

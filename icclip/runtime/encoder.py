@@ -14,25 +14,14 @@ import numpy as np
 
 from icclip.console import Reporter
 from icclip.errors import CheckpointError
+from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
 from icclip.runtime.manifest import Manifest, Tower, check_files, read_manifest
 from icclip.runtime.preprocessing import ImageSource, Preprocessor
-from icclip.runtime.providers import (
-    Choice,
-    Provider,
-    ShapeProfile,
-    choose_provider,
-    cuda_options,
-    tensorrt_options,
-)
+from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
 from icclip.runtime.sessions import Session, open_session
 from icclip.runtime.threads import default_threads
 from icclip.runtime.tokenization import TOKENIZER, Tokenization
 
-MAX_TENSORRT_BATCH = 128
-"""Engines are built for batches up to this; larger ones are cut."""
-
-_OPTIMUM_BATCH = 32
-_CACHE = "tensorrt"
 _QUIET = Reporter(silent=True)
 _log = logging.getLogger(__name__)
 
@@ -45,6 +34,8 @@ class EncoderOptions:
     threads: int
     verify_hashes: bool
     tf32: bool
+    engines: Path
+    """Where TensorRT's engines are kept."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +65,7 @@ class Encoder:
         threads: int | None = None,
         verify_hashes: bool = True,
         tf32: bool = True,
+        engines: Path | None = None,
         reporter: Reporter = _QUIET,
     ) -> Encoder:
         """Open a bundle.
@@ -85,6 +77,7 @@ class Encoder:
             threads: of the CPU provider and of preprocessing; None: the physical cores.
             verify_hashes: compare the content of every file that gets loaded, not only its size.
             tf32: let CUDA use TF32 in float32 graphs.
+            engines: directory of TensorRT's engines; None: beside the bundle.
             reporter: shows progress, and says what was chosen and why.
 
         Raises:
@@ -96,7 +89,9 @@ class Encoder:
         precision = precision or ("fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions)))
         check_files(bundle, manifest, [TOKENIZER, *manifest.graph_files(precision)], hashes=False)
         choice = choose_provider(provider)
-        options = EncoderOptions(precision, threads or default_threads(), verify_hashes, tf32)
+        options = EncoderOptions(
+            precision, threads or default_threads(), verify_hashes, tf32, engines or engine_directory(bundle)
+        )
         encoder = cls(bundle, manifest, choice, options, reporter)
         encoder._say_what_was_chosen()
         return encoder
@@ -200,12 +195,14 @@ class Encoder:
             return {}
         if self.choice.provider == "cuda":
             return cuda_options(tf32=self.options.tf32)
-        cache = self.bundle.with_name(f"{self.bundle.name}-{_CACHE}")
-        return tensorrt_options([shape_profile(self.manifest, tower)], cache, fp16=False)
+        options = engine_options(self.options.engines, self.manifest, self.options.precision, tower)
+        # onnxruntime makes no directory but the last.
+        Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
+        return options
 
     def _batches(self, total: int, batch_size: int) -> Iterator[range]:
         if self.choice.provider == "tensorrt":
-            batch_size = min(batch_size, MAX_TENSORRT_BATCH)
+            batch_size = min(batch_size, MAX_BATCH)
         return (range(start, min(start + batch_size, total)) for start in range(0, total, batch_size))
 
     def _encode(self, tower: Tower, batches: Iterator[np.ndarray], total: int, what: str) -> np.ndarray:
@@ -252,22 +249,6 @@ def probabilities(cosines: np.ndarray, manifest: Manifest) -> np.ndarray:
         weights = np.exp(logits - logits.max(initial=-np.inf))
         scores = weights / weights.sum()
     return np.asarray(scores, np.float32)
-
-
-def shape_profile(manifest: Manifest, tower: Tower) -> ShapeProfile:
-    """The shapes that a TensorRT engine is built for: any batch, any length that the text policy allows."""
-    if tower == "vision":
-        size = (3, *manifest.image.size)
-        shapes = ((1, *size), (_OPTIMUM_BATCH, *size), (MAX_TENSORRT_BATCH, *size))
-        return ShapeProfile(input=manifest.vision_io.input, minimum=shapes[0], optimum=shapes[1], maximum=shapes[2])
-    longest = manifest.text.max_length
-    shortest = 1 if manifest.text.padding == "longest" else longest
-    return ShapeProfile(
-        input=manifest.text_io.input,
-        minimum=(1, shortest),
-        optimum=(_OPTIMUM_BATCH, (shortest + longest + 1) // 2),
-        maximum=(MAX_TENSORRT_BATCH, longest),
-    )
 
 
 def _ahead(make: Callable[[range], np.ndarray], rows: Iterator[range]) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Thresholds(Config):
     mean_cosine: float | None = None
     centred_min_cosine: float | None = None
     """After subtracting the reference's mean: raw cosine hides damage where embeddings lie close together."""
+    centred_mean_cosine: float | None = None
+    """Likewise, of all inputs together."""
     embedding_abs: float | None = None
     """Largest difference of unit embeddings, by component."""
     similarity_abs: float | None = None
@@ -45,6 +47,16 @@ class Thresholds(Config):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TowerSearch(Config):
+    """How one tower came to its precision."""
+
+    kept: tuple[str, ...] = ()
+    """Nodes that stayed in float32, the most sensitive first."""
+    tried: int = 0
+    """Graphs that were built and judged, in all attempts together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionParity(Config):
     """The gate's result for one precision on one provider."""
 
@@ -53,11 +65,17 @@ class PrecisionParity(Config):
     passed: bool
     thresholds: Thresholds
     metrics: Mapping[str, Any]
-    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...)."""
+    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...); none where it does not run."""
+    recall_limits: Mapping[str, float] = field(default_factory=dict)
+    """How far each `i2t_R@1`, ... could be from the checkpoint's, as a fraction 0..1."""
     measured: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the gate saw, for people to read."""
     failures: tuple[str, ...] = ()
     """One line each."""
+    attempts: int = 1
+    """Times that the precision was made and measured; each after the first was made more strictly."""
+    search: Mapping[str, TowerSearch] = field(default_factory=dict)
+    """By tower; empty for float32, which is made from nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +98,24 @@ class ParityRecord(Config):
     """The checkpoint's own retrieval metrics, under the same keys."""
     results: tuple[PrecisionParity, ...]
 
+    @property
+    def passed(self) -> bool:
+        """Whether every precision did."""
+        return all(result.passed for result in self.results)
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each precision that failed: the first thing that was wrong with it."""
+        return [f"{r.precision} on {r.provider}: {_first(r.failures)}" for r in self.results if not r.passed]
+
     def result(self, precision: str) -> PrecisionParity | None:
         """The first result for a precision (the CPU's, as the gate orders them)."""
         return next((r for r in self.results if r.precision == precision), None)
+
+
+def _first(failures: Sequence[str]) -> str:
+    more = f" (and {len(failures) - 1} more, see {NAME})" if len(failures) > 1 else ""
+    return failures[0] + more
 
 
 def sampled_rows(total: int, wanted: int, seed: int) -> np.ndarray:

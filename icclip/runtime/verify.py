@@ -13,7 +13,7 @@ import numpy as np
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
 from icclip.errors import CheckpointError, GateError, UsageError
-from icclip.evaluation.metrics import CUTOFFS, DIRECTIONS, retrieval_metrics
+from icclip.evaluation.metrics import retrieval_metrics
 from icclip.evaluation.ranking import rank
 from icclip.registry import Registry
 from icclip.runtime.encoder import Encoder
@@ -197,20 +197,13 @@ def _compared(
 
 
 def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalData, where: str) -> Iterator[Check]:
+    """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     ranks = rank(encoder.encode_images(data.images), encoder.encode_texts(data.captions.texts), data.captions)
     metrics = retrieval_metrics(ranks)
-    limits = dict(
-        zip(CUTOFFS, (gated.thresholds.drop_r1, gated.thresholds.drop_r5, gated.thresholds.drop_r10), strict=True)
-    )
-    queries = {"i2t": data.captions.n_images, "t2i": data.captions.n_texts}
-    for direction in DIRECTIONS:
-        for cutoff, limit in limits.items():
-            key = f"{direction}_R@{cutoff}"
-            # One query more or less is the smallest step there is; the sum of floats is not exact.
-            allowed = max(limit, 1 / queries[direction]) + 1e-9
-            before, now = float(gated.metrics[key]), metrics[key]
-            detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
-            yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+    for key, allowed in gated.recall_limits.items():
+        before, now = float(gated.metrics[key]), metrics[key]
+        detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
+        yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
 def _refuse_other_data(parity: ParityRecord, data: RetrievalData) -> None:

@@ -1,0 +1,151 @@
+"""The single numbers that a bundle is judged by, each beside what it is held to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icclip.evaluation.agreement import RankingAgreement, TowerAgreement, cosines
+from icclip.evaluation.metrics import CUTOFFS, DIRECTIONS
+from icclip.evaluation.ranking import RetrievalRanks
+from icclip.runtime.manifest import Tower
+from icclip.runtime.parity_record import Thresholds
+from icclip.runtime.providers import PROVIDERS, Provider
+from icclip.specs import Encoder
+from icclip_export.comparison import BATCH, Compared, Embeddings, Scoring
+
+if TYPE_CHECKING:
+    from icclip.runtime import Encoder as BundleEncoder
+
+ENOUGH_IMAGES = 1000
+"""Fewer tell whether the encoders agree, but too little of what retrieval costs: a smoke test."""
+CHANCE = 2.576
+"""Standard deviations that chance exceeds once in a hundred times."""
+
+_ROUNDING = 1e-9
+_SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class Check:
+    """A number and what it is held to."""
+
+    name: str
+    """`vision.cosine`, `t2i.R@1`, ..."""
+    value: float
+    limit: float
+    at_least: bool
+    """Else its absolute value may be `limit` at most."""
+    where: str = ""
+    """The inputs that it comes from."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the number keeps to its limit; NaN does not."""
+        return bool(self.value >= self.limit if self.at_least else abs(self.value) <= self.limit)
+
+    @property
+    def line(self) -> str:
+        """For the report: what, how far, where."""
+        needs = "at least" if self.at_least else "at most"
+        at = f", at {self.where}" if self.where else ""
+        return f"{self.name} is {number(self.value)}, needs {needs} {number(self.limit)}{at}"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For parity.json."""
+        return {**dataclasses.asdict(self), "passed": self.passed}
+
+
+def number(value: float) -> str:
+    """A cosine with all the digits that count, a small difference by its magnitude."""
+    if value and abs(value) < 1e-2:  # noqa: PLR2004  below it, leading zeros would hide the digits
+        return f"{value:.1e}"
+    return f"{value:.7f}".rstrip("0").rstrip(".")
+
+
+def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Check]:
+    """What ran, in the sessions' own word: onnxruntime falls back to the CPU without saying so."""
+    towers: tuple[Tower, ...] = ("vision", "text")
+    for tower in towers:
+        ran = encoder.session(tower).session.get_providers()[0]
+        right = float(ran == PROVIDERS[asked])
+        yield Check(f"{tower}.provider", right, 1.0, at_least=True, where=f"{ran} instead of {PROVIDERS[asked]}")
+
+
+def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Check]:
+    """Scores are made of cosines with the checkpoint's own temperature, bias and function."""
+    right = float(now.loss == before.loss)
+    yield Check("scoring.loss", right, 1.0, at_least=True, where=f"{now.loss} instead of {before.loss}")
+    for name in ("logit_scale", "logit_bias"):
+        had, has = (getattr(own, name) or 0.0 for own in (before, now))
+        yield Check(f"scoring.{name}", has - had, _SAME, at_least=False)
+
+
+def small_batch_checks(encoder: Encoder, known: Embeddings, data: Compared, limits: Thresholds) -> Iterator[Check]:
+    """One at a time, and padded by a text that fills the whole length: the same embeddings again."""
+    images = [data.images[index] for index in range(min(BATCH, data.captions.n_images))]
+    alone = encoder.encode_images(images, batch_size=1)
+    yield _lowest("vision.alone", known.images[: len(images)], alone, limits, data.image_name)
+    texts = list(data.captions.texts[: BATCH - 1])
+    alone = encoder.encode_texts(texts, batch_size=1)
+    yield _lowest("text.alone", known.texts[: len(texts)], alone, limits, data.text_name)
+    longest = " ".join(data.captions.texts[:BATCH] * BATCH)
+    padded = encoder.encode_texts([*texts, longest], batch_size=BATCH)[:-1]
+    yield _lowest("text.padded", known.texts[: len(texts)], padded, limits, data.text_name)
+
+
+def _lowest(name: str, known: np.ndarray, found: np.ndarray, limits: Thresholds, called: Callable[[int], str]) -> Check:
+    own = np.nan_to_num(cosines(known, found), nan=0.0)
+    return Check(name, float(own.min()), limits.min_cosine, at_least=True, where=called(int(own.argmin())))
+
+
+def tower_checks(name: str, found: TowerAgreement, limits: Thresholds, called: Callable[[int], str]) -> Iterator[Check]:
+    """Every number that the limits hold a tower's embeddings to; those of one input say which."""
+    values = {
+        "cosine": (found.min_cosine, limits.min_cosine, "; ".join(called(index) for index in found.worst)),
+        "mean_cosine": (found.mean_cosine, limits.mean_cosine, ""),
+        "centred_cosine": (found.centred_min_cosine, limits.centred_min_cosine, called(found.centred_worst or 0)),
+        "centred_mean_cosine": (found.centred_mean_cosine, limits.centred_mean_cosine, ""),
+    }
+    for kind, (value, limit, where) in values.items():
+        if value is not None and limit is not None:
+            yield Check(f"{name}.{kind}", value, limit, at_least=True, where=where)
+    if limits.embedding_abs is not None:
+        yield Check(f"{name}.difference", found.embedding_abs, limits.embedding_abs, at_least=False)
+
+
+def ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) -> Iterator[Check]:
+    """Similarities, and the first answers to every query."""
+    if limits.similarity_abs is not None:
+        yield Check("similarity", found["i2t"].similarity_abs, limits.similarity_abs, at_least=False)
+    if limits.top10_overlap is not None:
+        for direction in DIRECTIONS:
+            yield Check(f"{direction}.top10", found[direction].overlap, limits.top10_overlap, at_least=True)
+
+
+def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Thresholds) -> Iterator[Check]:
+    """The change of every R@K, as a fraction of the queries."""
+    allowed = dict(zip(CUTOFFS, (limits.drop_r1, limits.drop_r5, limits.drop_r10), strict=True))
+    smoke = before.captions.n_images < ENOUGH_IMAGES
+    for direction in DIRECTIONS:
+        ranks: tuple[np.ndarray, np.ndarray] = getattr(before, direction), getattr(now, direction)
+        for cutoff, limit in allowed.items():
+            had, has = (own <= cutoff for own in ranks)
+            change = float(has.mean() - had.mean())
+            tolerance = recall_tolerance(limit, len(had), int((had != has).sum()), smoke=smoke)
+            yield Check(f"{direction}.R@{cutoff}", change, tolerance, at_least=False)
+
+
+def recall_tolerance(limit: float, queries: int, changed: int, *, smoke: bool) -> float:
+    """How far a recall may move: by `limit`, and always by one query, the smallest step there is.
+
+    In a smoke test also by what chance makes of the `changed` queries that won or lost their place
+    (McNemar's test at 1 %): with 100 images two answers that were tied are already two points.
+    """
+    chance = CHANCE * math.sqrt(changed) / queries if smoke else 0.0
+    return max(limit, 1 / queries, chance) + _ROUNDING

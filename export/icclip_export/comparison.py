@@ -1,0 +1,136 @@
+"""What the gate compares: images and captions of a split, what the checkpoint makes of them, and what a bundle does."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from icclip.data.captions import CaptionMap
+from icclip.errors import DataError
+from icclip.evaluation.ranking import RetrievalRanks, rank
+from icclip.models.loaded import LoadedModel
+from icclip.runtime.manifest import Manifest
+from icclip.runtime.parity_record import sampled_rows
+from icclip.specs import Encoder, LossFamily
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+BATCH = 32
+SHOWN_CAPTION = 40
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The images and captions that both sides encode, and what the split calls them."""
+
+    images: Sequence[Image]
+    captions: CaptionMap
+    rows: np.ndarray
+    """int64 [n_images]: their rows in the split."""
+
+    @classmethod
+    def of(cls, images: Sequence[Image], captions: CaptionMap, sample: int, seed: int) -> Compared:
+        """All of a split, or a seeded sample of it.
+
+        Raises:
+            DataError: there is no image.
+        """
+        if not captions.n_images:
+            raise DataError("the split holds no image: choose another with --split")
+        rows = sampled_rows(captions.n_images, sample, seed)
+        if len(rows) == captions.n_images:
+            return cls(images, captions, rows)
+        own = [captions.texts[captions.offsets[row] : captions.offsets[row + 1]] for row in rows]
+        return cls(Rows(images, rows), CaptionMap.from_lists(own), rows)
+
+    def image_name(self, index: int) -> str:
+        """The image's row in the split."""
+        return f"image {self.rows[index]}"
+
+    def text_name(self, index: int) -> str:
+        """A caption by its place, its image and its beginning."""
+        image = int(self.captions.image_of_text[index])
+        start = textwrap.shorten(self.captions.texts[index], SHOWN_CAPTION, placeholder="...")
+        return f"caption {index - self.captions.offsets[image]} of {self.image_name(image)} {start!r}"
+
+
+@dataclass(frozen=True)
+class Rows(Sequence["Image"]):
+    """Some images of a sequence, decoded when asked for."""
+
+    images: Sequence[Image]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[int(self.rows[index])]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What an encoder makes of a split: float32, unit rows."""
+
+    images: np.ndarray
+    """[n_images, dim]"""
+    texts: np.ndarray
+    """[n_texts, dim]"""
+
+    @classmethod
+    def of(cls, encoder: Encoder, data: Compared) -> Embeddings:
+        """Both towers over all the data."""
+        return cls(
+            encoder.encode_images(data.images, batch_size=BATCH),
+            encoder.encode_texts(data.captions.texts, batch_size=BATCH),
+        )
+
+    def ranks(self, captions: CaptionMap) -> RetrievalRanks:
+        """Where the right answers stand."""
+        return rank(self.images, self.texts, captions)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What makes a score of a cosine."""
+
+    loss: LossFamily
+    logit_scale: float
+    """The natural logarithm of the factor on the cosine."""
+    logit_bias: float | None
+
+    @classmethod
+    def of_model(cls, loaded: LoadedModel) -> Scoring:
+        """The checkpoint's."""
+        bias = getattr(loaded.model, "logit_bias", None)
+        return cls(loaded.backend.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
+
+    @classmethod
+    def of_manifest(cls, manifest: Manifest) -> Scoring:
+        """A bundle's."""
+        return cls(manifest.loss, manifest.logit_scale, manifest.logit_bias)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the checkpoint makes of the data."""
+
+    data: Compared
+    embeddings: Embeddings
+    ranks: RetrievalRanks
+    scoring: Scoring
+
+    @classmethod
+    def of(cls, encoder: Encoder, scoring: Scoring, data: Compared) -> Reference:
+        """Encode the data.
+
+        Raises:
+            DataError: an image cannot be decoded.
+            CheckpointError: the checkpoint gives embeddings that cannot be compared.
+        """
+        embeddings = Embeddings.of(encoder, data)
+        return cls(data, embeddings, embeddings.ranks(data.captions), scoring)

@@ -1,0 +1,69 @@
+"""Reduced precisions of a bundle's float32 graphs, made more strictly until the gate lets them pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icclip.console import Reporter
+from icclip.runtime.manifest import Tower
+from icclip.runtime.parity_record import PrecisionParity, Thresholds, TowerSearch
+from icclip_export.calibration import Calibration
+from icclip_export.graphs import graph_name
+
+if TYPE_CHECKING:
+    from icclip_export.search import Found
+
+FIRST_BAR = 0.5
+"""Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
+STRICTER = 0.25
+"""Of the error that the gate did not let pass."""
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """Makes the graphs of a precision from those of float32 in `directory`."""
+
+    directory: Path
+    calibrated: Mapping[Tower, Calibration]
+    reporter: Reporter
+
+    def reduce(self, precision: str, limits: Thresholds, bar: float = FIRST_BAR) -> dict[Tower, Found]:
+        """Both towers, and the nodes that stayed in float32."""
+        return {tower: self._tower(tower, precision, limits, bar) for tower in self.calibrated}
+
+    def _tower(self, tower: Tower, precision: str, limits: Thresholds, bar: float) -> Found:
+        from icclip_export.precision import convert
+
+        own = self.calibrated[tower]
+        source, target = (self.directory / graph_name(tower, name) for name in ("fp32", precision))
+        found = convert(precision, source, target, io=own.io, inputs=own.inputs, score=own.score(limits, bar))
+        stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
+        self.reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
+        return found
+
+    def reduce_until_passed(
+        self,
+        precision: str,
+        limits: Thresholds,
+        check: Callable[[], PrecisionParity],
+        attempts: int = ATTEMPTS,
+    ) -> PrecisionParity:
+        """Reduce, let the gate `check`, and where it says no reduce less; its last word, and how it came to that."""
+        bar, tried = FIRST_BAR, dict.fromkeys(self.calibrated, 0)
+        for attempt in range(1, attempts + 1):
+            found = self.reduce(precision, limits, bar)
+            tried = {tower: tried[tower] + one.evaluations for tower, one in found.items()}
+            result = check()
+            if result.passed or attempt == attempts:
+                break
+            self.reporter.note(f"{precision} did not pass: a stricter search follows")
+            bar = STRICTER * min(one.measure.error for one in found.values())
+        search: dict[str, TowerSearch] = {
+            tower: TowerSearch(kept=one.kept, tried=tried[tower]) for tower, one in found.items()
+        }
+        return dataclasses.replace(result, attempts=attempt, search=search)
