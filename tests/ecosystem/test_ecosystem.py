@@ -38,7 +38,7 @@ def trained(request, tmp_path_factory):
 def test_transformers_js_opens_the_bundle_and_agrees(trained, tmp_path):
     encoder = Encoder.open(trained.bundle, provider="cpu")
     # Of the model's own size: libraries resize each in their own way.
-    images = [image.resize((32, 32)) for image in (trained.data.images[i] for i in range(3))]
+    images = [image.resize((32, 32)) for image in (trained.reference.data.images[i] for i in range(3))]
     lowered = [text.lower() for text in TEXTS] if encoder.manifest.text.lowercase else TEXTS
     request = {
         "bundle": str(trained.bundle),
@@ -77,4 +77,4 @@ def test_auto_classes_load_the_directory(trained):
     np.testing.assert_array_equal(theirs["input_ids"], text(TEXTS))
     assert AutoConfig.from_pretrained(trained.bundle).model_type == trained.family
     processor = AutoImageProcessor.from_pretrained(trained.bundle, use_fast=False)
-    assert processor(trained.data.images[0])["pixel_values"][0].shape == (3, 32, 32)
+    assert processor(trained.reference.data.images[0])["pixel_values"][0].shape == (3, 32, 32)

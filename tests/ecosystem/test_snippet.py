@@ -21,7 +21,7 @@ def test_the_snippet_runs_as_written_and_agrees(tmp_path):
     )
     assert len(snippet.strip().splitlines()) <= 12
     own = subject("clip", tmp_path / "bundle")
-    own.data.images[0].resize((32, 32)).save(tmp_path / "photo.png")
+    own.reference.data.images[0].resize((32, 32)).save(tmp_path / "photo.png")
     code = snippet + "\nnp.savez('out.npz', image=image, text=text)\n"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
     found = np.load(tmp_path / "out.npz")

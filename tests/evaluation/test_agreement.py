@@ -39,6 +39,13 @@ def test_raw_cosine_hides_what_centred_cosine_shows():
     # Both have the squared length 1.0025, and their product is .9975.
     assert found.min_cosine == pytest.approx(0.9975 / 1.0025)
     assert found.centred_min_cosine == pytest.approx(-1)
+    assert found.centred_mean_cosine == pytest.approx(-1)
+
+
+def test_the_mean_of_centred_cosines_is_that_of_all_rows():
+    # SQUARE's mean is 0; one of its four rows is turned round.
+    found = tower_agreement(SQUARE, SQUARE * np.array([[1], [1], [1], [-1]], np.float32))
+    assert (found.centred_mean_cosine, found.centred_min_cosine) == (0.5, -1)
 
 
 def test_the_worst_rows_come_first():

@@ -6,22 +6,14 @@ import json
 
 import pytest
 
-from icclip.errors import GateError, UsageError
-from icclip.files import atomic_directory
-from icclip_export.destination import check_destination, check_space, failed_name, keep_as_failed, needed_bytes
+from icclip.errors import UsageError
+from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
 
 
 def bundle(path):
     path.mkdir()
     (path / "icclip.json").write_text(json.dumps({"kind": "bundle", "format": 1}))
     return path
-
-
-def fail(directory, content):
-    with atomic_directory(directory) as staging:
-        (staging / "parity.json").write_text(content)
-        kept = keep_as_failed(staging, directory)
-        raise GateError(str(kept))
 
 
 def test_a_new_or_an_empty_directory_will_do(tmp_path):
@@ -60,11 +52,5 @@ def test_space_is_asked_for_before_any_work(tmp_path):
     check_space(tmp_path / "real", 1)
 
 
-def test_a_failed_bundle_takes_the_place_of_the_last_failure_only(tmp_path):
-    good = bundle(tmp_path / "b")
-    for content in ("first", "second"):
-        with pytest.raises(GateError, match=str(failed_name(good))):
-            fail(good, content)
-    assert (tmp_path / "b.failed" / "parity.json").read_text() == "second"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "b.failed"]
-    assert not (good / "parity.json").exists()
+def test_a_failed_bundle_lies_beside_where_it_would_have_been(tmp_path):
+    assert failed_name(tmp_path / "b") == tmp_path / "b.failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -73,6 +74,10 @@ def test_every_file_is_hashed_and_the_parity_is_recorded(outcome):
     ]  # fmt: skip
     assert (parity.dataset, parity.split, parity.n_images, parity.smoke) == ("shapes", "test", 24, True)
     assert json.dumps(outcome.parity.to_mapping()) == json.dumps(parity.to_mapping())
+    int8 = parity.results[2]
+    assert int8.attempts >= 1
+    assert all(search.tried >= int8.attempts for search in int8.search.values())
+    assert (parity.results[0].attempts, parity.results[0].search) == (1, {})
     assert outcome.sizes["int8"] < outcome.sizes["fp16"] < outcome.sizes["fp32"]
 
 
@@ -146,13 +151,15 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
     assert last.startswith("error: fp32 on cpu: vision.difference is ")
     assert last.endswith(f"the bundle is kept as {bundle}.failed")
     assert [path.name for path in tmp_path.iterdir()] == ["bundle.failed"]
+    assert "fp32 on cpu: failed" in outcome.out
+    assert re.search(r"largest difference +\S+ ✗ +\S+ ✗ +≤ 0.0e\+00", outcome.out)
     assert not read_parity(tmp_path / "bundle.failed").results[0].passed
     check_files(tmp_path / "bundle.failed", read_manifest(tmp_path / "bundle.failed"))
 
 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("icclip_export.bundle.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
     monkeypatch.setattr("icclip_export.precision.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
@@ -161,6 +168,31 @@ def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, t
     assert outcome.code == 3
     assert outcome.err.count("int8 did not pass: a stricter search follows") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["b.failed"]
+    result = read_parity(tmp_path / "b.failed").results[0]
+    assert result.attempts == 2
+    assert all(search.tried > 1 for search in result.search.values())
+
+
+def test_engines_of_the_gate_lie_beside_the_bundle_not_the_staging_directory(
+    icclip, checkpoints, tmp_path, monkeypatch
+):
+    seen, opened = [], Encoder.open
+
+    def record(*arguments, engines=None, **options):
+        seen.append(engines)
+        return opened(*arguments, engines=engines, **options)
+
+    monkeypatch.setattr(Encoder, "open", record)
+    outcome = icclip("export", checkpoints["clip"], "-o", tmp_path / "b", *FEW, *LOOSE)
+    assert outcome.code == 0, outcome.err
+    assert seen == [tmp_path / "b-tensorrt"]
+
+
+def test_what_is_there_under_the_failed_name_is_not_lost(icclip, checkpoints, tmp_path):
+    (tmp_path / "b.failed").mkdir()
+    (tmp_path / "b.failed" / "mine").touch()
+    line = refused(icclip, tmp_path, checkpoints["clip"], "-o", tmp_path / "b", *FEW)
+    assert "b.failed is there and is no bundle" in line
 
 
 # Bad input: one line, and nothing half-written

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,11 +11,12 @@ from PIL import Image
 from rich.console import Console
 
 from icclip.data.captions import CaptionMap
-from icclip.errors import CheckpointError, DataError, GateError, UnknownNameError, UsageError
+from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.report.parity_table import parity_tables
-from icclip.runtime.parity_record import ParityRecord
-from icclip_export import parity
-from icclip_export.parity import Check, Compared, number, recall_tolerance, run_gate
+from icclip.runtime.parity_record import ParityRecord, TowerSearch
+from icclip_export.checks import Check, number, recall_tolerance
+from icclip_export.comparison import Compared, Reference, Scoring
+from icclip_export.parity import check_precision, parity_record
 from icclip_export.thresholds import DEFAULTS, thresholds_for
 
 N = 40
@@ -30,6 +32,7 @@ class Fake:
 
     description = "fake"
     choice = SimpleNamespace(provider="cpu")
+    manifest = SimpleNamespace(loss="sigmoid", logit_scale=2.0, logit_bias=-10.0)
 
     def __init__(self, damage=lambda rows: rows, ran="CPUExecutionProvider"):
         self.damage, self.ran = damage, ran
@@ -56,15 +59,15 @@ def _turn_third(rows):
     return turned
 
 
-def _gate(candidate, precision="fp32", **options):
-    return run_gate(
-        Fake(), lambda _: candidate, IMAGES, CAPTIONS,
-        precisions=[precision], thresholds={precision: thresholds_for(precision)}, **options,
-    )  # fmt: skip
+def _gate(candidate, precision="fp32", *, provider=None, sample=N, seed=42):
+    reference = Reference.of(Fake(), Scoring("sigmoid", 2.0, -10.0), Compared.of(IMAGES, CAPTIONS, sample, seed))
+    limits = thresholds_for(precision)
+    result = check_precision(reference, lambda _: candidate, precision, limits=limits, provider=provider)
+    return parity_record(reference, [result], dataset="shapes", split="test", seed=seed)
 
 
 def test_the_same_encoder_passes_and_is_recorded():
-    record = _gate(Fake(), dataset="shapes", split="test")
+    record = _gate(Fake())
     assert (record.n_images, record.n_texts, record.smoke, record.dataset) == (N, 2 * N, True, "shapes")
     result = record.results[0]
     assert (result.passed, result.failures, result.provider) == (True, (), "cpu")
@@ -72,7 +75,7 @@ def test_the_same_encoder_passes_and_is_recorded():
     assert result.thresholds == DEFAULTS["fp32"]
     as_json = json.loads(json.dumps(record.to_mapping()))
     assert ParityRecord.from_mapping(as_json).to_mapping() == as_json
-    parity.raise_if_failed(record)
+    assert (record.passed, record.failures) == (True, [])
 
 
 def test_a_failure_names_tower_input_and_distance():
@@ -80,8 +83,9 @@ def test_a_failure_names_tower_input_and_distance():
     lines = record.results[0].failures
     assert lines[0].startswith("vision.cosine is -1, needs at least 0.999999, at image 3; ")
     assert not any(line.startswith("text.") for line in lines)
-    with pytest.raises(GateError, match=r"^fp32 on cpu: vision.cosine is -1, .* more, see parity.json\)$"):
-        parity.raise_if_failed(record)
+    assert not record.passed
+    (line,) = record.failures
+    assert re.fullmatch(r"fp32 on cpu: vision.cosine is -1, .* more, see parity.json\)", line)
 
 
 def test_rows_of_a_sample_are_those_of_the_split():
@@ -99,6 +103,20 @@ def test_text_is_named_by_caption_and_image():
 def test_a_provider_that_did_not_run_fails():
     failures = _gate(Fake(ran="CPUExecutionProvider"), provider="cuda").results[0].failures
     assert "CPUExecutionProvider instead of CUDAExecutionProvider" in failures[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "failure"),
+    [
+        ({"logit_scale": 2.1}, "scoring.logit_scale is 0.1, needs at most 1.0e-06"),
+        ({"logit_bias": None}, "scoring.logit_bias is 10, needs at most 1.0e-06"),
+        ({"loss": "softmax"}, "scoring.loss is 0, needs at least 1, at softmax instead of sigmoid"),
+    ],
+)
+def test_scores_are_made_as_the_checkpoint_makes_them(changed, failure):
+    candidate = Fake()
+    candidate.manifest = SimpleNamespace(**{**vars(Fake.manifest), **changed})
+    assert _gate(candidate).results[0].failures == (failure,)
 
 
 def test_a_bundle_that_does_not_run_fails_with_its_own_words():
@@ -177,9 +195,34 @@ def test_the_table_fits_80_columns(candidate, capsys):
     assert "smoke" in text
 
 
-def test_the_table_marks_what_failed(capsys):
-    for table in parity_tables(_gate(Fake(_turn_third))):
+def printed(record, capsys, **options):
+    for table in parity_tables(record, **options):
         Console(width=80).print(table)
-    text = capsys.readouterr().out
+    return capsys.readouterr().out
+
+
+def test_the_table_marks_what_failed(capsys):
+    text = printed(_gate(Fake(_turn_third)), capsys)
     assert "failed" in text
     assert "at image 3" in text
+    (row,) = [line for line in text.splitlines() if line.lstrip().startswith("lowest cosine  ")]
+    assert row.split() == ["lowest", "cosine", "-1.0000000", "✗", "1.0000000", "≥", "0.9999990"]
+
+
+def test_the_table_shows_what_is_held_to_nothing_too(capsys):
+    rows = [line.split() for line in printed(_gate(Fake(), "int8"), capsys).splitlines()]
+    assert ["largest", "difference", "0.0e+00", "0.0e+00"] in rows
+    assert ["another", "first", "answer", "0", "0"] in rows
+    metrics = _gate(Fake()).reference
+    change = [f"{100 * metrics[f'{direction}_R@1']:.2f} (+0.00)".split() for direction in ("i2t", "t2i")]
+    assert ["R@1", "in", "%,", "and", "its", "change", *change[0], *change[1], "≤", "2.50"] in rows
+
+
+def test_the_table_says_what_it_took(capsys):
+    record = _gate(Fake(), "int8")
+    search = {"vision": TowerSearch(kept=("a", "b", "c", "d"), tried=9), "text": TowerSearch(tried=2)}
+    record = replace(record, results=(replace(record.results[0], attempts=2, search=search),))
+    assert ParityRecord.from_mapping(record.to_mapping()) == record
+    text = " ".join(printed(record, capsys, sizes={"int8": 1_234_567}).split())
+    assert "1.2 MB vision: 4 nodes stay in fp32 (a, b, c, ...); graphs tried: 9, attempts: 2" in text
+    assert "text: no node stays in fp32; graphs tried: 2, attempts: 2" in text

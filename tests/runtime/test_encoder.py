@@ -6,6 +6,7 @@ import subprocess
 import sys
 import venv
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from icclip.console import Reporter
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.runtime import Encoder
 from icclip.runtime import manifest as m
-from icclip.runtime.encoder import EncoderOptions, probabilities, shape_profile
+from icclip.runtime.encoder import EncoderOptions, probabilities
 from icclip.runtime.providers import Choice, Failure
 from icclip.runtime.sessions import open_session
 from icclip.specs import Encoder as EncoderProtocol
@@ -132,7 +133,7 @@ def test_the_description_says_what_runs_where(bundle, tiny):
 
 def test_what_is_installed_and_broken_is_never_silent(bundle, encoder, caplog, capsys):
     choice = Choice("cpu", {"cuda": Failure("no GPU", installed=True), "tensorrt": Failure("absent", installed=False)})
-    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=True)
+    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=True, engines=bundle)
     with caplog.at_level(logging.WARNING):
         Encoder(bundle, encoder.manifest, choice, options)._say_what_was_chosen()
     assert caplog.messages == ["cuda is not used: no GPU"]
@@ -214,29 +215,26 @@ def test_a_fixed_length_is_enforced_by_the_graph(bundles):
         session.run(np.zeros((1, 9), np.int64))
 
 
-def test_shape_profiles(bundles):
-    clip, siglip = (m.read_manifest(bundles[name]) for name in ("clip", "siglip"))
-    vision = shape_profile(clip, "vision")
-    assert (vision.minimum, vision.optimum, vision.maximum) == ((1, 3, 32, 32), (32, 3, 32, 32), (128, 3, 32, 32))
-    assert shape_profile(clip, "text").optimum == (32, 13)
-    assert shape_profile(clip, "text").minimum == (1, 1)
-    assert shape_profile(siglip, "text").minimum == (1, 16)
-    assert shape_profile(siglip, "text").maximum == (128, 16)
-
-
 @pytest.mark.parametrize(
     ("provider", "key"), [("cpu", None), ("cuda", "use_tf32"), ("tensorrt", "trt_profile_max_shapes")]
 )
-def test_options_follow_the_provider(bundle, encoder, provider, key):
-    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=False)
+def test_options_follow_the_provider(bundle, encoder, provider, key, tmp_path):
+    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=False, engines=tmp_path / "a" / "engines")
     made = Encoder(bundle, encoder.manifest, Choice(provider, {}), options)._provider_options("vision")
     assert (key in made) if key else made == {}
     if provider == "tensorrt":
-        assert made["trt_engine_cache_path"] == f"{bundle}-tensorrt"
+        # onnxruntime makes the last directory only.
+        assert Path(made["trt_engine_cache_path"]).is_dir()
+        assert Path(made["trt_engine_cache_path"]).parent == tmp_path / "a" / "engines"
+
+
+def test_engines_lie_beside_the_bundle_unless_said_otherwise(bundle, tmp_path):
+    assert Encoder.open(bundle, provider="cpu").options.engines == bundle.with_name(f"{bundle.name}-tensorrt")
+    assert Encoder.open(bundle, provider="cpu", engines=tmp_path).options.engines == tmp_path
 
 
 def test_tensorrt_batches_fit_the_engine(bundle, encoder):
-    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=False)
+    options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=False, engines=bundle)
     made = Encoder(bundle, encoder.manifest, Choice("tensorrt", {}), options)._batches(300, 256)
     assert [len(rows) for rows in made] == [128, 128, 44]
 

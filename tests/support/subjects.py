@@ -25,7 +25,7 @@ from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.tokenizers import write_tokenizer
 from icclip.runtime.manifest import TextInputs
-from icclip_export.parity import Compared, Embeddings, encode
+from icclip_export.comparison import Compared, Reference, Scoring
 from icclip_plugins.backends import clip, siglip
 
 BACKENDS = {"clip": clip.BACKEND, "siglip": siglip.BACKEND}
@@ -42,14 +42,13 @@ LONG = "a photograph of a {colour} {shape} near the {place} of a noisy picture, 
 
 @dataclass(frozen=True)
 class Subject:
-    """A checkpoint, its honest bundle, and what the checkpoint makes of the images compared."""
+    """A checkpoint, its honest bundle, and what the checkpoint makes of images that it was not trained on."""
 
     family: str
     tiny: Tiny
     loaded: LoadedModel
     bundle: Path
-    data: Compared
-    known: Embeddings
+    reference: Reference
 
 
 def scene(index: int) -> tuple[Image.Image, list[str]]:
@@ -91,7 +90,7 @@ def subject(family: str, root: Path, seed: int = 0) -> Subject:
     write_bundle(tiny, root)
     images, captions = scenes(TRAINED_ON, COMPARED)
     data = Compared.of(images, CaptionMap.from_lists(captions), COMPARED, 0)
-    return Subject(family, tiny, loaded, root, data, encode(TorchEncoder(loaded), data))
+    return Subject(family, tiny, loaded, root, Reference.of(TorchEncoder(loaded), Scoring.of_model(loaded), data))
 
 
 def with_model(tiny: Tiny) -> Any:
