@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from icclip.config import Precision
+
 Dataset = Annotated[
     str | None,
     typer.Option(
@@ -47,9 +49,10 @@ ConfigFile = Annotated[
 ]
 
 
-def precision(*, fp16: bool, bf16: bool, fp32: bool = False) -> str | None:
+def precision(*, fp16: bool, bf16: bool, fp32: bool = False) -> Precision | None:
     """The flags as one value; None where none is given, and two at once are refused."""
-    chosen = [name for name, given in (("fp16", fp16), ("bf16", bf16), ("fp32", fp32)) if given]
+    flags: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "fp32": fp32}
+    chosen = [name for name, given in flags.items() if given]
     if len(chosen) > 1:
         raise typer.BadParameter(f"--{chosen[0]} and --{chosen[1]} exclude each other: choose one")
     return chosen[0] if chosen else None

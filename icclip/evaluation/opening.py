@@ -2,46 +2,86 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from icclip.config import EvalConfig, ModelConfig
+from icclip.config import EvalConfig, ModelConfig, Precision
 from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.registry import Registry
 from icclip.runtime.manifest import is_bundle
+from icclip.runtime.providers import Provider
 from icclip.specs import Encoder
 
 
-def open_encoder(registry: Registry, config: EvalConfig, reporter: Reporter) -> Encoder:
-    """Open a run directory, a transformers directory, a hub id or an exported bundle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderRequest:
+    """What to open and how to run it; the middle is for checkpoints alone, the end for bundles alone."""
+
+    checkpoint: str
+    """A run directory, a transformers directory, a hub id or an exported bundle."""
+
+    revision: str | None = None
+    device: str | None = None
+    precision: Precision = "fp32"
+    workers: int | None = None
+    trust_remote_code: bool = False
+
+    bundle_precision: str | None = None
+    provider: Provider | None = None
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, config: EvalConfig) -> EncoderRequest:
+        """What an evaluation opens."""
+        return cls(
+            checkpoint=config.checkpoint,
+            revision=config.revision,
+            device=config.device,
+            precision=config.precision,
+            workers=config.workers,
+            trust_remote_code=config.trust_remote_code,
+            bundle_precision=config.bundle_precision,
+            provider=config.provider,
+        )
+
+
+def open_encoder(registry: Registry, request: EncoderRequest, reporter: Reporter) -> Encoder:
+    """Open whatever kind of checkpoint it is.
 
     Raises:
         UsageError: it is not there, cannot be used as it is, or an option is for the other kind.
     """
-    if is_bundle(Path(config.checkpoint)):
-        return _open_bundle(config, reporter)
-    if config.bundle_precision or config.provider:
-        raise UsageError(f"{config.checkpoint} is no bundle: leave out --precision and --provider, or export it first")
+    if is_bundle(Path(request.checkpoint)):
+        return _open_bundle(request, reporter)
+    if request.bundle_precision or request.provider or request.threads:
+        given = "--precision, --provider and --threads"
+        raise UsageError(f"{request.checkpoint} is no bundle: leave out {given}, or export it first")
     from icclip.models.encoder import TorchEncoder
     from icclip.models.opening import open_model
 
-    model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    model = ModelConfig(name=request.checkpoint, revision=request.revision, trust_remote_code=request.trust_remote_code)
     return TorchEncoder(
         open_model(registry, model),
-        device=config.device,
-        precision=config.precision,
-        workers=config.workers,
+        device=request.device,
+        precision=request.precision,
+        workers=request.workers,
         reporter=reporter,
     )
 
 
-def _open_bundle(config: EvalConfig, reporter: Reporter) -> Encoder:
+def _open_bundle(request: EncoderRequest, reporter: Reporter) -> Encoder:
     from icclip.runtime import Encoder as BundleEncoder
 
-    if config.precision != "fp32" or config.device:
+    if request.precision != "fp32" or request.device:
         raise UsageError(
-            f"{config.checkpoint} is a bundle: give --precision and --provider, not --fp16, --bf16, --device"
+            f"{request.checkpoint} is a bundle: give --precision and --provider, not --fp16, --bf16, --device"
         )
     return BundleEncoder.open(
-        config.checkpoint, config.bundle_precision, config.provider, tf32=False, reporter=reporter
+        request.checkpoint,
+        request.bundle_precision,
+        request.provider,
+        threads=request.threads,
+        tf32=False,
+        reporter=reporter,
     )

@@ -15,7 +15,7 @@ from icclip.data.captions import CaptionMap
 from icclip.errors import DataError
 from icclip.evaluation import bootstrap as intervals
 from icclip.evaluation.metrics import CUTOFFS, retrieval_metrics
-from icclip.evaluation.opening import open_encoder
+from icclip.evaluation.opening import EncoderRequest, open_encoder
 from icclip.evaluation.ranking import RetrievalRanks, rank
 from icclip.evaluation.request import dataset_identity, leaking_options, training_data
 from icclip.evaluation.results import metric_path, refuse_other_numbers, write_metrics
@@ -50,7 +50,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
         reporter.warn(f"{option} is not the one of training: a made split may hold images that were trained on")
     split = choose_split(load_splits(registry, config.data, reporter), config.split, config.data.label)
     captions = caption_map(split)
-    encoder = open_encoder(registry, config, reporter)
+    encoder = open_encoder(registry, EncoderRequest.of(config), reporter)
     reporter.header(_header(config, encoder, captions, path))
     metrics = evaluate_split(
         encoder,

@@ -66,7 +66,7 @@ def test_options_of_bundles_are_refused_for_checkpoints(icclip, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     outcome = icclip("eval", tmp_path, "--dataset", "shapes", "--provider", "cpu")
     assert outcome.code == 2
-    assert "is no bundle: leave out --precision and --provider" in outcome.err
+    assert "is no bundle: leave out --precision, --provider and --threads" in outcome.err
 
 
 def test_each_precision_has_its_own_directory(icclip, bundle, monkeypatch, tmp_path):

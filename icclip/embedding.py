@@ -7,17 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icclip.console import Reporter
+from icclip.data.images import decode_image
 from icclip.errors import MissingExtraError, UsageError
+from icclip.evaluation.opening import EncoderRequest, open_encoder
 from icclip.files import atomic_write_bytes
 from icclip.registry import Registry
-from icclip.runtime.encoder import Encoder
-from icclip.runtime.providers import Provider
 from icclip.runtime.splits import load_split
+from icclip.specs import Encoder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMATS = (".npy", ".parquet")
 
@@ -26,16 +30,13 @@ FORMATS = (".npy", ".parquet")
 class EmbedRequest:
     """What to embed, with what, and where to. Exactly one of `images`, `texts` and `dataset` is given."""
 
-    bundle: Path
+    encoder: EncoderRequest
     images: tuple[Path, ...] = ()
     texts: Path | None = None
     """A UTF-8 file, one text a line."""
     dataset: str | None = None
     split: str = "test"
     output: Path
-    precision: str | None = None
-    provider: Provider | None = None
-    threads: int | None = None
     batch_size: int = 32
 
 
@@ -43,15 +44,13 @@ def embed(request: EmbedRequest, registry: Registry, reporter: Reporter) -> dict
     """Write the embeddings; says what was written.
 
     Raises:
-        UsageError: anything the user can mend: inputs, bundle, provider, output.
+        UsageError: anything the user can mend: inputs, checkpoint, provider, output.
     """
     sources = [bool(request.images), request.texts is not None, request.dataset is not None]
     if sum(sources) != 1:
         raise UsageError("give one of: image files, --texts FILE, --dataset D")
     check_format(request.output)
-    encoder = Encoder.open(
-        request.bundle, request.precision, request.provider, threads=request.threads, reporter=reporter
-    )
+    encoder = open_encoder(registry, request.encoder, reporter)
     reporter.note(encoder.description)
     names, embeddings = _encode(request, encoder, registry, reporter)
     write_embeddings(request.output, embeddings, names)
@@ -71,10 +70,24 @@ def _encode(
         texts = read_texts(request.texts)
         return texts, encoder.encode_texts(texts, batch_size=request.batch_size)
     if request.dataset is None:
-        return [str(p) for p in request.images], encoder.encode_images(request.images, batch_size=request.batch_size)
+        names = [str(path) for path in request.images]
+        return names, encoder.encode_images(ImageFiles(request.images), batch_size=request.batch_size)
     images, _, _ = load_split(registry, request.dataset, request.split, reporter)
     names = [f"{request.dataset} {request.split} {row}" for row in range(len(images))]
     return names, encoder.encode_images(images, batch_size=request.batch_size)
+
+
+@dataclass(frozen=True)
+class ImageFiles(Sequence["Image"]):
+    """Files as RGB images, decoded when asked for; one that cannot be decoded raises DataError with its name."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return decode_image(self.paths[index], str(self.paths[index]))
 
 
 def check_format(path: Path) -> None:
