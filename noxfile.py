@@ -28,8 +28,8 @@ TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Train, evaluate and picture the embedded dataset: the whole job in about two minutes."""
-    _install(session, "-e", ".[train]")
+    """Train, evaluate, picture and export on the embedded dataset: the whole job in a few minutes."""
+    _install(session, "-e", ".[export]")
     session.run("icclip", "quickstart", "--overwrite", *session.posargs)
 
 
@@ -108,7 +108,7 @@ def gpu(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; their results are written beside the scripts."""
-    _install(session, "-e", ".[train]", *_group("bench"))
+    _install(session, "-e", TESTED, *_group("bench"))
     for script in session.posargs or sorted(map(str, Path("benchmarks").glob("*.py"))):
         session.run("python", script)
 

@@ -1,4 +1,4 @@
-"""The main job from end to end on the embedded dataset: train, evaluate from the directory alone, look."""
+"""The main job from end to end on the embedded dataset: train, evaluate from the directory alone, look, export, prove."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from typing import Any
 
 from icclip.config import EvalConfig
 from icclip.console import Reporter
-from icclip.evaluation.opening import open_encoder
+from icclip.evaluation.opening import EncoderRequest, open_encoder
 from icclip.evaluation.request import eval_config
 from icclip.evaluation.run import evaluate
+from icclip.exporting import ExportResult, export, export_config
 from icclip.files import atomic_write_bytes
 from icclip.registry import Registry
 from icclip.report.contact_sheet import contact_sheet, search
 
 MODEL, DATASET, SPLIT = "clip-tiny", "shapes", "test"
+TARGET, PRECISIONS = "onnx", ("fp32", "int8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class QuickstartResult:
     """A PNG: test captions and the images they find."""
     metrics: Mapping[str, Any]
     """On the test split: pairs that were never trained on."""
+    exported: ExportResult
+    """The bundle, and how it compares with the model."""
     seconds: float
 
 
@@ -38,27 +42,44 @@ def quickstart(directory: Path, registry: Registry, reporter: Reporter, options:
     """Run everything into `directory`.
 
     Args:
-        directory: gets `run/` and `retrieval.png`.
+        directory: gets `run/`, `retrieval.png` and `bundle/`.
         registry: knows the model and the dataset.
         reporter: hears what is going on.
         options: fields of TrainConfig that differ from what suits the model.
 
     Raises:
-        UsageError: `directory` already holds a run, the disk is full, ...
+        UsageError: `directory` already holds a run, the disk is full, ...; MissingExtraError: nothing exports.
+        GateError: the exported encoders do not retrieve what the model retrieves.
     """
+    # Before the work, not after it.
+    registry.export_target(TARGET)
     from icclip.training.request import train_config
     from icclip.training.run import train
 
     started = time.monotonic()
     run, pictures = directory / "run", directory / "retrieval.png"
-    reporter.note(f"1/3 train {MODEL} on {DATASET}")
+    reporter.note(f"1/4 train {MODEL} on {DATASET}")
     train(train_config(registry, None, MODEL, DATASET, {**options, "output_dir": run}), registry, reporter)
-    reporter.note("2/3 evaluate what was saved")
+    reporter.note("2/4 evaluate what was saved")
     config = eval_config(registry, str(run), None, {}, {"split": SPLIT, "device": options.get("device")})
     metrics = evaluate(config, registry, reporter)
-    reporter.note("3/3 look at what it finds")
+    reporter.note("3/4 look at what it finds")
     atomic_write_bytes(pictures, _picture(config, registry))
-    return QuickstartResult(run=run, pictures=pictures, metrics=metrics, seconds=time.monotonic() - started)
+    reporter.note(f"4/4 export it ({', '.join(PRECISIONS)}), and compare what the exported encoders find")
+    exported = _export(run, directory / "bundle", registry, reporter, options)
+    return QuickstartResult(
+        run=run, pictures=pictures, metrics=metrics, exported=exported, seconds=time.monotonic() - started
+    )
+
+
+def _export(
+    run: Path, bundle: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]
+) -> ExportResult:
+    said = {"output_dir": bundle, "target": TARGET, "precisions": PRECISIONS, "split": SPLIT}
+    also = {key: options.get(key) for key in ("device", "overwrite")}
+    result = export(export_config(registry, str(run), None, {}, {**said, **also}), registry, reporter)
+    result.raise_if_failed()
+    return result
 
 
 def _picture(config: EvalConfig, registry: Registry) -> bytes:
@@ -68,7 +89,7 @@ def _picture(config: EvalConfig, registry: Registry) -> bytes:
     # What there is to say about the data was said when it was evaluated.
     quiet = Reporter(silent=True)
     split = choose_split(load_splits(registry, config.data, quiet), config.split, config.data.label)
-    queries = search(open_encoder(registry, config, quiet), SplitImages(split), caption_map(split))
+    queries = search(open_encoder(registry, EncoderRequest.of(config), quiet), SplitImages(split), caption_map(split))
     file = io.BytesIO()
     title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
     contact_sheet(queries, title).save(file, "PNG")

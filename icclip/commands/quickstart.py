@@ -11,9 +11,12 @@ from icclip.commands import options
 from icclip.console import Reporter
 
 NEXT = """
-The model, its processor and its records are in {run}
-What it finds, as a picture: {pictures}
+The model, its processor and its records: {run}
+What it finds, as a picture:              {pictures}
+The encoders that run without torch:      {bundle}
+How they compare with the model:          {bundle}/parity.json
 What to try next:
+  icclip verify {bundle} --dataset shapes
   icclip eval {run} --split validation
   icclip train --model siglip-tiny --dataset shapes --output-dir runs/siglip
   icclip train --model openai/clip-vit-base-patch16 --dataset my-captions.jsonl --output-dir runs/mine
@@ -29,12 +32,19 @@ def quickstart(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier quickstart there.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Train, evaluate and picture the embedded dataset: the whole job in about two minutes, without any files."""
+    """Train, evaluate, picture and export on the embedded dataset: the whole job in a few minutes, without any files."""
     from icclip.quickstart import quickstart as run
+    from icclip.report.parity_table import parity_tables
     from icclip.report.tables import metrics_table
 
     reporter = Reporter.for_this_process(json=json)
     result = run(output_dir, context.obj, reporter, {"epochs": epochs, "device": device, "overwrite": overwrite})
-    paths = {"run": str(result.run), "pictures": str(result.pictures)}
-    payload = {**paths, "seconds": result.seconds, "metrics": result.metrics}
-    reporter.result(payload, metrics_table(result.metrics, "shapes, test (unseen pairs)"), NEXT.format(**paths))
+    exported = result.exported
+    paths = {"run": str(result.run), "pictures": str(result.pictures), "bundle": str(exported.bundle)}
+    payload = {**paths, "seconds": result.seconds, "metrics": result.metrics, "export": exported.to_mapping()}
+    reporter.result(
+        payload,
+        metrics_table(result.metrics, "shapes, test (unseen pairs)"),
+        *parity_tables(exported.parity, exported.sizes),
+        NEXT.format(**paths),
+    )

@@ -23,6 +23,7 @@ from torch import nn
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
 from icclip.errors import CheckpointError
+from icclip.models.quiet import quiet_transformers
 from icclip.runtime import Encoder
 from icclip.runtime.manifest import check_files, read_manifest, seal
 from icclip.runtime.parity_record import PrecisionParity
@@ -428,7 +429,7 @@ MUTANTS = (
     Mutant("texts: no end token", tokenizer_change(_no_end_token)),
     Mutant("texts: order not restored", nothing, encoder=NotPutBack),
     Mutant("scores: another temperature", manifest_value(logit_scale=4.6052)),
-    Mutant("scores: no bias", manifest_value(logit_bias=None), SIGLIP),
+    Mutant("scores: another bias", manifest_value(logit_bias=-10.0), SIGLIP),
     Mutant("scores: softmax for sigmoid", manifest_value(loss="softmax"), SIGLIP),
     Mutant("scores: sigmoid for softmax", manifest_value(loss="sigmoid"), CLIP),
     Mutant("text tower of another checkpoint", towers_from("text")),
@@ -507,7 +508,8 @@ def reduced(precision: str) -> Break:
 def eager(subject: Subject, other: Subject, root: Path) -> None:
     """Attention written out."""
     model = with_model(subject.tiny)
-    model.set_attn_implementation("eager")
+    with quiet_transformers():
+        model.set_attn_implementation("eager")
     for tower in ("vision", "text"):
         export_tower(subject, root, tower, _features(model, tower))
 
