@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 
 from icclip.config import TrainConfig
-from icclip.errors import CheckpointError
 from icclip.models.loaded import LoadedModel
 from icclip.training.averaging import WeightAverage
 from icclip.training.freezing import freeze
@@ -66,10 +65,10 @@ class Gentle:
 
     @property
     def summary(self) -> str:
-        """How much trains, and as what: `0.2 M of 4.0 M parameters, adapters`."""
+        """How much trains, and as what: `0.20 M of 4.01 M parameters, adapters`."""
         counts = [sum(p.numel() for p in self.model.parameters() if p.requires_grad or held) for held in (False, True)]
         kinds = ["adapters"] * self.adapted + ["saved averaged"] * (self.average is not None)
-        return ", ".join([" of ".join(f"{count / 1e6:.2g} M" for count in counts) + " parameters", *kinds])
+        return ", ".join([" of ".join(f"{count / 1e6:,.2f} M" for count in counts) + " parameters", *kinds])
 
     def divide(self, optimizer: Any) -> None:
         """Give each parameter of a new optimizer its rate. Where all have the same, there is nothing to do."""
@@ -106,19 +105,10 @@ class Gentle:
             save_file(_contiguous(self.average.values), checkpoint / AVERAGE)
 
     def load(self, checkpoint: Path) -> None:
-        """Take up the weights in training, and their average.
-
-        Raises:
-            CheckpointError: the checkpoint was not trained with these options.
-        """
-        try:
-            self.model.load_state_dict(load_file(checkpoint / IN_TRAINING))
-            if self.average is not None:
-                self.average.load(load_file(checkpoint / AVERAGE))
-        except (FileNotFoundError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{checkpoint} was trained with other --lora or --ema options: resume with those of its icclip.json"
-            ) from error
+        """Take up the weights in training, and their average."""
+        self.model.load_state_dict(load_file(checkpoint / IN_TRAINING))
+        if self.average is not None:
+            self.average.values = load_file(checkpoint / AVERAGE)
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from icclip.config import EvalConfig, GentleConfig, LoraConfig, ModelConfig
 from icclip.data.collate import CaptionedImages
-from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.errors import UnknownNameError, UsageError
 from icclip.evaluation.run import evaluate
 from icclip.models.opening import open_model
 from icclip.training.arguments import training_arguments
@@ -308,12 +308,13 @@ def assert_measured(config, registry, quiet, result):
         assert {name: again[name] for name in result.best} == result.best
 
 
-def test_resuming_with_other_adapters(gently, registry, quiet):
+@pytest.mark.parametrize("other", [{"lora": LoraConfig(rank=3)}, {"gentle": GentleConfig(freeze_blocks=1)}])
+def test_resuming_with_other_weights_in_training_is_refused(gently, registry, quiet, other):
     config = gently(LoraConfig(rank=2))
     train(config, registry, quiet)
-    other = dataclasses.replace(config, lora=LoraConfig(rank=3), epochs=2, resume=True)
-    with pytest.raises(CheckpointError, match=r"checkpoint-4 was trained with other --lora or --ema options"):
-        train(other, registry, quiet)
+    (table,) = other
+    with pytest.raises(UsageError, match=rf"was trained with other options of \[{table}\], .*: resume with those"):
+        train(dataclasses.replace(config, epochs=2, resume=True, **other), registry, quiet)
 
 
 def test_adapters_under_bf16_and_checkpointing_keep_the_base_and_learn(gently, registry, quiet, tiny, family):
