@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icclip.config import DatasetConfig, TrainConfig
+from icclip.config import Config, DatasetConfig, TrainConfig
 from icclip.report.tables import CUTOFFS, DIRECTIONS, percent
 
 ROWS = [(f"{name} R@{k}", f"{prefix}_R@{k}") for prefix, name in DIRECTIONS.items() for k in CUTOFFS]
@@ -132,8 +132,19 @@ def _options(config: TrainConfig) -> str:
         "batch": f"{config.train_bs} images per process, {config.grad_accum} accumulated",
         "precision": config.precision,
         "seed": config.seed,
+        "captions": config.captions,
+        "augmentation": config.augment,
+        **_said(config.gentle),
+        **_said(config.lora, "adapters, "),
     }
     return "\n".join(f"- {name}: {value}" for name, value in values.items())
+
+
+def _said(config: Config, what: str = "") -> dict[str, Any]:
+    """The fields that differ from their defaults."""
+    defaults = type(config)().to_mapping()
+    values = config.to_mapping()
+    return {what + name.replace("_", " "): values[name] for name in values if values[name] != defaults[name]}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

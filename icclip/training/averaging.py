@@ -33,10 +33,6 @@ class WeightAverage:
             average = self.values[name] = self.values[name].to(weight.device)
             average.mul_(self.decay).add_(weight, alpha=1 - self.decay)
 
-    def load(self, values: dict[str, Tensor]) -> None:
-        """Go on from an average that was saved. Raises KeyError where it is one of other weights."""
-        self.values = {name: values[name] for name in self._weights}
-
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """While it lasts the model has the averaged weights; after it its own, to the bit."""

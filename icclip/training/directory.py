@@ -26,6 +26,9 @@ PARTS = (
 )  # fmt: skip
 """All that a run writes, and so all that --overwrite deletes."""
 
+WHAT_TRAINS = ("gentle", "lora")
+"""Tables of the configuration that the optimizer's state and the weights in training depend on."""
+
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     """Where to go on; None for a start.
@@ -69,6 +72,12 @@ def _refuse_other_run(config: TrainConfig) -> None:
             raise UsageError(
                 f"{config.output_dir} was trained with {table} {names[0]!r}, not {names[1]!r}: "
                 "resume with the same, or give another --output-dir"
+            )
+    for table in WHAT_TRAINS:
+        if before and before.get(table, now[table]) != now[table]:
+            raise UsageError(
+                f"{config.output_dir} was trained with other options of [{table}], as its {RECORD} has them: "
+                "resume with those, or give another --output-dir"
             )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 
 from icclip.config import TrainConfig
-from icclip.errors import CheckpointError
+from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.training.averaging import WeightAverage
 from icclip.training.freezing import freeze
@@ -66,14 +66,30 @@ class Gentle:
 
     @property
     def summary(self) -> str:
-        """How much trains, and as what: `0.2 M of 4.0 M parameters, adapters`."""
+        """How much trains, and as what: `0.20 M of 4.01 M parameters, adapters`."""
         counts = [sum(p.numel() for p in self.model.parameters() if p.requires_grad or held) for held in (False, True)]
         kinds = ["adapters"] * self.adapted + ["saved averaged"] * (self.average is not None)
-        return ", ".join([" of ".join(f"{count / 1e6:.2g} M" for count in counts) + " parameters", *kinds])
+        return ", ".join([" of ".join(f"{count / 1e6:,.2f} M" for count in counts) + " parameters", *kinds])
+
+    @property
+    def _at_one_rate(self) -> bool:
+        return len(set(self.rates.values())) <= 1
+
+    def refuse_shards(self) -> None:
+        """What needs whole weights cannot be had where FSDP leaves each process a part of them.
+
+        Raises:
+            UsageError: adapters, an average or several rates are asked for.
+        """
+        if self.saves_other_weights or not self._at_one_rate:
+            raise UsageError(
+                "FSDP divides the weights, and --lora-rank, --ema, --layer-decay, --vision-lr and --text-lr need whole "
+                "ones: leave out either"
+            )
 
     def divide(self, optimizer: Any) -> None:
         """Give each parameter of a new optimizer its rate. Where all have the same, there is nothing to do."""
-        if len(set(self.rates.values())) > 1:
+        if not self._at_one_rate:
             own = {parameter: self.rates[name] for name, parameter in self.model.named_parameters()}
             optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, own)
 
@@ -106,19 +122,10 @@ class Gentle:
             save_file(_contiguous(self.average.values), checkpoint / AVERAGE)
 
     def load(self, checkpoint: Path) -> None:
-        """Take up the weights in training, and their average.
-
-        Raises:
-            CheckpointError: the checkpoint was not trained with these options.
-        """
-        try:
-            self.model.load_state_dict(load_file(checkpoint / IN_TRAINING))
-            if self.average is not None:
-                self.average.load(load_file(checkpoint / AVERAGE))
-        except (FileNotFoundError, RuntimeError, KeyError) as error:
-            raise CheckpointError(
-                f"{checkpoint} was trained with other --lora or --ema options: resume with those of its icclip.json"
-            ) from error
+        """Take up the weights in training, and their average."""
+        self.model.load_state_dict(load_file(checkpoint / IN_TRAINING))
+        if self.average is not None:
+            self.average.values = load_file(checkpoint / AVERAGE)
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Sequence, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from safetensors.torch import load_file
 
 from icclip.config import TrainConfig
 from icclip.errors import ConfigError, MissingExtraError, UsageError
@@ -158,6 +160,36 @@ def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(icclip, imag
     assert [step for step, _ in two] == [step for step, _ in one]
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=2e-4)
     assert len(one) == 6
+
+
+GENTLE = (
+    "--lora-rank",
+    2,
+    "--ema",
+    0.5,
+    "--layer-decay",
+    0.5,
+    "--freeze-blocks",
+    1,
+    "--captions",
+    "all",
+    "--epochs",
+    2,
+)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_adapt_and_average_as_one_does(icclip, images, tmp_path):
+    alone = icclip(*arguments(images, tmp_path / "one", *GENTLE, "--train-bs", 8))
+    assert alone.code == 0, alone.err
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launched(launcher, arguments(images, tmp_path / "two", *GENTLE, "--train-bs", 4))
+    one, two = (load_file(tmp_path / name / "checkpoint-6" / "weight_average.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, average in one.items():
+        torch.testing.assert_close(two[name], average, atol=2e-5, rtol=0)
+    assert any(average.abs().max() > 1e-3 for name, average in one.items() if ".lora_B." in name)
 
 
 def curve(path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.config import DatasetConfig, ModelConfig, TrainConfig
+from icclip.config import DatasetConfig, GentleConfig, LoraConfig, ModelConfig, TrainConfig
 from icclip.report.model_card import model_card
 
 MODEL = {"source": "clip-tiny", "model_type": "clip", "parameters": 3_140_000}
@@ -82,3 +82,12 @@ def test_no_path_of_the_machine_is_published(config, tmp_path):
 def test_a_hub_dataset_is_named_by_its_id(config):
     hub = dataclasses.replace(config, data=DatasetConfig(name="hub", path="owner/photos"), output_dir=Path("out"))
     assert 'datasets: ["owner/photos"]' in card_of(hub, {}, metrics(0.2), None)
+
+
+def test_gentle_options_are_told_where_they_are_used(config):
+    plain = card_of(config, {}, metrics(0.2), None)
+    assert "layer decay" not in plain
+    gently = dataclasses.replace(config, gentle=GentleConfig(layer_decay=0.75), lora=LoraConfig(rank=8))
+    card = card_of(gently, {}, metrics(0.2), None)
+    assert "- layer decay: 0.75\n- adapters, rank: 8" in card
+    assert "- captions: random" in card

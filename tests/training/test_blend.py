@@ -134,9 +134,9 @@ def test_models_that_do_not_belong_together(blended, finished, tiny, tmp_path, r
     ):
         blended(finished, other=str(tmp_path / "wider"), alphas=[0.5])
 
-    shutil.copytree(tiny["softmax"], tmp_path / "brighter")
-    file = tmp_path / "brighter" / "preprocessor_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "image_mean": [0.1, 0.2, 0.3]}))
+    brighter = open_model(registry, ModelConfig(name=str(tiny["softmax"])))
+    brighter.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    brighter.save(tmp_path / "brighter")
     with pytest.raises(CheckpointError, match=r"their image processors differ in image_mean"):
         blended(finished, other=str(tmp_path / "brighter"), alphas=[0.5])
 

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from icclip.config import EvalConfig, GentleConfig, LoraConfig, ModelConfig
 from icclip.data.collate import CaptionedImages
-from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.errors import UnknownNameError, UsageError
 from icclip.evaluation.run import evaluate
 from icclip.models.opening import open_model
 from icclip.training.arguments import training_arguments
@@ -108,6 +108,16 @@ def test_the_schedule_scales_every_rate(gently, registry, quiet):
     state = torch.load(config.output_dir / "checkpoint-4" / "scheduler.pt", weights_only=True)
     assert len(set(state["base_lrs"])) == 3
     assert set(state["_last_lr"]) == {0.0}
+
+
+@pytest.mark.parametrize("asked", [{"layer_decay": 0.5}, {"text_lr": 1.0}, {"ema": 0.5}, {"lora": LoraConfig(rank=2)}])
+def test_what_needs_whole_weights_is_refused_where_they_are_divided(loaded, gently, asked):
+    with pytest.raises(UsageError, match=r"FSDP divides the weights, and --lora-rank, .*: leave out either"):
+        Gentle.prepare(loaded, gently(**asked)).refuse_shards()
+
+
+def test_frozen_blocks_and_fsdp_go_together(loaded, gently):
+    Gentle.prepare(loaded, gently(freeze_blocks=1)).refuse_shards()
 
 
 # Freezing -----------------------------------------------------------------------------------------
@@ -308,12 +318,13 @@ def assert_measured(config, registry, quiet, result):
         assert {name: again[name] for name in result.best} == result.best
 
 
-def test_resuming_with_other_adapters(gently, registry, quiet):
+@pytest.mark.parametrize("other", [{"lora": LoraConfig(rank=3)}, {"gentle": GentleConfig(freeze_blocks=1)}])
+def test_resuming_with_other_weights_in_training_is_refused(gently, registry, quiet, other):
     config = gently(LoraConfig(rank=2))
     train(config, registry, quiet)
-    other = dataclasses.replace(config, lora=LoraConfig(rank=3), epochs=2, resume=True)
-    with pytest.raises(CheckpointError, match=r"checkpoint-4 was trained with other --lora or --ema options"):
-        train(other, registry, quiet)
+    (table,) = other
+    with pytest.raises(UsageError, match=rf"was trained with other options of \[{table}\], .*: resume with those"):
+        train(dataclasses.replace(config, epochs=2, resume=True, **other), registry, quiet)
 
 
 def test_adapters_under_bf16_and_checkpointing_keep_the_base_and_learn(gently, registry, quiet, tiny, family):
