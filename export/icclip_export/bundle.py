@@ -18,7 +18,7 @@ from icclip.config import ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
 from icclip.exporting import ExportRequest, ExportResult
-from icclip.files import put_in_place, readable_os_errors, staging_directory
+from icclip.files import put_in_place, staging_directory
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.golden import write_golden
@@ -153,9 +153,8 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
 
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
     """What feeds the encoders (config, processor, tokenizer), and golden inputs."""
-    with readable_os_errors("the processor", staging):
-        loaded.model.config.save_pretrained(staging)
-        loaded.save_processor(staging)
+    loaded.model.config.save_pretrained(staging)
+    loaded.save_processor(staging)
     write_tokenizer(loaded, staging, data.captions.texts[:PROVED_CAPTIONS])
     count = min(GOLDEN_IMAGES, data.captions.n_images)
     images = [data.images[row] for row in range(count)]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icclip.files import readable_os_errors
 from icclip.runtime.manifest import Tower
 
 if TYPE_CHECKING:
@@ -29,15 +28,14 @@ def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None
     """Write a graph; more weights than `inline_limit` go to `<name>_data` beside it, as transformers.js expects.
 
     Raises:
-        UsageError: the disk is full, ...
+        OSError: the disk is full, ...
     """
     import onnx
 
     data = path.with_name(f"{path.name}_data")
     data.unlink(missing_ok=True)
     large = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > inline_limit
-    with readable_os_errors(path.name, path):
-        onnx.save_model(model, str(path), save_as_external_data=large, all_tensors_to_one_file=True, location=data.name)
+    onnx.save_model(model, str(path), save_as_external_data=large, all_tensors_to_one_file=True, location=data.name)
 
 
 def external_data(path: Path) -> list[Path]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip.errors import CheckpointError, GateError
-from icclip.files import readable_os_errors
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
 from icclip.runtime.manifest import Tower, TowerIO
@@ -56,7 +55,8 @@ def export_towers(
     Raises:
         CheckpointError: the weights are not finite, or this kind of model cannot be exported.
         GateError: a graph does not give what torch gives.
-        UsageError: the disk is full, ...; or onnxruntime is too old.
+        UsageError: onnxruntime is too old.
+        OSError: the disk is full, ...
     """
     from icclip_export.towers import tower_exports
 
@@ -64,7 +64,7 @@ def export_towers(
     check_finite(loaded)
     with _attention(loaded.model, "eager" if eager_attention else None):
         towers = tower_exports(loaded)
-        with readable_os_errors("the encoders", directory), quiet_export():
+        with quiet_export():
             _export(towers, directory, opset)
     paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
     for tower, path in paths.items():
