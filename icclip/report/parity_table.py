@@ -21,7 +21,7 @@ COSINES = {
     "mean centred cosine": ("centred_mean_cosine", "centred_mean_cosine"),
 }
 """Row -> the name of what was measured, and of its check."""
-BATCHES = {"lowest cosine, one at a time": "alone", "lowest cosine, padded": "padded"}
+BATCHES = {"lowest cosine, batch of 1": "alone", "lowest cosine, padded": "padded"}
 """Row -> the name of a check that holds its own measure."""
 SHOWN_FAILURES = 6
 SHOWN_NODES = 3
@@ -72,6 +72,7 @@ def _table(result: PrecisionParity, reference: Mapping[str, Any]) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        show_edge=False,
     )
     table.add_column("against the checkpoint", no_wrap=True)
     for name in ("images", "texts", "limit"):
@@ -127,7 +128,7 @@ def _retrieval_rows(result: PrecisionParity, reference: Mapping[str, Any], check
     yield ("  of them near ties", *(f"{flip['near_ties']:,}" for flip in flips), "")
     similarity = checks.get("similarity")
     change = _marked(_small(rankings[0]["similarity_abs"]), similarity)
-    yield ("largest change of a similarity", change, "", _limit([similarity], _small))
+    yield ("largest similarity change", change, "", _limit([similarity], _small))
 
 
 def _marked(text: str, check: Mapping[str, Any] | None) -> str:
