@@ -4,6 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
+from rich.text import Text
+
+from icclip.cli import app
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "optimum", "onnxruntime", "onnx", "pandas", "pyarrow")
 
@@ -23,6 +27,14 @@ def test_help_lists_the_commands_and_the_exit_codes(icclip):
     assert outcome.code == 0
     for word in ("train", "eval", "plugins", "Exit codes: 0 ok"):
         assert word in outcome.out
+
+
+def test_no_default_is_taken_for_a_style_in_the_help():
+    """Rich drops `[fp32]`: before a letter the bracket has to be escaped."""
+    commands = typer.main.get_group(app).commands.values()
+    helps = [text for command in commands for own in command.params if (text := getattr(own, "help", None))]
+    assert helps
+    assert [text for text in helps if Text.from_markup(text).plain != text.replace("\\[", "[")] == []
 
 
 def test_unknown_command_suggests_the_nearest(icclip):

@@ -23,9 +23,9 @@ from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.golden import write_golden
 from icclip.runtime.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
-from icclip.runtime.parity_record import ParityRecord, PrecisionParity, write_parity
+from icclip.runtime.parity_record import ParityRecord, PrecisionParity, Thresholds, write_parity
 from icclip.runtime.preprocessing import image_inputs_from
-from icclip.runtime.providers import import_onnxruntime
+from icclip.runtime.providers import choose_provider
 from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
 from icclip_export.graphs import DIRECTORY, external_data, graph_name
 from icclip_export.onnx import OPSET, export_towers
@@ -79,7 +79,9 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         GateError: a graph is not what torch computes; nothing is kept.
     """
     config, reporter = request.config, request.reporter
-    import_onnxruntime()
+    # Whatever can be refused is refused before the work.
+    choose_provider(config.provider)
+    limits = {name: thresholds_for(name, config.thresholds) for name in config.precisions}
     check_destination(config.output_dir, overwrite=config.overwrite)
     check_destination(failed_name(config.output_dir), overwrite=True)
     loaded = _open(request)
@@ -91,7 +93,7 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
         export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
-        parity = _proven(staging, loaded, data, request)
+        parity = _proven(staging, loaded, data, request, limits)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
         manifest = seal(staging, _manifest(loaded, config, staging))
@@ -256,7 +258,9 @@ def _size(manifest: Manifest, precision: str) -> int:
 # The gate -----------------------------------------------------------------------------------------
 
 
-def _proven(staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest) -> ParityRecord:
+def _proven(
+    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, limits: Mapping[str, Thresholds]
+) -> ParityRecord:
     """Every precision, made and measured; fp32 first, which the others are made from."""
     from icclip_export.parity import parity_record
     from icclip_export.reduction import ATTEMPTS, Reducer
@@ -266,14 +270,13 @@ def _proven(staging: Path, loaded: LoadedModel, data: Data, request: ExportReque
     reducer = Reducer(staging, _calibrations(loaded, data, config), request.reporter)
     results: dict[str, PrecisionParity] = {}
     for precision in sorted(config.precisions, key=lambda name: name != "fp32"):
-        check = partial(_checked, staging, loaded, reference, request, precision)
+        check = partial(_checked, staging, loaded, reference, request, precision=precision, limits=limits[precision])
         if precision == "fp32":
             results[precision] = check()
             continue
         # Nothing can be left in float32 where float32 itself fails.
         attempts = ATTEMPTS if "fp32" not in results or results["fp32"].passed else 1
-        limits = thresholds_for(precision, config.thresholds)
-        results[precision] = reducer.reduce_until_passed(precision, limits, check, attempts)
+        results[precision] = reducer.reduce_until_passed(precision, limits[precision], check, attempts)
     ordered = [results[precision] for precision in config.precisions]
     return parity_record(reference, ordered, dataset=config.data.label, split=config.split, seed=config.seed)
 
@@ -296,7 +299,13 @@ def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapp
 
 
 def _checked(
-    staging: Path, loaded: LoadedModel, reference: Reference, request: ExportRequest, precision: str
+    staging: Path,
+    loaded: LoadedModel,
+    reference: Reference,
+    request: ExportRequest,
+    *,
+    precision: str,
+    limits: Thresholds,
 ) -> PrecisionParity:
     """The gate's word on the graphs of one precision as they are now."""
     from icclip_export.parity import check_precision
@@ -310,7 +319,7 @@ def _checked(
         reference,
         lambda name: Encoder.open(staging, name, config.provider, tf32=False, engines=engines, reporter=quiet),
         precision,
-        limits=thresholds_for(precision, config.thresholds),
+        limits=limits,
         provider=config.provider,
         reporter=reporter,
     )

@@ -20,7 +20,7 @@ def embed(
     split: Annotated[str, typer.Option(help="Split of --dataset, whose images are embedded.")] = "test",
     output: Annotated[Path, typer.Option("--output", "-o", help="A .npy or .parquet file.")] = Path("embeddings.npy"),
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs at once.")] = 32,
-    precision: Annotated[str | None, typer.Option(help="One that the bundle holds. [fp32]")] = None,
+    precision: Annotated[str | None, typer.Option(help="One that the bundle holds. \\[fp32]")] = None,
     provider: options.Provider = None,
     threads: options.Threads = None,
     revision: options.Revision = None,

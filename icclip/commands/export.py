@@ -15,13 +15,13 @@ def export(
     context: typer.Context,
     checkpoint: Annotated[str, typer.Argument(help="A run directory, a transformers directory or a hub id.")],
     output_dir: Annotated[Path, typer.Option("--output-dir", "-o", help="Where the bundle appears once it passes.")],
-    target: Annotated[str | None, typer.Option(help="onnx or tensorrt. [onnx]")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, int8; may be repeated. [fp32]")] = None,
+    target: Annotated[str | None, typer.Option(help="onnx or tensorrt. \\[onnx]")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp32, fp16, int8; may be repeated. \\[fp32]")] = None,
     dataset: options.Dataset = None,
-    split: Annotated[str | None, typer.Option(help="That the bundle is proven on. [test]")] = None,
+    split: Annotated[str | None, typer.Option(help="That the bundle is proven on. \\[test]")] = None,
     sample: Annotated[int | None, typer.Option(help="Images compared where the split has more. [1000]")] = None,
     provider: Annotated[
-        Literal["tensorrt", "cuda", "cpu"] | None, typer.Option(help="That has to run it. [the first that works]")
+        Literal["tensorrt", "cuda", "cpu"] | None, typer.Option(help="That has to run it. \\[the first that works]")
     ] = None,
     threshold: Annotated[
         list[str] | None, typer.Option(help="NAME=NUMBER for every precision (drop_r1=0.02); may be repeated.")

@@ -27,7 +27,7 @@ def quickstart(
     context: typer.Context,
     *,
     output_dir: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images. [what suits the model]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images. \\[what suits the model]")] = None,
     device: options.Device = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier quickstart there.")] = False,
     json: options.Json = False,

@@ -295,6 +295,13 @@ def test_a_checkpoint_that_does_not_say_its_data(icclip, copied, tmp_path):
     assert "does not say what it was trained on: give --dataset" in line
 
 
+def test_a_threshold_that_does_not_exist_is_said_before_anything_is_read(icclip, tmp_path):
+    line = refused(
+        icclip, tmp_path, tmp_path / "no-model", "-o", tmp_path / "b", "--threshold", "min_cos=1", "--dataset", "shapes"
+    )  # fmt: skip
+    assert "unknown threshold 'min_cos'; did you mean 'min_cosine'?" in line
+
+
 def test_thresholds_are_numbers_by_name():
     assert thresholds_from(["drop-r1=0.02", " min_cosine = 0.9"]) == {"drop_r1": 0.02, "min_cosine": 0.9}
     with pytest.raises(UsageError, match="--threshold drop_r1=low: expected NAME=NUMBER, got low for the number"):

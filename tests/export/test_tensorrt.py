@@ -42,6 +42,13 @@ def test_without_tensorrt_one_line_says_what_to_install(icclip, checkpoints, tmp
 
 
 @pytest.mark.skipif(tensorrt_works(), reason="TensorRT works here")
+def test_a_provider_that_cannot_be_had_is_said_before_anything_is_read(icclip, tmp_path):
+    outcome = icclip("export", tmp_path / "no-model", "-o", tmp_path / "b", "--provider", "tensorrt", "-d", "shapes")
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: provider tensorrt cannot be had")
+
+
+@pytest.mark.skipif(tensorrt_works(), reason="TensorRT works here")
 def test_opening_for_tensorrt_never_falls_back(bundles, registry):
     with pytest.raises(UsageError, match="provider tensorrt cannot be had"):
         registry.export_target("tensorrt").open(bundles / "clip")
