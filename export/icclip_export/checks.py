@@ -14,10 +14,10 @@ from icclip.evaluation.agreement import RankingAgreement, TowerAgreement, cosine
 from icclip.evaluation.metrics import CUTOFFS, DIRECTIONS
 from icclip.evaluation.ranking import RetrievalRanks
 from icclip.runtime.manifest import Tower
-from icclip.runtime.parity_record import Thresholds
+from icclip.runtime.parity_record import BATCH, Thresholds
 from icclip.runtime.providers import PROVIDERS, Provider
 from icclip.specs import Encoder
-from icclip_export.comparison import BATCH, Compared, Embeddings, Scoring
+from icclip_export.comparison import Compared, Embeddings, Scoring
 
 if TYPE_CHECKING:
     from icclip.runtime import Encoder as BundleEncoder

@@ -12,14 +12,13 @@ from icclip.errors import DataError
 from icclip.evaluation.ranking import RetrievalRanks, rank
 from icclip.models.loaded import LoadedModel
 from icclip.runtime.manifest import Manifest
-from icclip.runtime.parity_record import sampled_rows
+from icclip.runtime.parity_record import BATCH, sampled_rows
 from icclip.specs import Encoder, LossFamily
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-BATCH = 32
 SHOWN_CAPTION = 40
 
 

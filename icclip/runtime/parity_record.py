@@ -22,6 +22,8 @@ from icclip.files import atomic_write_json
 
 FORMAT = 1
 NAME = "parity.json"
+BATCH = 32
+"""Inputs encoded at once: int8's scales are those of a whole batch, so that other batches give other numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from icclip.runtime.encoder import Encoder
 from icclip.runtime.golden import Golden, read_golden
 from icclip.runtime.manifest import Manifest, ParityData, file_problem, read_manifest
 from icclip.runtime.parity_record import (
+    BATCH,
     ParityRecord,
     PrecisionParity,
     Thresholds,
@@ -198,8 +199,9 @@ def _compared(
 
 def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalData, where: str) -> Iterator[Check]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
-    ranks = rank(encoder.encode_images(data.images), encoder.encode_texts(data.captions.texts), data.captions)
-    metrics = retrieval_metrics(ranks)
+    images = encoder.encode_images(data.images, batch_size=BATCH)
+    texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
+    metrics = retrieval_metrics(rank(images, texts, data.captions))
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"

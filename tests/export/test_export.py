@@ -125,6 +125,16 @@ def test_fingerprints_tell_checkpoints_apart():
     assert fingerprint(state) != fingerprint({"a": torch.zeros(2), "c": torch.ones(2)})
 
 
+def test_verify_measures_what_the_gate_measured_to_the_last_query(outcome, icclip):
+    found = icclip("verify", outcome.bundle, "--dataset", "shapes", "--provider", "cpu", "--json")
+    assert found.code == 0, found.err
+    details = [check["detail"] for check in json.loads(found.out)["checks"] if "R@" in check["name"]]
+    assert len(details) == 3 * 6
+    for detail in details:
+        now, before = re.match(r"(\S+) %, the gate measured (\S+) %", detail).groups()
+        assert now == before
+
+
 # The command
 
 
