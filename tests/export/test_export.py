@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from icclip.config import DatasetConfig, ExportConfig
 from icclip.errors import UsageError
 from icclip.exporting import thresholds_from
 from icclip.runtime import Encoder
 from icclip.runtime.golden import read_golden
 from icclip.runtime.manifest import check_files, read_manifest
 from icclip.runtime.parity_record import read_parity
-from icclip_export.bundle import fingerprint
+from icclip_export.bundle import _checkpoint, fingerprint
 from icclip_export.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
@@ -116,6 +117,24 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
 def test_the_target_opens_what_it_wrote(outcome, registry):
     encoder = registry.export_target("onnx").open(outcome.bundle)
     assert encoder.encode_texts(["a"]).shape == (1, 128)
+
+
+def test_the_checkpoint_is_measured_in_full_float32_and_comes_back(loaded, tmp_path):
+    config = ExportConfig(
+        checkpoint="any", data=DatasetConfig(name="shapes"), output_dir=tmp_path, device="cpu", precisions=("fp32",)
+    )
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        with _checkpoint(loaded, config):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("high", True)
+        assert loaded.model.device.type == "cpu"
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_fingerprints_tell_checkpoints_apart():
