@@ -93,7 +93,7 @@ def step_zero(registry: Registry, checkpoint: str) -> Mapping[str, Any]:
     """
     model = run_config(checkpoint).get("model")
     if not isinstance(model, Mapping):
-        raise UsageError(f"{checkpoint} does not say what it was trained from: give --with")
+        raise UsageError(f"{checkpoint} is no run that says what it was trained from: check the path, or give --with")
     if registry.preset(model["name"]) is not None:
         raise UsageError(
             f"{checkpoint} was trained from scratch ({model['name']}), and blending with random weights gives nothing: "

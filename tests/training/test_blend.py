@@ -110,7 +110,9 @@ def test_a_run_from_scratch_has_nothing_to_blend_with(blended, finished, tmp_pat
 
 
 def test_what_is_not_known_has_to_be_said(blended, tiny):
-    with pytest.raises(UsageError, match=r"does not say what it was trained from: give --with"):
+    with pytest.raises(
+        UsageError, match=r"is no run that says what it was trained from: check the path, or give --with"
+    ):
         blended(tiny["softmax"])
     with pytest.raises(UsageError, match=r"does not say what it was trained on: give --dataset"):
         blended(tiny["softmax"], other=str(tiny["softmax"]))
