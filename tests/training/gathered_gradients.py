@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from icclip.training.gather import gather_rows, own_columns
-from icclip.training.losses import LOSSES, Pairs, not_negatives
+from icclip.training.losses import LOSSES, Pairs
 
 IDS = torch.tensor([[1, 0], [2, 1], [3, 2], [1, 3], [5, 4], [6, 2], [7, 6], [2, 7]])
 """Rows 0 and 3, and 1 and 7, share a caption across the processes; 2 and 5 an image."""
@@ -40,7 +40,7 @@ def loss_and_gradients(family, rank=0, processes=1):
     image, text = model(images[share], texts[share])
     ids = IDS[share]
     own = own_columns(len(ids), ids.device)
-    pairs = Pairs(image, text, gather_rows(image), gather_rows(text), own, not_negatives(ids, gather_rows(ids), own))
+    pairs = Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids))
     loss = LOSSES[family](pairs, towers.logit_scale, towers.logit_bias)
     loss.backward()
     gradients = {name: p.grad for name, p in towers.named_parameters() if p.grad is not None}
