@@ -66,6 +66,8 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
         "eval_on_start": not resuming,
         **converted(config.training_args),
     }
+    # It would outlast a run, and win over the next one's float32.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
         arguments = TrainingArguments(**values)
         # One process drives one device: with more of them visible Trainer would choose DataParallel,

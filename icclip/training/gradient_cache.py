@@ -8,20 +8,21 @@ Dropout must fall alike both times: the random state before each micro-batch is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Inputs = Mapping[str, Tensor]
+Inputs = dict[str, Tensor]
 Embeddings = tuple[Tensor, Tensor]
 """Of images and of texts, [m, d] each."""
 
 
-def micro_batches(inputs: Inputs, size: int) -> list[dict[str, Tensor]]:
+def micro_batches(inputs: Inputs, size: int) -> list[Inputs]:
     """Tensors [b, ...] -> views of at most `size` rows each; the last may have fewer."""
-    split = {name: value.split(size) for name, value in inputs.items()}
+    split = {name: torch.split(value, size) for name, value in inputs.items()}
     return [dict(zip(split, parts, strict=True)) for parts in zip(*split.values(), strict=True)]
 
 
@@ -29,6 +30,7 @@ def cached_backward(
     parts: Sequence[Inputs],
     encode: Callable[[Inputs], Embeddings],
     loss: Callable[[Tensor, Tensor], Tensor],
+    *,
     temperature: Sequence[Tensor],
     backward: Callable[[Tensor], None],
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -54,7 +56,7 @@ def cached_backward(
     value = loss(image, text)
     of_image, of_text, *of_temperature = torch.autograd.grad(value, [image, text, *temperature])
     sizes = [len(rows) for rows, _ in embeddings]
-    cached = list(zip(of_image.split(sizes), of_text.split(sizes), strict=True))
+    cached = list(zip(torch.split(of_image, sizes), torch.split(of_text, sizes), strict=True))
     for part, replay, gradients in zip(parts[:-1], replays, cached, strict=False):
         with no_sync():
             replay()
@@ -68,7 +70,7 @@ def cached_backward(
 
 def _replay() -> Callable[[], None]:
     """What brings the random state back that is there now, on the CPU and on the device in use."""
-    generators = [torch, torch.cuda] if torch.cuda.is_initialized() else [torch]
+    generators: list[Any] = [torch, torch.cuda] if torch.cuda.is_available() else [torch]
     states = [generator.get_rng_state() for generator in generators]
 
     def replay() -> None:

@@ -45,7 +45,7 @@ class Pairs:
     """int64 [n, k]."""
 
     def ignored(self, rows: slice) -> Tensor:
-        """bool [rows, n]: neither positive nor negative. Never true in a row's own column."""
+        """What is neither positive nor negative, bool [rows, n]. Never true in a row's own column."""
         return not_negatives(self.ids[rows], self.all_ids, self.own[rows])
 
 

@@ -118,9 +118,7 @@ class ContrastiveTrainer(Trainer):
         return loss
 
     @override
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Forward and backward of one batch, float32 []; in two passes where it has several micro-batches."""
         if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
@@ -144,9 +142,9 @@ class ContrastiveTrainer(Trainer):
             micro_batches(model_inputs, self.micro_batch),
             encode,
             lambda image, text: self._loss(image, text, ids),
-            self._temperature(),
-            lambda part: self.accelerator.backward(part / self.current_gradient_accumulation_steps),
-            lambda: self.accelerator.no_sync(model),
+            temperature=self._temperature(),
+            backward=lambda part: self.accelerator.backward(part / self.current_gradient_accumulation_steps),
+            no_sync=lambda: self.accelerator.no_sync(model),
         )
 
     def _temperature(self) -> list[Tensor]:
