@@ -153,7 +153,8 @@ def launched(launcher, options):
 def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(icclip, images, tmp_path, launcher):
     alone = icclip(*arguments(images, tmp_path / "one", "--epochs", 2, "--train-bs", 8))
     assert alone.code == 0, alone.err
-    finished = launched(launcher, arguments(images, tmp_path / "two", "--epochs", 2, "--train-bs", 4, "--json"))
+    two = arguments(images, tmp_path / "two", "--epochs", 2, "--batch-size", 4, "--micro-batch", 3, "--json")
+    finished = launched(launcher, two)
     # One JSON document: the second process says nothing.
     assert json.loads(finished.stdout)["steps"] == 6
     one, two = (curve(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
