@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
 from icclip.training.directory import checkpoint_to_resume, clear
 from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
+from icclip.training.launch import check_launch
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.trainer import ContrastiveTrainer
@@ -117,6 +119,7 @@ class _Run:
 
 
 def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Run:
+    check_launch(os.environ, reporter)
     checkpoint = checkpoint_to_resume(config)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
