@@ -74,8 +74,6 @@ class ContrastiveTrainer(Trainer):
         )
         self.loaded, self.validate, self.micro_batch = loaded, validate, micro_batch
         self.gentle = gentle or Gentle(loaded.model, {})
-        if self.is_fsdp_enabled:
-            self.gentle.refuse_shards()
         self._sampler = None
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed)

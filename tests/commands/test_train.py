@@ -68,6 +68,10 @@ def test_bad_requests_are_one_line_each(icclip, images, tmp_path):
         (["--model", "clip-tiny"], "no data is named: give --dataset"),
         (["--model", "clip-tiny", "--dataset", "shapes", "--set", "x"], "--set x: write it as --set NAME=VALUE"),
         (["--model", "clip-tiny", "--dataset", "shapes", "--lr", "-1"], "lr is -1.0: give at least 0"),
+        (
+            ["--model", "clip-tiny", "--dataset", "shapes", "--batch-size", "8", "--micro-batch", "9"],
+            "micro_batch is 9: give at most train_bs, which is 8",
+        ),
     ]:
         outcome = icclip("train", "--output-dir", tmp_path / "none", *options)
         assert outcome.code == 2

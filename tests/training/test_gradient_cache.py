@@ -9,12 +9,13 @@ import re
 import pytest
 import torch
 
-from icclip.config import ModelConfig, TrainConfig
+from icclip.config import LoraConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
 from icclip.data.collate import CaptionedImages, split_batch
 from icclip.errors import ConfigError
 from icclip.models.opening import open_model
 from icclip.training.arguments import training_arguments
+from icclip.training.gentle import Gentle
 from icclip.training.gradient_cache import micro_batches
 from icclip.training.progress import read_history
 from icclip.training.run import train
@@ -194,6 +195,18 @@ def test_what_is_frozen_stays_without_gradient(trainer_of):
         trainer, lambda: trainer.training_step(trainer.model, batch), lambda: plain_step(trainer, batch)
     )
     assert not any(name.startswith("vision_model") or name == "logit_scale" for name in gradients)
+
+
+def test_adapters_with_dropout_of_their_own(trainer_of, config):
+    trainer = trainer_of()
+    Gentle.prepare(trainer.loaded, dataclasses.replace(config, lora=LoraConfig(rank=2, dropout=0.3)))
+    batch = batch_of(trainer)
+    gradients = compared(
+        trainer, lambda: trainer.training_step(trainer.model, batch), lambda: plain_step(trainer, batch)
+    )
+    assert {"logit_scale"} < gradients.keys()
+    assert all("lora_" in name or name.startswith("logit_") for name in gradients)
+    assert any(gradient.any() for name, gradient in gradients.items() if "lora_B" in name)
 
 
 def test_the_processes_are_told_once_with_the_last_micro_batch(trainer_of):
