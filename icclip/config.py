@@ -187,6 +187,8 @@ class TrainConfig(Config):
     scheduler: str = "cosine"
     train_bs: int = 64
     """Images per process and step: what each positive meets, times the processes, less one."""
+    micro_batch: int | None = None
+    """Images encoded at once within a batch, exactly, at the price of encoding twice; None: all."""
     eval_bs: int = 128
     grad_accum: int = 1
     precision: Precision = "fp32"
@@ -215,11 +217,13 @@ class TrainConfig(Config):
         """Values out of range, and options that exclude each other."""
         found = _at_least(
             self,
-            epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, eval_bs=1, grad_accum=1, seed=0,
-            eval_every=1, save_total_limit=1, logging_steps=1, workers=0,
+            epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, micro_batch=1, eval_bs=1, grad_accum=1,
+            seed=0, eval_every=1, save_total_limit=1, logging_steps=1, workers=0,
         )  # fmt: skip
         if not 0 <= self.warmup_ratio < 1:
             found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")
+        if self.micro_batch is not None and self.micro_batch > self.train_bs:
+            found.append(f"micro_batch is {self.micro_batch}: give at most train_bs, which is {self.train_bs}")
         if self.overwrite and self.resume:
             found.append("overwrite and resume exclude each other: choose one")
         if self.data.streaming and self.max_steps is None:

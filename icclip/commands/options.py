@@ -71,7 +71,10 @@ RunDirectory = Annotated[Path | None, typer.Option("--output-dir", "-o", help="\
 Epochs = Annotated[Number, typer.Option(help="Passes over the training split. [5]")]
 MaxSteps = Annotated[Number, typer.Option(help="Stop after so many optimizer steps.")]
 LearningRate = Annotated[Real, typer.Option(help="The highest. [1e-5, or the preset's]")]
-TrainBatch = Annotated[Number, typer.Option(help="Images per process and step. [64]")]
+TrainBatch = Annotated[Number, typer.Option("--train-bs", "--batch-size", help="Images per process and step. [64]")]
+MicroBatch = Annotated[
+    Number, typer.Option(help="Images of a batch encoded at once: the memory of these, the gradients of all. \\[all]")
+]
 EvalBatch = Annotated[Number, typer.Option(help="Images encoded at once. [128]")]
 Accumulation = Annotated[Number, typer.Option(help="Batches per step; adds no negatives. [1]")]
 Warmup = Annotated[Real, typer.Option(help="Share of the steps in which the rate rises. [0.05]")]

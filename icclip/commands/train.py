@@ -12,6 +12,7 @@ def train(
     context: typer.Context,
     model: o.Model = None, dataset: o.Dataset = None, output_dir: o.RunDirectory = None, config: o.ConfigFile = None,
     epochs: o.Epochs = None, max_steps: o.MaxSteps = None, lr: o.LearningRate = None, train_bs: o.TrainBatch = None,
+    micro_batch: o.MicroBatch = None,
     eval_bs: o.EvalBatch = None, grad_accum: o.Accumulation = None, warmup_ratio: o.Warmup = None,
     weight_decay: o.WeightDecay = None, scheduler: o.Scheduler = None, image_resize: o.ImageResize = None,
     tokenizer: o.Tokenizer = None, fp16: o.Fp16 = False, bf16: o.Bf16 = False, grad_ckpt: o.Checkpointing = None,
@@ -46,7 +47,8 @@ def train(
     lora = {"rank": lora_rank, "alpha": lora_alpha, "dropout": lora_dropout, "targets": listed(lora_targets)}
     said = {
         "model": model_options, "data": data, "output_dir": output_dir, "epochs": epochs, "max_steps": max_steps,
-        "lr": lr, "train_bs": train_bs, "eval_bs": eval_bs, "grad_accum": grad_accum, "warmup_ratio": warmup_ratio,
+        "lr": lr, "train_bs": train_bs, "micro_batch": micro_batch, "eval_bs": eval_bs, "grad_accum": grad_accum,
+        "warmup_ratio": warmup_ratio,
         "weight_decay": weight_decay, "scheduler": scheduler, "precision": o.precision(fp16=fp16, bf16=bf16),
         "grad_ckpt": grad_ckpt, "seed": seed, "eval_every": eval_every, "logging_steps": logging_steps,
         "report_to": listed(report_to), "workers": workers, "device": device, "resume": resume,

@@ -18,6 +18,8 @@ from icclip.errors import ConfigError, UnknownNameError, UsageError
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
 
+NOT_SHARDED = "every process needs the whole model"
+
 OURS: Mapping[str, str] = {
     "output_dir": "use --output-dir",
     "num_train_epochs": "use --epochs",
@@ -45,6 +47,9 @@ OURS: Mapping[str, str] = {
     "eval_strategy": "use --eval-every",
     "save_strategy": "checkpoints are saved where they are evaluated",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
+    "fsdp": NOT_SHARDED,
+    "fsdp_config": NOT_SHARDED,
+    "deepspeed": NOT_SHARDED,
     "metric_for_best_model": "the best checkpoint is the one of the highest rsum",
 }
 """Arguments that `--set` may not touch, and why or what to use."""
@@ -66,6 +71,8 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
         "eval_on_start": not resuming,
         **converted(config.training_args),
     }
+    # It would outlast a run, and win over the next one's float32.
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     try:
         arguments = TrainingArguments(**values)
         # One process drives one device: with more of them visible Trainer would choose DataParallel,

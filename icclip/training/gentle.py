@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import load_file, save_file
 
 from icclip.config import TrainConfig
-from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.training.averaging import WeightAverage
 from icclip.training.freezing import freeze
@@ -71,25 +70,9 @@ class Gentle:
         kinds = ["adapters"] * self.adapted + ["saved averaged"] * (self.average is not None)
         return ", ".join([" of ".join(f"{count / 1e6:,.2f} M" for count in counts) + " parameters", *kinds])
 
-    @property
-    def _at_one_rate(self) -> bool:
-        return len(set(self.rates.values())) <= 1
-
-    def refuse_shards(self) -> None:
-        """What needs whole weights cannot be had where FSDP leaves each process a part of them.
-
-        Raises:
-            UsageError: adapters, an average or several rates are asked for.
-        """
-        if self.saves_other_weights or not self._at_one_rate:
-            raise UsageError(
-                "FSDP divides the weights, and --lora-rank, --ema, --layer-decay, --vision-lr and --text-lr need whole "
-                "ones: leave out either"
-            )
-
     def divide(self, optimizer: Any) -> None:
         """Give each parameter of a new optimizer its rate. Where all have the same, there is nothing to do."""
-        if not self._at_one_rate:
+        if len(set(self.rates.values())) > 1:
             own = {parameter: self.rates[name] for name, parameter in self.model.named_parameters()}
             optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, own)
 

@@ -1,7 +1,8 @@
 """The two contrastive losses, written once, for one process or many.
 
 A process holds the rows of its own pairs and the columns of everybody's. Averaged over processes of
-equal batches, each loss is that of the whole batch on one process.
+equal batches, each loss is that of the whole batch on one process. Both are sums over rows, so that a
+large matrix of logits never has to be whole.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from icclip.specs import LossFamily
+
+LOGITS_AT_ONCE = 2**20
+"""A block of rows has at most so many logits (4 MiB each time they are held), or is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,14 @@ class Pairs:
     """[n, d]."""
     own: Tensor
     """int64 [b]: the column of each row's own partner."""
-    ignore: Tensor
-    """bool [b, n]: neither positive nor negative. Never true in a row's own column."""
+    ids: Tensor
+    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other."""
+    all_ids: Tensor
+    """int64 [n, k]."""
+
+    def ignored(self, rows: slice) -> Tensor:
+        """What is neither positive nor negative, bool [rows, n]. Never true in a row's own column."""
+        return not_negatives(self.ids[rows], self.all_ids, self.own[rows])
 
 
 def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor) -> Tensor:
@@ -60,12 +71,15 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
     (-log softmax_j(s_ij)[own] - log softmax_j(s_ji)[own]) / 2. Ignored columns are left out of the
     denominators.
     """
+    directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
 
-    def cross_entropy(rows: Tensor, columns: Tensor) -> Tensor:
-        logits = _scaled_cosines(rows, columns, logit_scale).masked_fill(pairs.ignore, -torch.inf)
-        return functional.cross_entropy(logits, pairs.own)
+    def cross_entropy(rows: slice) -> Tensor:
+        ignored, own = pairs.ignored(rows), pairs.own[rows]
+        logits = (_scaled_cosines(local[rows], columns, logit_scale) for local, columns in directions)
+        kept = (of_one.masked_fill(ignored, -torch.inf) for of_one in logits)
+        return torch.stack([functional.cross_entropy(one, own, reduction="sum") for one in kept]).sum()
 
-    return (cross_entropy(pairs.image, pairs.all_text) + cross_entropy(pairs.text, pairs.all_image)) / 2
+    return _in_blocks(cross_entropy, pairs) / (2 * len(pairs.image))
 
 
 def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
@@ -75,9 +89,27 @@ def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = 
     image_i . text_j + logit_bias)) / number of images. Ignored pairs are left out of the sum.
     """
     bias = 0.0 if logit_bias is None else logit_bias.float()
-    logits = _scaled_cosines(pairs.image, pairs.all_text, logit_scale) + bias
-    signs = torch.full_like(logits, -1.0).scatter(1, pairs.own[:, None], 1.0)
-    return -functional.logsigmoid(signs * logits).masked_fill(pairs.ignore, 0.0).sum() / len(logits)
+
+    def negative_log_likelihood(rows: slice) -> Tensor:
+        logits = _scaled_cosines(pairs.image[rows], pairs.all_text, logit_scale) + bias
+        signs = torch.full_like(logits, -1.0).scatter(1, pairs.own[rows, None], 1.0)
+        return -functional.logsigmoid(signs * logits).masked_fill(pairs.ignored(rows), 0.0).sum()
+
+    return _in_blocks(negative_log_likelihood, pairs) / len(pairs.image)
+
+
+def _in_blocks(part: Callable[[slice], Tensor], pairs: Pairs) -> Tensor:
+    """A sum over all local rows, [], from `part`, which sums over some.
+
+    Where there are several blocks, nothing of one stays but its sum: the backward pass computes it
+    again.
+    """
+    rows, size = len(pairs.image), max(1, LOGITS_AT_ONCE // len(pairs.all_image))
+    if rows <= size:
+        return part(slice(0, rows))
+    blocks = (slice(start, start + size) for start in range(0, rows, size))
+    sums = [checkpoint(part, block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+    return torch.stack(sums).sum()
 
 
 def _scaled_cosines(rows: Tensor, columns: Tensor, logit_scale: Tensor) -> Tensor:

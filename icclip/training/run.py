@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
 from icclip.training.directory import checkpoint_to_resume, clear
 from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
+from icclip.training.launch import check_launch
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.trainer import ContrastiveTrainer
@@ -117,6 +119,7 @@ class _Run:
 
 
 def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Run:
+    check_launch(os.environ, reporter)
     checkpoint = checkpoint_to_resume(config)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
@@ -197,6 +200,7 @@ def _trainer(
     history = History(config.output_dir / HISTORY)
     return ContrastiveTrainer(
         loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle,
+        micro_batch=config.micro_batch,
         collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
     )  # fmt: skip
 
@@ -213,12 +217,13 @@ def _header(
 ) -> dict[str, str]:
     sizes = {name: split["images"] for name, split in about["data"]["splits"].items()}
     batch = config.train_bs * arguments.world_size
+    encoded = f" (encoded {config.micro_batch} at a time)" if config.micro_batch else ""
     accumulated = "" if config.grad_accum == 1 else f" (accumulating {config.grad_accum} batches adds none)"
     return {
         "model": f"{loaded.source}, {about['model']['model_type']}, {about['model']['parameters'] / 1e6:.1f} M parameters",
         "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
         "device": f"{arguments.device}, {config.precision}",
-        "batch": f"{config.train_bs} x {arguments.world_size} processes x {config.grad_accum} accumulated",
+        "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
         "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),

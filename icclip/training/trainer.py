@@ -16,14 +16,15 @@ from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from typing_extensions import override
 
-from icclip.data.collate import CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
+from icclip.data.collate import IDS, CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
 from icclip.errors import TrainingStoppedError
 from icclip.models.loaded import LoadedModel
 from icclip.training.averaging import WeightAverage
 from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.training.gather import gather_rows, is_distributed, own_columns
 from icclip.training.gentle import Gentle
-from icclip.training.losses import LOSSES, Pairs, not_negatives
+from icclip.training.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
+from icclip.training.losses import LOSSES, Pairs
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -41,6 +42,7 @@ class ContrastiveTrainer(Trainer):
         args: `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.arguments`.
         train_dataset: gives Examples.
         validate: metrics of the model as it stands, the same on every process.
+        micro_batch: pairs encoded at once within a batch; see `icclip.training.gradient_cache`. None: all.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
         callbacks: besides transformers' own.
         gentle: what of the model trains and is saved; None: all of it, as it is.
@@ -54,6 +56,7 @@ class ContrastiveTrainer(Trainer):
         train_dataset: CaptionedImages | CaptionedStream,
         validate: Evaluate,
         *,
+        micro_batch: int | None = None,
         eval_every: int = 1,
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
@@ -69,10 +72,8 @@ class ContrastiveTrainer(Trainer):
             processing_class=loaded.processor,
             callbacks=list(callbacks),
         )
-        self.loaded, self.validate = loaded, validate
+        self.loaded, self.validate, self.micro_batch = loaded, validate, micro_batch
         self.gentle = gentle or Gentle(loaded.model, {})
-        if self.is_fsdp_enabled:
-            self.gentle.refuse_shards()
         self._sampler = None
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed)
@@ -103,13 +104,62 @@ class ContrastiveTrainer(Trainer):
         """
         model_inputs, ids = split_batch(inputs)
         outputs = model(**model_inputs)
-        pairs = _pairs(outputs.image_embeds, outputs.text_embeds, ids)
+        loss = self._loss(outputs.image_embeds, outputs.text_embeds, ids)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
+        pairs = _pairs(image, text, ids)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
         self._remember_if_bad(loss.detach())
-        return (loss, outputs) if return_outputs else loss
+        return loss
+
+    @override
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one batch, float32 []; in two passes where it has several micro-batches."""
+        if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
+            step: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step
+        return self._cached_step(model, inputs) / self.current_gradient_accumulation_steps
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        assert self.micro_batch is not None, "without micro-batches there is nothing to cache"
+        model_inputs, ids = split_batch(inputs)
+        ids = ids.to(self.args.device)
+
+        def encode(part: Inputs) -> Embeddings:
+            # Autocast keeps its copies of the weights to the end of its context, without a graph where
+            # they were made without one: each micro-batch has a context of its own.
+            with self.compute_loss_context_manager():
+                outputs = model(**self._prepare_inputs(part))
+            return outputs.image_embeds, outputs.text_embeds
+
+        model.train()
+        return cached_backward(
+            micro_batches(model_inputs, self.micro_batch),
+            encode,
+            lambda image, text: self._loss(image, text, ids),
+            temperature=self._temperature(),
+            backward=lambda part: self.accelerator.backward(part / self.current_gradient_accumulation_steps),
+            no_sync=lambda: self.accelerator.no_sync(model),
+        )
+
+    def _temperature(self) -> list[Tensor]:
+        """What the loss learns besides the embeddings: logit_scale, and logit_bias where there is one."""
+        model = self.loaded.model
+        found = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
+        return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
 
     # Data
+
+    @override
+    def get_train_dataloader(self) -> Any:
+        """With micro-batches, each moves to the device by itself: a batch may not fit there."""
+        loader = super().get_train_dataloader()
+        if self.micro_batch is not None:
+            loader.device = None
+        return loader
 
     @override
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
@@ -227,7 +277,7 @@ def _pairs(image: Tensor, text: Tensor, ids: Tensor) -> Pairs:
     """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
     image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
     own = own_columns(len(ids), ids.device)
-    return Pairs(image, text, gather_rows(image), gather_rows(text), own, not_negatives(ids, gather_rows(ids), own))
+    return Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids))
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

@@ -68,6 +68,10 @@ def test_bad_requests_are_one_line_each(icclip, images, tmp_path):
         (["--model", "clip-tiny"], "no data is named: give --dataset"),
         (["--model", "clip-tiny", "--dataset", "shapes", "--set", "x"], "--set x: write it as --set NAME=VALUE"),
         (["--model", "clip-tiny", "--dataset", "shapes", "--lr", "-1"], "lr is -1.0: give at least 0"),
+        (
+            ["--model", "clip-tiny", "--dataset", "shapes", "--batch-size", "8", "--micro-batch", "9"],
+            "micro_batch is 9: give at most train_bs, which is 8",
+        ),
     ]:
         outcome = icclip("train", "--output-dir", tmp_path / "none", *options)
         assert outcome.code == 2
@@ -153,7 +157,8 @@ def launched(launcher, options):
 def test_two_processes_give_the_curve_of_one_with_the_doubled_batch(icclip, images, tmp_path, launcher):
     alone = icclip(*arguments(images, tmp_path / "one", "--epochs", 2, "--train-bs", 8))
     assert alone.code == 0, alone.err
-    finished = launched(launcher, arguments(images, tmp_path / "two", "--epochs", 2, "--train-bs", 4, "--json"))
+    two = arguments(images, tmp_path / "two", "--epochs", 2, "--batch-size", 4, "--micro-batch", 3, "--json")
+    finished = launched(launcher, two)
     # One JSON document: the second process says nothing.
     assert json.loads(finished.stdout)["steps"] == 6
     one, two = (curve(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))

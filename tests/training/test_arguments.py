@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from torch import nn
+from transformers import Trainer
 
 from icclip.errors import ConfigError, UnknownNameError, UsageError
 from icclip.training.arguments import converted, planned_steps, training_arguments
@@ -45,6 +47,13 @@ def test_wrong_settings_are_reported_together():
         "--set max_grad_norm=much: expected float",
         "--set learning_rate: use --lr",
     )
+
+
+def test_no_run_inherits_the_precision_of_the_one_before(config):
+    for precision, of_accelerate in (("bf16", "bf16"), ("fp32", "no")):
+        arguments = training_arguments(dataclasses.replace(config, precision=precision), workers=0)
+        trainer = Trainer(nn.Linear(1, 1), arguments, eval_dataset=[0])
+        assert trainer.accelerator.mixed_precision == of_accelerate
 
 
 def test_fp16_needs_a_gpu(config):

@@ -110,16 +110,6 @@ def test_the_schedule_scales_every_rate(gently, registry, quiet):
     assert set(state["_last_lr"]) == {0.0}
 
 
-@pytest.mark.parametrize("asked", [{"layer_decay": 0.5}, {"text_lr": 1.0}, {"ema": 0.5}, {"lora": LoraConfig(rank=2)}])
-def test_what_needs_whole_weights_is_refused_where_they_are_divided(loaded, gently, asked):
-    with pytest.raises(UsageError, match=r"FSDP divides the weights, and --lora-rank, .*: leave out either"):
-        Gentle.prepare(loaded, gently(**asked)).refuse_shards()
-
-
-def test_frozen_blocks_and_fsdp_go_together(loaded, gently):
-    Gentle.prepare(loaded, gently(freeze_blocks=1)).refuse_shards()
-
-
 # Freezing -----------------------------------------------------------------------------------------
 
 

@@ -1,23 +1,27 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
+from icclip.training import losses
 from icclip.training.gather import own_columns
 from icclip.training.losses import Pairs, not_negatives, sigmoid_loss, softmax_loss
 
 LOG_2 = torch.tensor(math.log(2.0))
 
 
-def pairs(image, text, ignore=None) -> Pairs:
-    """A whole batch on one process."""
+def pairs(image, text, ids=None) -> Pairs:
+    """A whole batch on one process; pairs of the same id are no negatives."""
     image, text = torch.tensor(image), torch.tensor(text)
-    none = torch.zeros(len(image), len(text), dtype=torch.bool)
-    ignored = none if ignore is None else torch.tensor(ignore)
-    return Pairs(image, text, image, text, own_columns(len(image), image.device), ignored)
+    ids = torch.arange(len(image))[:, None] if ids is None else torch.tensor(ids)[:, None]
+    return Pairs(image, text, image, text, own_columns(len(image), image.device), ids, ids)
 
 
 TWO = ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]])
@@ -40,12 +44,12 @@ def test_sigmoid_loss_by_hand():
 
 def test_ignored_columns_leave_the_softmax_denominators():
     # Text 1 is no negative of image 0, nor text 0's of image 1: what is left has one column each.
-    ignored = pairs(*TWO, ignore=[[False, True], [True, False]])
+    ignored = pairs(*TWO, ids=[5, 5])
     assert softmax_loss(ignored, LOG_2).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_ignored_pairs_leave_the_sigmoid_sum():
-    ignored = pairs(*TWO, ignore=[[False, True], [True, False]])
+    ignored = pairs(*TWO, ids=[5, 5])
     expected = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(-0.6))) / 2
     assert sigmoid_loss(ignored, LOG_2, torch.tensor(-1.0)).item() == pytest.approx(expected, abs=1e-6)
 
@@ -65,9 +69,9 @@ def test_rows_of_one_process_among_the_columns_of_two():
 
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
 def test_ignored_pairs_get_no_gradient(loss):
-    batch = pairs(*TWO, ignore=[[False, True], [True, False]])
+    batch = pairs(*TWO, ids=[5, 5])
     text = batch.text.clone().requires_grad_()
-    value = loss(Pairs(batch.image, batch.text, batch.image, text, batch.own, batch.ignore), LOG_2, torch.tensor(0.0))
+    value = loss(dataclasses.replace(batch, all_text=text), LOG_2, torch.tensor(0.0))
     (gradient,) = torch.autograd.grad(value, text)
     # Of text 0 only the pair with image 0 counts: along image 1 there is nothing.
     assert torch.isfinite(gradient).all()
@@ -77,11 +81,55 @@ def test_ignored_pairs_get_no_gradient(loss):
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
 def test_logits_stay_float32_under_autocast(loss):
     torch.manual_seed(0)
-    image, text = (torch.nn.functional.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
+    image, text = (functional.normalize(torch.randn(8, 16), dim=-1) for _ in range(2))
     batch, scale = pairs(image.tolist(), text.tolist()), torch.tensor(math.log(100.0))
     plain = loss(batch, scale, torch.tensor(-10.0))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(loss(batch, scale, torch.tensor(-10.0)), plain)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 60, 130])
+@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
+def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(loss, at_once, monkeypatch):
+    # 8 rows of 13 columns: eight blocks, eight, two of four rows, and all of it.
+    whole = value_and_gradients(loss)
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
+    for mine, of_whole in zip(value_and_gradients(loss), whole, strict=True):
+        torch.testing.assert_close(mine, of_whole, atol=1e-6, rtol=1e-5)
+
+
+def value_and_gradients(loss, local=8, everybody=13, dimensions=16):
+    """Of the last pairs of all, some of which share an id: with both towers, everybody's rows and the temperature."""
+    torch.manual_seed(0)
+    mine, all_rows = (functional.normalize(torch.randn(2, n, dimensions), dim=-1) for n in (local, everybody))
+    leaves = [*mine, *all_rows, torch.tensor(2.0), torch.tensor(-3.0)]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    ids = torch.tensor([[n % 5, n % 7] for n in range(everybody)])
+    own = torch.arange(everybody - local, everybody)
+    value = loss(Pairs(*leaves[:4], own, ids[own], ids), *leaves[4:])
+    return [value, *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
+def test_no_tensor_is_larger_than_a_block(loss, monkeypatch):
+    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 8 * 64)
+    with Largest() as largest:
+        value_and_gradients(loss, local=64, everybody=64, dimensions=4)
+    # 8 of 64 rows at once; the two ids of each pair are compared.
+    assert largest.elements == 8 * 64 * 2
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most elements that any result had."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.elements = max([self.elements, *sizes])
+        return result
 
 
 def test_softmax_loss_is_that_of_transformers():

@@ -1,0 +1,147 @@
+"""Peak memory of one training step against the batch size, with micro-batches of 32 and without.
+
+    python benchmarks/gradient_cache_memory.py
+
+Each line is a process of its own that makes its batch, takes a step of 32 pairs to have everything in
+place, and measures a step of the batch: on a GPU what torch allocates beyond what it held before, on a
+CPU the same of the process's resident memory (Linux). The batch's inputs are not in these numbers: they
+lie in the CPU's memory before the step, grow with the batch, and stand in a column of their own.
+
+Writes gradient_cache_memory.json beside itself. Compare the ratios between machines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from icclip.config import DatasetConfig, ModelConfig, TrainConfig
+from icclip.data.captions import CaptionMap
+from icclip.data.collate import IDS, CaptionedImages
+from icclip.models.opening import open_model
+from icclip.registry import Registry
+from icclip.training.arguments import training_arguments
+from icclip.training.trainer import ContrastiveTrainer
+
+MICRO = 32
+BATCHES = (256, 1024, 4096)
+PLAIN = (256, 1024)
+PRESETS = {"softmax": "clip-tiny", "sigmoid": "siglip-tiny"}
+SIDE = 64
+MIB = 2**20
+RESULT = Path(__file__).with_suffix(".json")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    rows = []
+    print(f"{'loss':<9}{'batch':>6}{'encoded':>9}{'peak MiB':>10}{'to 256':>8}{'inputs MiB':>12}")
+    for loss in PRESETS:
+        cases = [(batch, MICRO) for batch in BATCHES] + [(batch, None) for batch in PLAIN]
+        measured = [measured_alone(loss, batch, micro) for batch, micro in cases]
+        first = {row["micro_batch"]: row["peak_mib"] for row in measured if row["batch"] == BATCHES[0]}
+        for row in measured:
+            row["ratio_to_256"] = round(row["peak_mib"] / first[row["micro_batch"]], 2)
+            encoded = row["micro_batch"] or "all"
+            print(
+                f"{loss:<9}{row['batch']:>6}{encoded:>9}{row['peak_mib']:>10.0f}{row['ratio_to_256']:>8.2f}"
+                f"{row['inputs_mib']:>12.0f}"
+            )
+        rows += measured
+    about = {"torch": torch.__version__, "transformers": version("transformers"), "python": platform.python_version()}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    result = {"device": device, "image_side": SIDE, "models": PRESETS, **about, "rows": rows}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def measured_alone(loss: str, batch: int, micro: int | None) -> dict[str, Any]:
+    """`measured` in a fresh process, whose allocator gives large blocks back at once."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    command = [sys.executable, __file__, loss, str(batch), str(micro or 0)]
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return row
+
+
+def measured(loss: str, batch: int, micro: int | None) -> dict[str, Any]:
+    """Peak memory of a step beyond what was there, in MiB."""
+    trainer = trainer_for(loss, batch, micro)
+    trainer.training_step(trainer.model, inputs(trainer, MICRO))
+    whole = inputs(trainer, batch)
+    before = start(trainer.args.device)
+    trainer.training_step(trainer.model, whole)
+    peak = (peak_since(trainer.args.device) - before) / MIB
+    held = sum(value.numel() * value.element_size() for value in whole.values()) / MIB
+    return {
+        "loss": loss, "batch": batch, "micro_batch": micro, "peak_mib": round(peak, 1), "inputs_mib": round(held, 1),
+    }  # fmt: skip
+
+
+def trainer_for(loss: str, batch: int, micro: int | None) -> ContrastiveTrainer:
+    """Of a preset, with nothing to train on: the steps are taken by hand."""
+    config = TrainConfig(
+        model=ModelConfig(name=PRESETS[loss], image_resize=SIDE),
+        data=DatasetConfig(name="shapes"),
+        output_dir=Path(tempfile.mkdtemp()),
+        train_bs=batch,
+        micro_batch=micro,
+        report_to=(),
+    )
+    captions = ["a photo of a red square", "two dogs run across the wet grass"]
+    loaded = open_model(Registry.from_environment(), config.model, captions=lambda: captions)
+    nothing = CaptionedImages([Image.new("RGB", (SIDE, SIDE))], CaptionMap.from_lists([captions]))
+    arguments = training_arguments(config, workers=0)
+    trainer = ContrastiveTrainer(loaded, arguments, nothing, lambda _: {}, micro_batch=micro)
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def inputs(trainer: ContrastiveTrainer, batch: int) -> dict[str, torch.Tensor]:
+    """A batch of noise, in the CPU's memory, as the loader leaves it."""
+    generator = torch.Generator().manual_seed(batch)
+    text = trainer.loaded.text_inputs(["a photo of a red square"] * batch)
+    pixels = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
+    ids = torch.arange(batch)[:, None].expand(-1, 2).contiguous()
+    return {"pixel_values": pixels, **text, IDS: ids}
+
+
+def start(device: torch.device) -> int:
+    """Forget the peak so far; what is held now, in bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # What the step before has freed must not serve the measured one unseen.
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return status("VmRSS")
+
+
+def peak_since(device: torch.device) -> int:
+    """The most that was held since, in bytes."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
+
+
+def status(name: str) -> int:
+    """A line of this process's status, in bytes."""
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+    return int(lines[name].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        main()
+    else:
+        print(json.dumps(measured(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]) or None)))
