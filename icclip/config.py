@@ -36,7 +36,11 @@ OnBadImage = Literal["fail", "skip"]
 Tower = Literal["vision", "text"]
 CaptionPolicy = Literal["random", "all", "round-robin"]
 Augmentation = Literal["off", "light"]
+CacheImages = Literal["auto", "on", "off"]
+DuplicatePolicy = Literal["mask", "soft", "off"]
 
+MAX_DISTANCE = 16
+"""A quarter of a hash's bits; unrelated images differ in half of them."""
 MAX_VAL_FRACTION = 0.5
 """A validation and a test split of this size each would leave nothing to train on."""
 
@@ -200,6 +204,8 @@ class TrainConfig(Config):
     logging_steps: int = 50
     workers: int | None = None
     """Processes that load images; None chooses from the cores."""
+    cache_images: CacheImages = "auto"
+    """Keep decoded and resized images on the disk; auto: where there is room, and each is seen twice or more."""
     device: str | None = None
     """None: the GPU where there is one."""
     report_to: tuple[str, ...] = ("tensorboard",)
@@ -208,6 +214,10 @@ class TrainConfig(Config):
     captions: CaptionPolicy = "random"
     """Which of an image's captions an epoch shows: one by chance, one in turn, or each once."""
     augment: Augmentation = "off"
+    duplicates: DuplicatePolicy = "mask"
+    """Pairs that share a caption or an image: no negatives of each other, positives too, or negatives after all."""
+    near_duplicates: int | None = None
+    """Images whose difference hashes of 64 bits differ in at most so many are the same too; None: the same files are."""
     gentle: GentleConfig = field(default_factory=GentleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     training_args: Mapping[str, Any] = field(default_factory=dict)
@@ -218,19 +228,30 @@ class TrainConfig(Config):
         found = _at_least(
             self,
             epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, micro_batch=1, eval_bs=1, grad_accum=1,
-            seed=0, eval_every=1, save_total_limit=1, logging_steps=1, workers=0,
+            seed=0, eval_every=1, save_total_limit=1, logging_steps=1, workers=0, near_duplicates=0,
         )  # fmt: skip
         if not 0 <= self.warmup_ratio < 1:
             found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")
         if self.micro_batch is not None and self.micro_batch > self.train_bs:
             found.append(f"micro_batch is {self.micro_batch}: give at most train_bs, which is {self.train_bs}")
-        if self.overwrite and self.resume:
-            found.append("overwrite and resume exclude each other: choose one")
-        if self.data.streaming and self.max_steps is None:
-            found.append("streaming data has no known length: give --max-steps")
-        if self.data.streaming and self.captions == "all":
-            found.append("captions is 'all': with streaming data choose random or round-robin")
-        return found
+        if self.near_duplicates is not None and self.near_duplicates > MAX_DISTANCE:
+            found.append(f"near_duplicates is {self.near_duplicates}: give at most {MAX_DISTANCE} of the 64 bits")
+        return found + [problem for problem, there in self._exclusions().items() if there]
+
+    def _exclusions(self) -> dict[str, bool]:
+        """What does not go together, and whether it is so here."""
+        streaming, near = self.data.streaming, self.near_duplicates is not None
+        return {
+            "overwrite and resume exclude each other: choose one": self.overwrite and self.resume,
+            "streaming data has no known length: give --max-steps": streaming and self.max_steps is None,
+            "captions is 'all': with streaming data choose random or round-robin": streaming and self.captions == "all",
+            "streaming data cannot be cached: leave out --cache-images": streaming and self.cache_images == "on",
+            "images of streaming data cannot be compared: leave out --near-duplicates": streaming and near,
+            "near_duplicates does nothing where duplicates is 'off': leave out one": near and self.duplicates == "off",
+            "augmentation works on whole images: leave out --augment or --cache-images": (
+                self.augment != "off" and self.cache_images == "on"
+            ),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

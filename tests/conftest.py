@@ -27,12 +27,13 @@ def _no_third_party_plugins(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _datasets_cache(tmp_path_factory):
-    """What datasets converts stays out of the user's cache."""
+def _caches(tmp_path_factory):
+    """What datasets converts, and we keep of images, stays out of the user's cache."""
     import datasets
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        patch.setenv("ICCLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

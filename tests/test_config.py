@@ -81,6 +81,23 @@ def test_all_problems_at_once():
             "streaming data has no known length: give --max-steps",
         ),
         (
+            {"data": {"name": "shapes", "streaming": True}, "max_steps": 1, "cache_images": "on"},
+            "streaming data cannot be cached: leave out --cache-images",
+        ),
+        (
+            {"data": {"name": "shapes", "streaming": True}, "max_steps": 1, "near_duplicates": 2},
+            "images of streaming data cannot be compared: leave out --near-duplicates",
+        ),
+        ({"near_duplicates": 17}, "near_duplicates is 17: give at most 16 of the 64 bits"),
+        (
+            {"near_duplicates": 1, "duplicates": "off"},
+            "near_duplicates does nothing where duplicates is 'off': leave out one",
+        ),
+        (
+            {"augment": "light", "cache_images": "on"},
+            "augmentation works on whole images: leave out --augment or --cache-images",
+        ),
+        (
             {"data": {"name": "shapes", "val_fraction": 0.5}},
             "data.val_fraction is 0.5: give a fraction between 0 and 0.5",
         ),

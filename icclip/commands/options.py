@@ -90,6 +90,17 @@ ReportTo = Annotated[Texts, typer.Option(help="tensorboard, wandb, mlflow, ... o
 Resume = Annotated[Flag, typer.Option("--resume", help="Go on from the last complete checkpoint.")]
 Overwrite = Annotated[Flag, typer.Option("--overwrite", help="Replace the run that is in the directory.")]
 Set = Annotated[Texts, typer.Option("--set", help="NAME=VALUE of any other TrainingArguments field.")]
+Duplicates = Annotated[
+    Literal["mask", "soft", "off"] | None,
+    typer.Option(help="Pairs with the same caption or image: no negatives, positives too, or negatives. \\[mask]"),
+]
+NearDuplicates = Annotated[
+    Number, typer.Option(help="Also take images for the same whose hashes differ in so many bits (of 64).")
+]
+CacheImages = Annotated[
+    Literal["auto", "on", "off"] | None,
+    typer.Option(help="Keep resized images on the disk (ICCLIP_CACHE). \\[auto: where there is room]"),
+]
 Revision = Annotated[Text, typer.Option(help="Revision of a hub model.")]
 SplitSeed = Annotated[Number, typer.Option(help="Of made splits and generated images. [42]")]
 Streaming = Annotated[Flag, typer.Option("--streaming", help="Read the data as it comes; needs --max-steps.")]

@@ -17,7 +17,9 @@ def train(
     weight_decay: o.WeightDecay = None, scheduler: o.Scheduler = None, image_resize: o.ImageResize = None,
     tokenizer: o.Tokenizer = None, fp16: o.Fp16 = False, bf16: o.Bf16 = False, grad_ckpt: o.Checkpointing = None,
     seed: o.Seed = None, eval_every: o.EvalEvery = None, logging_steps: o.LoggingSteps = None,
-    report_to: o.ReportTo = None, workers: o.Workers = None, device: o.Device = None, resume: o.Resume = None,
+    report_to: o.ReportTo = None, workers: o.Workers = None, cache_images: o.CacheImages = None,
+    duplicates: o.Duplicates = None, near_duplicates: o.NearDuplicates = None,
+    device: o.Device = None, resume: o.Resume = None,
     overwrite: o.Overwrite = None, setting: o.Set = None, revision: o.Revision = None,
     image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
     dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
@@ -51,8 +53,9 @@ def train(
         "warmup_ratio": warmup_ratio,
         "weight_decay": weight_decay, "scheduler": scheduler, "precision": o.precision(fp16=fp16, bf16=bf16),
         "grad_ckpt": grad_ckpt, "seed": seed, "eval_every": eval_every, "logging_steps": logging_steps,
-        "report_to": listed(report_to), "workers": workers, "device": device, "resume": resume,
-        "overwrite": overwrite, "captions": captions, "augment": augment, "gentle": gentle, "lora": lora,
+        "report_to": listed(report_to), "workers": workers, "cache_images": cache_images, "device": device,
+        "resume": resume, "overwrite": overwrite, "captions": captions, "augment": augment, "gentle": gentle,
+        "duplicates": duplicates, "near_duplicates": near_duplicates, "lora": lora,
         "training_args": settings(setting or ()),
     }  # fmt: skip
     request = train_config(context.obj, config, model, dataset, said)

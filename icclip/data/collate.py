@@ -9,21 +9,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler
+from typing_extensions import override
 
 from icclip.config import Augmentation, CaptionPolicy
 from icclip.data.augmentation import light
 from icclip.data.captions import CaptionMap
+from icclip.data.duplicates import Duplicates, Shared, caption_id, kept_apart, stable_int
 from icclip.data.split import decode_cell
 from icclip.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 IDS = "pair_ids"
@@ -37,25 +39,38 @@ class Example:
     epoch: int
     row: int
     """Identifies the image within the split."""
-    image: Image
+    image: Image | np.ndarray
+    """RGB; or resized already, uint8 [3, h, w]."""
     captions: Sequence[str]
+    group: int
+    """The same for images that are the same."""
     caption: int | None = None
     """Which of them it is about; None: the collator chooses."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """All rows in an order that depends on the seed and the epoch alone: (epoch, row)."""
+    """All rows in an order that depends on the seed and the epoch alone: (epoch, row).
 
-    def __init__(self, rows: int, seed: int) -> None:
-        self.rows, self.seed = rows, seed
+    Args:
+        rows: how many there are.
+        seed: with the epoch, decides the order.
+        shared: by row; those that share something are kept apart where it can be done.
+        step: so many rows in turn meet each other.
+    """
+
+    def __init__(self, rows: int, seed: int, shared: Shared | None = None, step: int = 1) -> None:
+        self.rows, self.seed, self.shared, self.step = rows, seed, shared, step
         # Set before each epoch. A method `set_epoch` would be called by accelerate too, which counts from
         # zero again after a resume.
         self.epoch = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         epoch = self.epoch
-        generator = torch.Generator().manual_seed(_stable_int(self.seed, epoch) % 2**63)
-        for row in torch.randperm(self.rows, generator=generator).tolist():
+        generator = torch.Generator().manual_seed(stable_int(self.seed, epoch) % 2**63)
+        order = torch.randperm(self.rows, generator=generator).tolist()
+        if self.shared is not None:
+            order = kept_apart(order, self.shared, self.step)
+        for row in order:
             yield epoch, row
 
     def __len__(self) -> int:
@@ -63,29 +78,54 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class CaptionedImages(Dataset[Example]):
-    """A split, indexed by (epoch, row); images are decoded when asked for."""
+    """A split, indexed by (epoch, row); images are decoded, or read from a cache, when asked for.
 
-    def __init__(self, images: Sequence[Image], captions: CaptionMap) -> None:
-        self.images, self.captions = images, captions
+    Args:
+        images: RGB, or resized already; decode when asked for.
+        captions: theirs.
+        duplicates: None: no image is the same as another.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Image] | Sequence[np.ndarray],
+        captions: CaptionMap,
+        duplicates: Duplicates | None = None,
+    ) -> None:
+        self.images, self.captions, self.duplicates = images, captions, duplicates
 
     def __len__(self) -> int:
         return self.captions.n_images
 
+    def shared(self) -> Shared | None:
+        """What its rows have in common; None: not known."""
+        return None if self.duplicates is None else self.duplicates.shared_by_images()
+
     def __getitem__(self, index: tuple[int, int]) -> Example:
         epoch, row = index
         start, end = self.captions.offsets[row : row + 2]
-        return Example(epoch, row, self.images[row], self.captions.texts[start:end])
+        group = row if self.duplicates is None else int(self.duplicates.groups[row])
+        return Example(epoch, row, self.images[row], self.captions.texts[start:end], group)
 
 
 class CaptionedPairs(CaptionedImages):
     """A split, indexed by (epoch, text): every caption has its turn in every epoch, with its image."""
 
-    def __init__(self, images: Sequence[Image], captions: CaptionMap) -> None:
-        super().__init__(images, captions)
+    def __init__(
+        self,
+        images: Sequence[Image] | Sequence[np.ndarray],
+        captions: CaptionMap,
+        duplicates: Duplicates | None = None,
+    ) -> None:
+        super().__init__(images, captions, duplicates)
         self._image_of_text = captions.image_of_text
 
     def __len__(self) -> int:
         return self.captions.n_texts
+
+    @override
+    def shared(self) -> Shared | None:
+        return None if self.duplicates is None else self.duplicates.shared_by_texts()
 
     def __getitem__(self, index: tuple[int, int]) -> Example:
         epoch, text = index
@@ -109,7 +149,8 @@ class CaptionedStream(IterableDataset[Example]):
         for position, item in enumerate(self.stream):
             captions = item["captions"]
             image = decode_cell(item["image"], f"row {position} of the shuffled stream")
-            yield Example(self.epoch, _stable_int(*captions), image, captions)
+            row = stable_int(*captions)
+            yield Example(self.epoch, row, image, captions, row)
 
 
 class Collator:
@@ -140,7 +181,7 @@ class Collator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Examples [b] -> the inputs of both towers, and IDS."""
         captions = [self.choose(example) for example in examples]
-        ids = [(caption_id(caption), example.row) for caption, example in zip(captions, examples, strict=True)]
+        ids = [(caption_id(caption), example.group) for caption, example in zip(captions, examples, strict=True)]
         batch = self.loaded.image_inputs([self.picture(example) for example in examples])
         batch.update(self.loaded.text_inputs(captions))
         batch[IDS] = torch.tensor(ids, dtype=torch.int64)
@@ -151,27 +192,19 @@ class Collator:
         if example.caption is not None:
             return example.captions[example.caption]
         in_turn = self.captions == "round-robin"
-        number = example.epoch + example.row if in_turn else _stable_int(self.seed, example.epoch, example.row)
+        number = example.epoch + example.row if in_turn else stable_int(self.seed, example.epoch, example.row)
         return example.captions[number % len(example.captions)]
 
-    def picture(self, example: Example) -> Image:
+    def picture(self, example: Example) -> Image | np.ndarray:
         """The image, as it is shown in this epoch."""
         if self.augment == "off":
             return example.image
-        return light(example.image, example.captions, _stable_int("light", self.seed, example.epoch, example.row))
+        # What a cache holds is cropped already: where images are augmented there is none.
+        return light(
+            cast("Image", example.image), example.captions, stable_int("light", self.seed, example.epoch, example.row)
+        )
 
 
 def split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
     """A batch -> (the model's inputs, the pairs' ids)."""
     return {name: value for name, value in batch.items() if name != IDS}, batch[IDS]
-
-
-def caption_id(caption: str) -> int:
-    """A number for a caption, the same for those that differ in case or white space only."""
-    return _stable_int(" ".join(caption.casefold().split()))
-
-
-def _stable_int(*parts: object) -> int:
-    """A number in int64's positive range that is the same on every machine and in every process."""
-    digest = blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 
 from icclip.data.captions import CaptionMap
-from icclip.data.images import decode_image
+from icclip.data.images import decode_image, read_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,6 +47,10 @@ class SplitImages(Sequence[Image.Image]):
             raise IndexError(f"row {index} of {len(self)}")
         return decode_cell(self._rows[row]["image"], f"{self._name} row {row}".lstrip())
 
+    def shard(self, shards: int, index: int) -> Self:
+        """The index-th of so many contiguous parts."""
+        return type(self)(self._rows.shard(shards, index, contiguous=True), self._name)
+
     def __iter__(self) -> Iterator[Image.Image]:
         for row in range(len(self)):
             yield self[row]
@@ -63,6 +67,12 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Imag
     path = cell["path"]
     content = cell["bytes"]
     return decode_image(Path(path) if content is None else content, f"{where} ({path})" if path else where)
+
+
+def encoded(cell: Mapping[str, Any], where: str) -> bytes:
+    """The content of an image's file. Raises DataError where it cannot be read."""
+    content: bytes | None = cell["bytes"]
+    return read_file(Path(cell["path"]), where) if content is None else content
 
 
 def caption_map(split: Dataset) -> CaptionMap:
@@ -85,7 +95,5 @@ def fingerprint(split: Dataset) -> str:
     digest = hashlib.sha256(repr((len(split), caption_lists(split))).encode())
     images = split.select_columns(["image"])
     for row in range(0, len(split), max(1, len(split) // FINGERPRINT_IMAGES)):
-        cell = images[row]["image"]
-        content = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
-        digest.update(hashlib.sha256(content).digest())
+        digest.update(hashlib.sha256(encoded(images[row]["image"], f"row {row}")).digest())
     return digest.hexdigest()

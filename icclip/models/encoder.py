@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from icclip.config import Precision
 from icclip.console import Reporter
-from icclip.errors import CheckpointError, DataError, UsageError
+from icclip.data.batches import prepared_batches
+from icclip.errors import CheckpointError, UsageError
 from icclip.models.loaded import LoadedModel
 
 if TYPE_CHECKING:
@@ -24,9 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 AUTOCAST: Mapping[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
-WORTH_WORKERS = 256
-"""Images from which on starting processes pays."""
-MOST_WORKERS = 8
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -91,22 +85,21 @@ class TorchEncoder:
         about = self.loaded.describe()
         return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
 
-    def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
-        """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1.
+    def encode_images(self, images: Sequence[Image] | Sequence[np.ndarray], *, batch_size: int = 128) -> np.ndarray:
+        """`images`: as `LoadedModel.image_inputs` takes them; may decode lazily. Returns float32 [n, dim], unit rows.
 
         Raises:
             DataError: an image cannot be decoded.
             CheckpointError: an embedding is not finite.
         """
-        # The workers get the processor alone: the model stays where it is.
-        batches = _ImageBatches(dataclasses.replace(self.loaded, model=None), images, batch_size)
-        loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=self._workers_for(len(images)),
+        inputs = prepared_batches(
+            images,
+            # The workers get the processor alone: the model stays where it is.
+            dataclasses.replace(self.loaded, model=None).image_inputs,
+            batch_size=batch_size,
+            workers=self.workers,
             pin_memory=self.device.type == "cuda",
         )
-        inputs = (_unless_error(batch) for batch in loader)
         return self._encode("images", len(images), inputs, self.loaded.image_features)
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
@@ -151,11 +144,6 @@ class TorchEncoder:
         array: np.ndarray = units.cpu().numpy()
         return array
 
-    def _workers_for(self, n: int) -> int:
-        if self.workers is not None:
-            return self.workers
-        return 0 if n < WORTH_WORKERS else min(MOST_WORKERS, os.cpu_count() or 1)
-
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         """No gradients, no dropout, the wanted precision; a model in training goes on training after."""
@@ -167,35 +155,3 @@ class TorchEncoder:
                 yield
         finally:
             model.train(training)
-
-
-@dataclass(frozen=True)
-class _ImageBatches(Dataset[dict[str, "Tensor"] | DataError]):
-    """Item i: the model inputs of the i-th batch, or what was wrong with one of its images.
-
-    The error is returned: raised in a worker, it would arrive wrapped in a traceback.
-    """
-
-    loaded: LoadedModel
-    images: Sequence[Image]
-    batch_size: int
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor] | DataError:
-        # A Dataset ends where this raises, as any sequence that is iterated.
-        if index >= len(self):
-            raise IndexError(index)
-        first = index * self.batch_size
-        try:
-            chosen = [self.images[i] for i in range(first, min(first + self.batch_size, len(self.images)))]
-        except DataError as error:
-            return error
-        return self.loaded.image_inputs(chosen)
-
-
-def _unless_error(batch: dict[str, Tensor] | DataError) -> dict[str, Tensor]:
-    if isinstance(batch, DataError):
-        raise batch
-    return batch

@@ -14,6 +14,7 @@ import torch
 from transformers import TrainingArguments
 
 from icclip.config import TrainConfig
+from icclip.data.batches import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
@@ -111,6 +112,8 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "remove_unused_columns": False,
         "dataloader_drop_last": True,
         "dataloader_num_workers": workers,
+        # Batches are small while their pixels are uint8: more of them even out images that take long to decode.
+        "dataloader_prefetch_factor": 4 if workers else None,
         "dataloader_persistent_workers": workers > 0 and not config.data.streaming,
         "dataloader_pin_memory": not use_cpu,
         # A stream is read by every process, each keeping its share: batches of texts padded to their
@@ -223,9 +226,8 @@ def _names(hint: Any) -> str:
 
 def default_workers(streaming_shards: int | None = None) -> int:
     """One process fewer than this process's share of the cores, for loading images: at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = min(8, max(0, cores // local_processes - 1))
+    workers = min(8, max(0, cores() // local_processes - 1))
     return workers if streaming_shards is None else min(workers, streaming_shards)
 
 

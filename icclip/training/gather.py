@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
@@ -61,6 +62,12 @@ def from_first_process(value: T | None) -> T:
     if is_distributed():
         distributed.broadcast_object_list(box)
     return cast("T", box[0])
+
+
+def on_first_process(make: Callable[[], T]) -> T:
+    """What the first process makes, on all."""
+    first = not is_distributed() or distributed.get_rank() == 0
+    return from_first_process(make() if first else None)
 
 
 def own_columns(rows: int, device: torch.device) -> Tensor:

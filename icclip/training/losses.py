@@ -43,9 +43,11 @@ class Pairs:
     """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other."""
     all_ids: Tensor
     """int64 [n, k]."""
+    soft: bool = False
+    """Those that agree are positives of each other too, instead of ignored."""
 
-    def ignored(self, rows: slice) -> Tensor:
-        """What is neither positive nor negative, bool [rows, n]. Never true in a row's own column."""
+    def alike(self, rows: slice) -> Tensor:
+        """What is no negative, bool [rows, n]. Never true in a row's own column."""
         return not_negatives(self.ids[rows], self.all_ids, self.own[rows])
 
 
@@ -69,15 +71,15 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
 
     With s_ij = exp(logit_scale) * image_i . text_j, the mean over i of
     (-log softmax_j(s_ij)[own] - log softmax_j(s_ji)[own]) / 2. Ignored columns are left out of the
-    denominators.
+    denominators. Soft positives share the target with the row's own: -log softmax is averaged over all.
     """
     directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
 
     def cross_entropy(rows: slice) -> Tensor:
-        ignored, own = pairs.ignored(rows), pairs.own[rows]
+        alike, own = pairs.alike(rows), pairs.own[rows]
         logits = (_scaled_cosines(local[rows], columns, logit_scale) for local, columns in directions)
-        kept = (of_one.masked_fill(ignored, -torch.inf) for of_one in logits)
-        return torch.stack([functional.cross_entropy(one, own, reduction="sum") for one in kept]).sum()
+        loss = _shared_cross_entropy if pairs.soft else _cross_entropy_without
+        return torch.stack([loss(one, own, alike) for one in logits]).sum()
 
     return _in_blocks(cross_entropy, pairs) / (2 * len(pairs.image))
 
@@ -86,16 +88,30 @@ def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = 
     """SigLIP's pairwise loss (Zhai et al. 2023, arXiv:2303.15343, equation 2 and algorithm 1).
 
     With z_ij = 1 for a pair and -1 otherwise, -sum_ij log sigmoid(z_ij * (exp(logit_scale) *
-    image_i . text_j + logit_bias)) / number of images. Ignored pairs are left out of the sum.
+    image_i . text_j + logit_bias)) / number of images. Ignored pairs are left out of the sum; soft
+    positives have z = 1.
     """
     bias = 0.0 if logit_bias is None else logit_bias.float()
 
     def negative_log_likelihood(rows: slice) -> Tensor:
         logits = _scaled_cosines(pairs.image[rows], pairs.all_text, logit_scale) + bias
         signs = torch.full_like(logits, -1.0).scatter(1, pairs.own[rows, None], 1.0)
-        return -functional.logsigmoid(signs * logits).masked_fill(pairs.ignored(rows), 0.0).sum()
+        alike = pairs.alike(rows)
+        if pairs.soft:
+            return -functional.logsigmoid(signs.masked_fill(alike, 1.0) * logits).sum()
+        return -functional.logsigmoid(signs * logits).masked_fill(alike, 0.0).sum()
 
     return _in_blocks(negative_log_likelihood, pairs) / len(pairs.image)
+
+
+def _cross_entropy_without(logits: Tensor, own: Tensor, ignored: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.masked_fill(ignored, -torch.inf), own, reduction="sum")
+
+
+def _shared_cross_entropy(logits: Tensor, own: Tensor, alike: Tensor) -> Tensor:
+    """Against targets spread evenly over the own column and those alike."""
+    positives = alike.scatter(1, own[:, None], value=True).float()
+    return functional.cross_entropy(logits, positives / positives.sum(1, keepdim=True), reduction="sum")
 
 
 def _in_blocks(part: Callable[[slice], Tensor], pairs: Pairs) -> Tensor:

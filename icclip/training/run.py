@@ -18,7 +18,7 @@ from icclip import __version__
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
-from icclip.data.collate import CaptionedImages, CaptionedPairs, CaptionedStream, Collator
+from icclip.data.collate import Collator
 from icclip.data.loading import choose_split, load_splits
 from icclip.data.split import SplitImages, caption_lists, caption_map
 from icclip.errors import DataError, TrainingStoppedError, UsageError
@@ -40,6 +40,7 @@ from icclip.training.gentle import Gentle
 from icclip.training.launch import check_launch
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
+from icclip.training.sources import Sources
 from icclip.training.trainer import ContrastiveTrainer
 from icclip.training.validation import Validation
 
@@ -140,7 +141,7 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
         config=config,
         splits=splits,
         loaded=loaded,
-        trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle),
+        trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle, steps=steps, reporter=reporter),
         record=about,
         checkpoint=checkpoint,
         steps=steps,
@@ -159,7 +160,8 @@ def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[
     training = choose_split(splits, "train", config.data.label)
     validation = _in_memory(choose_split(splits, "validation", config.data.label))
     loaded = open_model(registry, config.model, captions=lambda: _captions(training))
-    return {**splits, "train": training, "validation": validation}, loaded
+    known = [text for split in (training, validation) if isinstance(split, Dataset) for text in _captions(split)]
+    return {**splits, "train": training, "validation": validation}, loaded.ready_for(known)
 
 
 def _captions(split: Dataset | IterableDataset) -> Sequence[str]:
@@ -193,23 +195,23 @@ def _trainer(
     arguments: TrainingArguments,
     *,
     gentle: Gentle,
+    steps: int,
+    reporter: Reporter,
 ) -> ContrastiveTrainer:
-    data = _examples(config, splits["train"])
-    device = str(arguments.device)
-    validate = Validation.of(splits["validation"], registry.default_metrics(), config, device)
+    seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    sources = Sources(config, loaded, reporter)
+    data = sources.training(splits["train"], seen=seen)
+    validation = splits["validation"]
+    validate = Validation.of(
+        validation, sources.validation(validation), registry.default_metrics(), config, str(arguments.device)
+    )
     history = History(config.output_dir / HISTORY)
     return ContrastiveTrainer(
         loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle,
         micro_batch=config.micro_batch,
         collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
+        duplicates=config.duplicates,
     )  # fmt: skip
-
-
-def _examples(config: TrainConfig, split: Dataset | IterableDataset) -> CaptionedImages | CaptionedStream:
-    if not isinstance(split, Dataset):
-        return CaptionedStream(split, config.seed)
-    kind = CaptionedPairs if config.captions == "all" else CaptionedImages
-    return kind(SplitImages(split, "train"), caption_map(split))
 
 
 def _header(

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from typing_extensions import override
 
+from icclip.config import DuplicatePolicy
 from icclip.data.collate import IDS, CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
 from icclip.errors import TrainingStoppedError
 from icclip.models.loaded import LoadedModel
@@ -47,6 +48,7 @@ class ContrastiveTrainer(Trainer):
         callbacks: besides transformers' own.
         gentle: what of the model trains and is saved; None: all of it, as it is.
         collator: None: one that chooses captions by chance.
+        duplicates: what pairs that share a caption or an image are to each other.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ContrastiveTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
         collator: Collator | None = None,
+        duplicates: DuplicatePolicy = "mask",
     ) -> None:
         super().__init__(
             model=loaded.model,
@@ -72,11 +75,12 @@ class ContrastiveTrainer(Trainer):
             processing_class=loaded.processor,
             callbacks=list(callbacks),
         )
-        self.loaded, self.validate, self.micro_batch = loaded, validate, micro_batch
+        self.loaded, self.validate, self.micro_batch, self.duplicates = loaded, validate, micro_batch, duplicates
         self.gentle = gentle or Gentle(loaded.model, {})
         self._sampler = None
         if isinstance(train_dataset, CaptionedImages):
-            self._sampler = EpochSampler(len(train_dataset), args.seed)
+            step = args.train_batch_size * args.world_size
+            self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
@@ -109,7 +113,7 @@ class ContrastiveTrainer(Trainer):
 
     def _loss(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
         """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
-        pairs = _pairs(image, text, ids)
+        pairs = _pairs(image, text, ids, self.duplicates)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
         self._remember_if_bad(loss.detach())
@@ -273,11 +277,15 @@ class ContrastiveTrainer(Trainer):
             self.state.save_to_json(str(checkpoint / "trainer_state.json"))
 
 
-def _pairs(image: Tensor, text: Tensor, ids: Tensor) -> Pairs:
+def _pairs(image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy) -> Pairs:
     """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
     image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
     own = own_columns(len(ids), ids.device)
-    return Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids))
+    if duplicates == "off":
+        # Each pair agrees with itself alone.
+        ids = own[:, None]
+    soft = duplicates == "soft"
+    return Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids), soft)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

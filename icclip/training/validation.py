@@ -11,13 +11,14 @@ from torch import distributed
 
 from icclip.config import TrainConfig
 from icclip.data.captions import CaptionMap
-from icclip.data.split import SplitImages, caption_map
+from icclip.data.split import caption_map
 from icclip.evaluation.metrics import retrieval_metrics
 from icclip.evaluation.ranking import rank
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.specs import MetricSpec
 from icclip.training.gather import from_first_process, is_distributed, to_first_process
+from icclip.training.sources import Images
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,24 +28,25 @@ if TYPE_CHECKING:
 class Validation:
     """Measures a model on one split."""
 
-    split: Dataset
+    images: Images
     captions: CaptionMap
     metrics: Sequence[MetricSpec]
     config: TrainConfig
     device: str
 
     @classmethod
-    def of(cls, split: Dataset, metrics: Sequence[MetricSpec], config: TrainConfig, device: str) -> Validation:
-        """For a split with `image` and `captions`."""
-        return cls(split, caption_map(split), metrics, config, device)
+    def of(
+        cls, split: Dataset, images: Images, metrics: Sequence[MetricSpec], config: TrainConfig, device: str
+    ) -> Validation:
+        """For a split with `captions`, and its images."""
+        return cls(images, caption_map(split), metrics, config, device)
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
         """The metrics, the same on every process."""
         place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
-        share = SplitImages(self.split.shard(processes, place, contiguous=True))
         texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
-        images = encoder.encode_images(share, batch_size=self.config.eval_bs)
+        images = encoder.encode_images(self.images.shard(processes, place), batch_size=self.config.eval_bs)
         embeddings = to_first_process((images, encoder.encode_texts(texts)))
         return from_first_process(self._measure(embeddings) if embeddings is not None else None)
 

@@ -67,7 +67,7 @@ def test_each_epoch_has_its_own_order_and_all_rows(pictures):
 
 
 def test_all_captions_of_an_image_have_their_turn(collator, pictures):
-    chosen = Counter(collator.choose(Example(epoch, 3, pictures[0], ("a", "b", "c"))) for epoch in range(300))
+    chosen = Counter(collator.choose(Example(epoch, 3, pictures[0], ("a", "b", "c"), 3)) for epoch in range(300))
     assert set(chosen) == {"a", "b", "c"}
     # Binomial with n = 300 and p = 1/3: five standard deviations are 41.
     assert all(59 < count < 141 for count in chosen.values())
@@ -76,7 +76,7 @@ def test_all_captions_of_an_image_have_their_turn(collator, pictures):
 def test_round_robin_takes_the_next_caption_each_epoch(collator, pictures):
     collator = Collator(collator.loaded, seed=1, captions="round-robin")
     turns = [
-        [collator.choose(Example(epoch, row, pictures[0], ("a", "b", "c"))) for epoch in range(4)] for row in (0, 1)
+        [collator.choose(Example(epoch, row, pictures[0], ("a", "b", "c"), 3)) for epoch in range(4)] for row in (0, 1)
     ]
     assert turns == [["a", "b", "c", "a"], ["b", "c", "a", "b"]]
 
@@ -116,7 +116,7 @@ def test_workers_change_nothing_of_captions_and_augmentation(collator, pictures,
 def test_an_image_is_augmented_anew_each_epoch_and_by_the_seed(collator, pictures):
     def shown(seed, epoch, row, augment="light"):
         one = Collator(collator.loaded, seed, augment=augment)
-        return np.asarray(one.picture(Example(epoch, row, pictures[0], ("a",))))
+        return np.asarray(one.picture(Example(epoch, row, pictures[0], ("a",), row)))
 
     assert np.array_equal(shown(1, 0, 3), shown(1, 0, 3))
     for other in ((2, 0, 3), (1, 1, 3), (1, 0, 4)):

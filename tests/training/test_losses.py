@@ -17,11 +17,11 @@ from icclip.training.losses import Pairs, not_negatives, sigmoid_loss, softmax_l
 LOG_2 = torch.tensor(math.log(2.0))
 
 
-def pairs(image, text, ids=None) -> Pairs:
-    """A whole batch on one process; pairs of the same id are no negatives."""
+def pairs(image, text, ids=None, *, soft=False) -> Pairs:
+    """A whole batch on one process; pairs of the same id are no negatives, or with `soft` positives."""
     image, text = torch.tensor(image), torch.tensor(text)
     ids = torch.arange(len(image))[:, None] if ids is None else torch.tensor(ids)[:, None]
-    return Pairs(image, text, image, text, own_columns(len(image), image.device), ids, ids)
+    return Pairs(image, text, image, text, own_columns(len(image), image.device), ids, ids, soft)
 
 
 TWO = ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.6, 0.8]])
@@ -52,6 +52,40 @@ def test_ignored_pairs_leave_the_sigmoid_sum():
     ignored = pairs(*TWO, ids=[5, 5])
     expected = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(-0.6))) / 2
     assert sigmoid_loss(ignored, LOG_2, torch.tensor(-1.0)).item() == pytest.approx(expected, abs=1e-6)
+
+
+THREE = (
+    [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
+    [[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]],
+)
+"""Cosines: [[1, 0.6, 0], [0, 0.8, 1], [0.6, 1, 0.8]]; with exp(logit_scale) = 2 twice that."""
+
+
+def test_soft_positives_share_the_softmax_target():
+    # Pairs 0 and 1 are alike: rows 0 and 1 have half of the target on each of their columns.
+    def row(logits, targets):
+        total = sum(math.exp(logit) for logit in logits)
+        return -sum(target * (logit - math.log(total)) for logit, target in zip(logits, targets, strict=True))
+
+    halves, last = (0.5, 0.5, 0), (0, 0, 1)
+    images = row((2, 1.2, 0), halves) + row((0, 1.6, 2), halves) + row((1.2, 2, 1.6), last)
+    texts = row((2, 0, 1.2), halves) + row((1.2, 1.6, 2), halves) + row((0, 2, 1.6), last)
+    found = softmax_loss(pairs(*THREE, ids=[5, 5, 6], soft=True), LOG_2)
+    assert found.item() == pytest.approx((images + texts) / 6, abs=1e-6)
+
+
+def test_soft_positives_are_positives_of_the_sigmoid():
+    # Logits with bias -1: [[1, 0.2, -1], [-1, 0.6, 1], [0.2, 1, 0.6]]; pairs 0 and 1 are alike.
+    signed = (1, 0.2, 1, -1, 0.6, -1, -0.2, -1, 0.6)
+    expected = sum(math.log(1 + math.exp(-z)) for z in signed) / 3
+    found = sigmoid_loss(pairs(*THREE, ids=[5, 5, 6], soft=True), LOG_2, torch.tensor(-1.0))
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
+def test_without_duplicates_soft_changes_nothing(loss):
+    found, expected = (loss(pairs(*THREE, soft=soft), LOG_2, torch.tensor(-1.0)) for soft in (True, False))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_shared_captions_and_shared_images_are_no_negatives_but_the_pair_itself_stays():
@@ -89,16 +123,17 @@ def test_logits_stay_float32_under_autocast(loss):
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 60, 130])
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
-def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(loss, at_once, monkeypatch):
+def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(loss, soft, at_once, monkeypatch):
     # 8 rows of 13 columns: eight blocks, eight, two of four rows, and all of it.
-    whole = value_and_gradients(loss)
+    whole = value_and_gradients(loss, soft=soft)
     monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
-    for mine, of_whole in zip(value_and_gradients(loss), whole, strict=True):
+    for mine, of_whole in zip(value_and_gradients(loss, soft=soft), whole, strict=True):
         torch.testing.assert_close(mine, of_whole, atol=1e-6, rtol=1e-5)
 
 
-def value_and_gradients(loss, local=8, everybody=13, dimensions=16):
+def value_and_gradients(loss, local=8, everybody=13, dimensions=16, *, soft=False):
     """Of the last pairs of all, some of which share an id: with both towers, everybody's rows and the temperature."""
     torch.manual_seed(0)
     mine, all_rows = (functional.normalize(torch.randn(2, n, dimensions), dim=-1) for n in (local, everybody))
@@ -107,7 +142,7 @@ def value_and_gradients(loss, local=8, everybody=13, dimensions=16):
         leaf.requires_grad_()
     ids = torch.tensor([[n % 5, n % 7] for n in range(everybody)])
     own = torch.arange(everybody - local, everybody)
-    value = loss(Pairs(*leaves[:4], own, ids[own], ids), *leaves[4:])
+    value = loss(Pairs(*leaves[:4], own, ids[own], ids, soft), *leaves[4:])
     return [value, *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)]
 
 

@@ -10,10 +10,12 @@ from datasets import Dataset, Features, Sequence, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file
+from support.images import photo
 
 from icclip.config import ModelConfig
 from icclip.console import Reporter
 from icclip.errors import DataError, TrainingStoppedError, UsageError
+from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.training import trainer
 from icclip.training.progress import Progress, evaluations, read_history
@@ -61,6 +63,84 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(config, reg
     first = weights(config.output_dir / "checkpoint-8")
     assert same(first, weights(tmp_path / "again" / "checkpoint-8"))
     assert not same(first, weights(tmp_path / "other" / "checkpoint-8"))
+
+
+@pytest.mark.parametrize("family", ["softmax", "sigmoid"])
+def test_cached_pixels_and_tokens_train_as_the_plain_pipeline_does(family, config, registry, tiny, monkeypatch):
+    tmp_path, quiet = config.output_dir.parent, Reporter(silent=True)
+    config = dataclasses.replace(config, model=ModelConfig(name=str(tiny[family]), image_resize=24))
+    runs = {mode: tmp_path / mode for mode in ("on", "off", "plain")}
+    monkeypatch.setenv("ICCLIP_CACHE", str(tmp_path / "cache"))
+    for mode in ("on", "off"):
+        train(dataclasses.replace(config, output_dir=runs[mode], cache_images=mode), registry, quiet)
+        caches = list((tmp_path / "cache").rglob("*.npy"))
+        assert len(caches) == 2, "of the training and the validation split"
+    monkeypatch.setattr(LoadedModel, "ready_for", lambda loaded, _: loaded)
+    train(dataclasses.replace(config, output_dir=runs["plain"]), registry, quiet)
+    history = {mode: _without_times(read_history(directory / "metrics.jsonl")) for mode, directory in runs.items()}
+    assert history["on"] == history["off"] == history["plain"]
+    assert len([line for line in history["on"] if "loss" in line]) == 8
+    for mode in ("on", "off"):
+        assert same(weights(runs[mode] / "checkpoint-8"), weights(runs["plain"] / "checkpoint-8"))
+
+
+def _without_times(history):
+    timed = ("train_runtime", "train_samples_per_second", "train_steps_per_second")
+    return [{name: value for name, value in line.items() if name not in timed} for line in history]
+
+
+def test_images_that_are_seen_once_are_not_cached_unless_asked(config, registry, quiet, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICCLIP_CACHE", str(tmp_path / "cache"))
+    train(dataclasses.replace(config, epochs=1), registry, quiet)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1, "of the validation split alone"
+    train(dataclasses.replace(config, epochs=1, cache_images="on", overwrite=True), registry, quiet)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
+
+def test_a_cache_for_a_processor_that_does_more_is_refused(config, registry, quiet, monkeypatch):
+    monkeypatch.setattr(LoadedModel, "ready_for", lambda loaded, _: loaded)
+    with pytest.raises(UsageError, match="does more than resize and normalise: its images cannot be cached"):
+        train(dataclasses.replace(config, cache_images="on"), registry, quiet)
+
+
+@pytest.fixture
+def repetitive(config, tmp_path):
+    """A run whose data holds two images twice, one of them scaled, and one caption for all images."""
+    features = Features(image=ImageFeature(), captions=Sequence(Value("string")))
+    images = [photo(80, 60, seed=number) for number in range(8)]
+    images += [images[0], images[1].resize((64, 48))]
+    (folder := tmp_path / "repetitive").mkdir()
+    for split in ("train", "validation", "test"):
+        rows = {"image": images, "captions": [["a square", f"square {number}"] for number in range(10)]}
+        Dataset.from_dict(rows, features).to_parquet(folder / f"{split}.parquet")
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(folder)), train_bs=5, epochs=1)
+
+
+def test_duplicates_are_counted_and_what_becomes_of_them_is_said(repetitive, registry, capsys):
+    train(repetitive, registry, Reporter())
+    said = "1 images are duplicates of others, 1 captions belong to several images: no negatives of each other"
+    assert said in capsys.readouterr().err
+    train(dataclasses.replace(repetitive, near_duplicates=4, duplicates="soft", overwrite=True), registry, Reporter())
+    said = "2 images are duplicates of others, 1 captions belong to several images: positives of each other"
+    assert said in capsys.readouterr().err
+    train(dataclasses.replace(repetitive, duplicates="off", overwrite=True), registry, Reporter())
+    assert "are duplicates" not in capsys.readouterr().err
+
+
+def test_each_way_to_treat_duplicates_trains_another_model(repetitive, registry, quiet, tmp_path):
+    for policy in ("mask", "soft", "off"):
+        asked = dataclasses.replace(repetitive, duplicates=policy, output_dir=tmp_path / policy)
+        train(asked, registry, quiet)
+    mask, soft, off = (weights(tmp_path / policy) for policy in ("mask", "soft", "off"))
+    assert not same(mask, soft)
+    assert not same(mask, off)
+
+
+def test_augmented_images_are_not_cached(config, registry, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ICCLIP_CACHE", str(tmp_path / "cache"))
+    train(dataclasses.replace(config, augment="light"), registry, Reporter())
+    assert "augmentation works on whole images: those of the training split are not cached" in capsys.readouterr().err
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1, "of the validation split alone"
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(config, registry, quiet, tmp_path):

@@ -1,0 +1,81 @@
+"""Images in order, decoded and prepared in batches by worker processes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import DataLoader, Dataset
+
+from icclip.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+WORTH_WORKERS = 256
+"""Images from which on starting processes pays."""
+MOST_WORKERS = 8
+
+
+def prepared_batches(
+    images: Sequence[Image] | Sequence[np.ndarray],
+    prepare: Callable[[Sequence[Any]], Any],
+    *,
+    batch_size: int,
+    workers: int | None,
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """`prepare` of each batch of images in turn; `workers` None chooses from the cores.
+
+    Raises:
+        DataError: an image cannot be decoded.
+    """
+    loader = DataLoader(
+        _Batches(images, prepare, batch_size),
+        batch_size=None,
+        num_workers=_workers_for(len(images)) if workers is None else workers,
+        pin_memory=pin_memory,
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _workers_for(images: int) -> int:
+    return 0 if images < WORTH_WORKERS else min(MOST_WORKERS, cores())
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[Any]):
+    """Item i: the i-th batch, or what was wrong with one of its images.
+
+    The error is returned: raised in a worker, it would arrive wrapped in a traceback.
+    """
+
+    images: Sequence[Any]
+    prepare: Callable[[Sequence[Any]], Any]
+    batch_size: int
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        # A Dataset ends where this raises, as any sequence that is iterated.
+        if index >= len(self):
+            raise IndexError(index)
+        first = index * self.batch_size
+        try:
+            chosen = [self.images[i] for i in range(first, min(first + self.batch_size, len(self.images)))]
+        except DataError as error:
+            return error
+        return self.prepare(chosen)

@@ -1,0 +1,201 @@
+"""Images decoded and resized once: uint8 rows in a memory-mapped file.
+
+The file's name is a digest of the images' encoded content and of all that decides how they are resized,
+so another image or another setting is another file. It is written under a lock as `.part`, and has its
+name only when it is complete: several processes that start together fill it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import numpy as np
+import PIL
+import transformers
+from filelock import FileLock, Timeout
+
+from icclip.config import CacheImages
+from icclip.console import Reporter
+from icclip.data.batches import prepared_batches
+from icclip.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from icclip.models.pixels import Pixels
+
+FORMAT = 1
+"""Counts changes in what a row holds for the same image and settings."""
+KIBI = 1024
+SPARED = 4 * 2**30
+"""Bytes of the disk that `auto` leaves free."""
+AT_ONCE = 8
+"""Images in a worker's batch: small, since containers often have little shared memory."""
+
+
+class PixelCache(Sequence[np.ndarray]):
+    """The images of a split, resized: uint8 [3, h, w] each, read from the disk when asked for.
+
+    Args:
+        path: an .npy file, uint8 [n, 3, h, w].
+        rows: which of them; None: all.
+    """
+
+    def __init__(self, path: Path, rows: range | None = None) -> None:
+        self.path = path
+        self._rows = range(len(self._pixels)) if rows is None else rows
+
+    @cached_property
+    def _pixels(self) -> np.ndarray:
+        pixels: np.ndarray = np.load(self.path, mmap_mode="r")
+        return pixels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> Self: ...
+    def __getitem__(self, index: int | slice) -> np.ndarray | Self:
+        if isinstance(index, slice):
+            return type(self)(self.path, self._rows[index])
+        row: np.ndarray = self._pixels[self._rows[index]]
+        return row
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For workers: the path. A memory map would be pickled with all it holds."""
+        return type(self), (self.path, self._rows)
+
+    def shard(self, shards: int, index: int) -> Self:
+        """The index-th of so many contiguous parts, as `SplitImages.shard` makes them."""
+        part = np.array_split(np.arange(len(self)), shards)[index]
+        return self[part[0] : part[-1] + 1] if len(part) else self[:0]
+
+
+def cache_directory() -> Path:
+    """`ICCLIP_CACHE`, or `icclip` in the user's cache."""
+    said = os.environ.get("ICCLIP_CACHE")
+    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icclip"
+
+
+def cache_path(content: Iterable[bytes], pixels: Pixels) -> Path:
+    """Where the cache of these images is.
+
+    Args:
+        content: a digest of each image's encoded bytes.
+        pixels: resizes them.
+    """
+    versions = {"format": FORMAT, "pillow": PIL.__version__, "transformers": transformers.__version__}
+    processor = {"class": type(pixels.processor).__name__, **pixels.settings}
+    key = hashlib.sha256(json.dumps([versions, processor], sort_keys=True, default=str).encode())
+    for digest in content:
+        key.update(digest)
+    return cache_directory() / "images" / f"{key.hexdigest()[:32]}.npy"
+
+
+def cached_images(
+    images: Sequence[Image],
+    path: Path,
+    pixels: Pixels,
+    mode: CacheImages,
+    *,
+    worth_filling: bool = True,
+    workers: int | None = None,
+    reporter: Reporter,
+) -> PixelCache | None:
+    """The cache at `path`, filled now where it is not yet there; None: go without.
+
+    Args:
+        images: decode when asked for.
+        path: as `cache_path` names it.
+        pixels: resizes them.
+        mode: where the cache cannot be written, "on" raises and "auto" goes without and says so.
+        worth_filling: where it is False, "auto" uses a cache that is there and fills none.
+        workers: processes that decode; None chooses from the cores.
+        reporter: hears of the size and the progress.
+
+    Raises:
+        DataError: an image cannot be decoded.
+        UsageError: the cache was asked for and cannot be written.
+    """
+    if mode == "auto" and not worth_filling and not path.exists():
+        return None
+    try:
+        if not path.exists():
+            with _locked(path, reporter):
+                # Whoever had the lock before may have filled it.
+                if not path.exists():
+                    spared = SPARED if mode == "auto" else 0
+                    _fill(path, images, pixels, spared=spared, workers=workers, reporter=reporter)
+    except OSError as error:
+        reason = f"cannot write the image cache {path}: {error.strerror or error}"
+        if mode == "on":
+            raise UsageError(f"{reason}; set ICCLIP_CACHE to another directory, or leave --cache-images out") from error
+        reporter.note(f"{reason}; images are decoded in every epoch")
+        return None
+    reporter.note(f"image cache: {len(images):,} images, {_size(path.stat().st_size)} in {path}")
+    return PixelCache(path)
+
+
+@contextmanager
+def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+    """One process at a time; the system frees the lock of one that dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        reporter.note(f"another process is filling the image cache {path}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fill(
+    path: Path, images: Sequence[Image], pixels: Pixels, *, spared: int, workers: int | None, reporter: Reporter
+) -> None:
+    """Write all rows, or nothing. Raises OSError, DataError."""
+    shape = (len(images), *pixels.resized([images[0]]).shape[1:])
+    _check_room(path.parent, math.prod(shape), spared)
+    batches = prepared_batches(images, pixels.resized, batch_size=AT_ONCE, workers=workers)
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file, reporter.progress("filling the image cache", len(images)) as advance:
+            # Written, not mapped: on a full disk that is an error instead of the end of the process.
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for batch in batches:
+                file.write(batch.numpy().data)
+                advance(len(batch))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_room(directory: Path, size: int, spared: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < size + spared:
+        wanted = f"{_size(size)} are needed" + (f" and {_size(spared)} to spare" if spared else "")
+        raise OSError(errno.ENOSPC, f"{_size(free)} are free where {wanted}")
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < KIBI:
+            return f"{count:.0f} {unit}"
+        count /= KIBI
+    return f"{count:.1f} GiB"

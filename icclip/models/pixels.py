@@ -1,0 +1,114 @@
+"""An image processor's work in two halves: grey levels where images are read, floats where the model is.
+
+Resizing and cropping end in grey levels of 8 bits; what rescaling and normalising make of one depends
+on nothing but its channel. So batches travel and are kept as uint8, a quarter of the size. Nothing is
+lost: what each level becomes is read off the processor itself, so the floats are the same bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEVELS = 256
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What an image processor does, as `resized` and then `normalised`."""
+
+    processor: Any
+    """A transformers image processor."""
+    levels: Tensor
+    """float32 [3, 256]: what each grey level of each channel becomes."""
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, processor: Any) -> Self | None:
+        """None where the work does not divide so: images of their own shape, padding, more than pixels."""
+        probe = Image.fromarray(np.random.default_rng(0).integers(0, LEVELS, (48, 40, CHANNELS), dtype=np.uint8))
+        try:
+            whole = processor(images=[probe], return_tensors="pt")
+            pixels = cls(processor, _levels(processor))
+            same = whole.keys() == {"pixel_values"} and torch.equal(
+                pixels.normalised(pixels.resized([probe])), whole["pixel_values"]
+            )
+        # A processor that knows none of these switches says so in a way of its own.
+        except Exception:  # noqa: BLE001
+            return None
+        return pixels if same else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the grey levels; JSON."""
+        after = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        return {name: value for name, value in self.processor.to_dict().items() if name not in after}
+
+    def resized(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
+        """RGB images of any size, or all of them resized before -> uint8 [b, 3, h, w]."""
+        rows = [image for image in images if isinstance(image, np.ndarray)]
+        if rows:
+            return torch.from_numpy(np.stack(rows))
+        values: Tensor = _call(self.processor, images, do_rescale=False, do_normalize=False)
+        if values.dtype != torch.uint8:
+            raise TypeError(f"{type(self.processor).__name__} resizes to {values.dtype}")
+        return values
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """uint8 [b, 3, h, w] -> float32 [b, 3, h, w], on the same device."""
+        if pixels.device.type == "cpu":
+            return torch.from_numpy(_looked_up(pixels.numpy(), self.levels.numpy()))
+        return self.indexed(pixels)
+
+    def indexed(self, pixels: Tensor) -> Tensor:
+        """`normalised` as any device can do it."""
+        if pixels.device not in self._tables:
+            self._tables[pixels.device] = self.levels.flatten().to(pixels.device)
+        starts = torch.arange(0, CHANNELS * LEVELS, LEVELS, device=pixels.device, dtype=torch.int32)
+        return self._tables[pixels.device][pixels + starts[:, None, None]]
+
+    def normalise_in(self, tower: nn.Module) -> None:
+        """Let a vision tower take `pixel_values` of both kinds: uint8 are normalised on their way in.
+
+        So nobody who calls the model has to know, and of a large batch that is encoded in parts, no
+        more than a part is ever held as floats.
+        """
+        tower.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+
+    def _before_forward(self, _tower: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return tuple(map(self._if_uint8, args)), {name: self._if_uint8(value) for name, value in kwargs.items()}
+
+    def _if_uint8(self, value: Any) -> Any:
+        return self.normalised(value) if isinstance(value, Tensor) and value.dtype == torch.uint8 else value
+
+
+def _levels(processor: Any) -> Tensor:
+    """Pass every level through the processor, one pixel each."""
+    grey = np.arange(LEVELS, dtype=np.uint8).reshape(16, 16, 1).repeat(CHANNELS, axis=2)
+    crop = {"do_center_crop": False} if getattr(processor, "do_center_crop", None) else {}
+    values: Tensor = _call(processor, [Image.fromarray(grey)], do_resize=False, **crop)
+    return values[0].reshape(CHANNELS, LEVELS)
+
+
+def _call(processor: Any, images: Sequence[Any], **switches: bool) -> Any:
+    return processor(images=list(images), return_tensors="pt", **switches)["pixel_values"]
+
+
+def _looked_up(pixels: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Several times faster than torch's indexing, which wants wider integers."""
+    result = np.empty(pixels.shape, np.float32)
+    for image, place in zip(pixels, result, strict=True):
+        for channel, table in enumerate(levels):
+            # The mode that needs no check of the indices, and so no copy of the output.
+            np.take(table, image[channel], out=place[channel], mode="clip")
+    return result
