@@ -6,7 +6,8 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, Siglip2Config, Siglip2Model
+from support.checkpoints import write_clip_vit_base_patch16
+from transformers import Siglip2Config, Siglip2Model
 
 from icclip.config import ModelConfig
 from icclip.errors import UsageError
@@ -26,15 +27,7 @@ NAFLEX_PREPROCESSING = {
 
 @pytest.mark.slow
 def test_openai_clip_vit_base_patch16(registry, clip_tokenizer, images, tmp_path):
-    text = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 12}
-    text |= {"vocab_size": 49408, "max_position_embeddings": 77, "bos_token_id": 49406, "eos_token_id": 49407}
-    vision = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 12}
-    vision |= {"image_size": 224, "patch_size": 16}
-    with quiet_transformers():
-        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=512))
-        model.save_pretrained(tmp_path / "made")
-    for path in clip_tokenizer.iterdir():
-        (tmp_path / "made" / path.name).write_bytes(path.read_bytes())
+    model = write_clip_vit_base_patch16(tmp_path / "made", clip_tokenizer)
     assert sum(p.numel() for p in model.parameters()) == 149_620_737
 
     first = open_model(registry, ModelConfig(name=str(tmp_path / "made")))
