@@ -1,6 +1,6 @@
 """How fast the exported encoders are: ours beside torch, torch.compile and optimum's own default export.
 
-    python benchmarks/onnx_speed.py
+    python -m benchmarks.onnx_speed
 
 CLIP and SigLIP ViT-B/16 at 224 pixels with random weights, both towers, batches of 1, 8 and 32, the
 same number of threads for everyone. optimum's default export is one graph that computes both towers
@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from checkpoints import FAMILIES, preset, write_base
 from optimum.exporters.onnx import main_export
 from PIL import Image
-from timing import environment, medians, show, take_turns, times_faster, write
 
+from benchmarks.checkpoints import FAMILIES, preset, write_base
+from benchmarks.timing import environment, medians, show, take_turns, times_faster, write
 from icclip.config import DatasetConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.exporting import export

@@ -1,6 +1,6 @@
 """How long `icclip --help` takes beside `optimum-cli --help`: pairs, one after the other, in one run.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Writes startup.json beside itself. Compare the ratio, not the seconds, between machines.
 """

@@ -1,6 +1,6 @@
 """A training step and a whole evaluation: icclip beside open_clip and a plain transformers loop.
 
-    python benchmarks/training_step.py [--dataset flickr8k@PATH]
+    python -m benchmarks.training_step [--dataset flickr8k@PATH]
 
 The same architecture (open_clip's is built from our configuration), the same tokenizer, the same batch,
 the same images; each in its own manner otherwise:
@@ -24,19 +24,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import open_clip
 import torch
-from checkpoints import write_base
 from open_clip.tokenizer import HFTokenizer
-from timing import environment, medians, show, take_turns, times_faster, write
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from transformers import CLIPConfig, CLIPModel, TrainerCallback
+from transformers import CLIPConfig, CLIPModel
 
+from benchmarks.checkpoints import write_base
+from benchmarks.timing import environment, medians, show, take_turns, times_faster, write
+from benchmarks.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap
@@ -205,46 +205,17 @@ def open_clip_model(config: CLIPConfig) -> open_clip.CLIP:
 # Training -----------------------------------------------------------------------------------------
 
 
-class EnoughError(Exception):
-    """Ends our Trainer after the last round, before it saves a checkpoint."""
-
-
-class Turns(TrainerCallback):
-    """After each of our steps the others take theirs: their time is not ours."""
-
-    def __init__(self, others: Mapping[str, Iterator[object]], rounds: int) -> None:
-        self.others, self.rounds = others, rounds
-        self.taken: dict[str, list[float]] = {name: [] for name in (OURS, *others)}
-        self.started = 0.0
-
-    def on_train_begin(self, *_args: Any, **_kwargs: Any) -> None:
-        self.started = perf_counter()
-
-    def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
-        self.taken[OURS].append(perf_counter() - self.started)
-        for name, steps in self.others.items():
-            started = perf_counter()
-            next(steps)
-            self.taken[name].append(perf_counter() - started)
-        if len(self.taken[OURS]) == WARMUP + self.rounds:
-            raise EnoughError
-        self.started = perf_counter()
-
-
 def train_in_turns(
     work: Work, batches: Sequence[dict[str, torch.Tensor]] | None, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each library's steps. `batches`: on these, over and over; None: each reads the data itself."""
-    turns = Turns({OPEN_CLIP: open_clip_steps(work, batches), PLAIN: plain_steps(work, batches)}, rounds)
+    others = {OPEN_CLIP: open_clip_steps(work, batches), PLAIN: plain_steps(work, batches)}
+    turns = Turns(OURS, others, rounds=rounds, warmup=WARMUP)
     with tempfile.TemporaryDirectory() as folder:
         trainer = our_trainer(work, Path(folder), turns)
         if batches is not None:
             trainer.data_collator = lambda _examples: dict(batches[0])
-        try:
-            trainer.train()
-        except EnoughError:
-            return {name: own[WARMUP:] for name, own in turns.taken.items()}
-    raise RuntimeError("the data ended before the last round")
+        return turns.of(trainer)
 
 
 def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
