@@ -32,9 +32,10 @@ import torch
 from open_clip.tokenizer import HFTokenizer
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPModel
 
 from benchmarks.checkpoints import write_base
+from benchmarks.open_clip_model import groups, open_clip_model
 from benchmarks.timing import environment, medians, show, take_turns, times_faster, write
 from benchmarks.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
@@ -176,32 +177,6 @@ def base_model(registry: Registry, tokenizer: Any) -> LoadedModel:
         return open_model(registry, ModelConfig(name=str(write_base(Path(folder), "clip", tokenizer, patch_size=32))))
 
 
-def open_clip_model(config: CLIPConfig) -> open_clip.CLIP:
-    """The architecture of a transformers configuration, in open_clip."""
-    vision, text = config.vision_config, config.text_config
-    return open_clip.CLIP(
-        config.projection_dim,
-        {
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "width": vision.hidden_size,
-            "head_width": vision.hidden_size // vision.num_attention_heads,
-            "layers": vision.num_hidden_layers,
-        },
-        {
-            "context_length": text.max_position_embeddings,
-            "vocab_size": text.vocab_size,
-            "width": text.hidden_size,
-            "heads": text.num_attention_heads,
-            "layers": text.num_hidden_layers,
-            "pool_type": "eos",
-            "eos_id": text.eos_token_id,
-        },
-        quick_gelu=config.vision_config.hidden_act == "quick_gelu",
-        output_dict=True,
-    )
-
-
 # Training -----------------------------------------------------------------------------------------
 
 
@@ -232,7 +207,7 @@ def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
 def open_clip_steps(work: Work, batches: Sequence[dict[str, torch.Tensor]] | None) -> Iterator[float]:
     """The step of open_clip_train.train, with the parameter groups of its main; yields the losses."""
     model, loss = work.twin, open_clip.ClipLoss()
-    optimizer = torch.optim.AdamW(open_clip_groups(model), lr=LR, betas=(0.9, 0.98), eps=1e-6)
+    optimizer = torch.optim.AdamW(groups(model, WEIGHT_DECAY), lr=LR, betas=(0.9, 0.98), eps=1e-6)
     pairs = itertools.repeat((batches[0]["pixel_values"], batches[0]["input_ids"])) if batches else open_clip_data(work)
     model.train()
     for images, texts in pairs:
@@ -244,12 +219,6 @@ def open_clip_steps(work: Work, batches: Sequence[dict[str, torch.Tensor]] | Non
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
         yield total.item()
-
-
-def open_clip_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
-    small = [p for name, p in model.named_parameters() if p.ndim < 2 or "ln" in name or "bias" in name]  # noqa: PLR2004
-    others = [p for p in model.parameters() if not any(p is one for one in small)]
-    return [{"params": small, "weight_decay": 0.0}, {"params": others, "weight_decay": WEIGHT_DECAY}]
 
 
 def plain_steps(work: Work, batches: Sequence[dict[str, torch.Tensor]] | None) -> Iterator[float]:
