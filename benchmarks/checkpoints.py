@@ -24,17 +24,20 @@ CAPTIONS = ("a dog runs over the wet grass", "two children in red coats", "a man
 """What the tokenizers are trained on where nothing else is at hand."""
 
 
+def ends(tokenizer: Any) -> dict[str, int]:
+    """The tokens around a text, for a text configuration."""
+    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+
+
 def clip(patch_size: int, tokenizer: Any) -> tuple[Any, Any]:
     """CLIP ViT-B at 224 pixels; of transformers' defaults only the patch differs."""
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = CLIPConfig(text_config=ends, vision_config={"patch_size": patch_size})
+    config = CLIPConfig(text_config=ends(tokenizer), vision_config={"patch_size": patch_size})
     return CLIPModel(config), CLIPImageProcessor()
 
 
 def siglip(patch_size: int, tokenizer: Any) -> tuple[Any, Any]:
     """SigLIP ViT-B at 224 pixels, as transformers' defaults have it."""
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = SiglipConfig(text_config=ends, vision_config={"patch_size": patch_size})
+    config = SiglipConfig(text_config=ends(tokenizer), vision_config={"patch_size": patch_size})
     return SiglipModel(config), SiglipImageProcessor()
 
 

@@ -19,9 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from benchmarks.checkpoints import FAMILIES
@@ -39,6 +38,9 @@ from icclip.runtime.sessions import open_session
 from icclip.runtime.threads import default_threads
 from icclip_export.bundle import graph_name
 from icclip_export.towers import example_pixels, example_tokens, tower_ios
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PRECISIONS = ("fp32", "fp16")
 BATCHES = {"base": (1, 8, 64, 256), "tiny": (1, 8)}
@@ -118,8 +120,8 @@ def parity_rows(work: Work) -> list[dict[str, Any]]:
             "provider": one.provider,
             "passed": one.passed,
             **{
-                f"{tower} 1 - min cosine": rounded(1 - figures.min_cosine)
-                for tower, figures in (("vision", one.vision), ("text", one.text))
+                f"{tower}: 1 - lowest cosine": rounded(1 - one.measured["towers"][tower]["min_cosine"])
+                for tower in TOWERS
             },
         }
         for one in work.exported.parity.results
