@@ -194,7 +194,10 @@ class TrainConfig(Config):
     seed: int = 42
     eval_every: int = 1
     """Epochs between retrieval evaluations on the validation split."""
+    save_every_steps: int | None = None
+    """Optimizer steps between checkpoints that serve to go on after a kill and are not evaluated."""
     save_total_limit: int = 2
+    """Evaluated checkpoints that are kept."""
     logging_steps: int = 50
     workers: int | None = None
     """Processes that load images; None chooses from the cores."""
@@ -216,7 +219,7 @@ class TrainConfig(Config):
         found = _at_least(
             self,
             epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, eval_bs=1, grad_accum=1, seed=0,
-            eval_every=1, save_total_limit=1, logging_steps=1, workers=0,
+            eval_every=1, save_every_steps=1, save_total_limit=1, logging_steps=1, workers=0,
         )  # fmt: skip
         if not 0 <= self.warmup_ratio < 1:
             found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")

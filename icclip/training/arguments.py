@@ -62,6 +62,8 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
         raise UsageError("fp16 needs a GPU: use --bf16, or neither")
     values = {
         **_ours(config, workers=workers, use_cpu=use_cpu),
+        # Of a stream Trainer would skip from the start of the run, not of the pass: Schedule does it.
+        "ignore_data_skip": config.data.streaming,
         # A run that is resumed has its baseline already.
         "eval_on_start": not resuming,
         **converted(config.training_args),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from transformers import TrainerCallback
 from typing_extensions import override
 
 from icclip.console import Advance, Reporter
-from icclip.files import readable_os_errors
+from icclip.files import atomic_write_text, readable_os_errors
 
 HISTORY = "metrics.jsonl"
 
@@ -69,18 +70,26 @@ class History(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a resume, drop what had been logged beyond the checkpoint."""
         if state.is_world_process_zero:
-            self._write("w", [line for line in read_history(self.path) if line["step"] <= state.global_step])
+            kept = [line for line in read_history(self.path) if line["step"] <= state.global_step]
+            atomic_write_text(self.path, "".join(map(_json_line, kept)))
 
     @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Append a line. What is not finite (a gradient under fp16) is null: JSON has no infinity."""
-        if state.is_world_process_zero:
-            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
-            self._write("a", [{"step": state.global_step, **finite}])
+        """Append a line, on the disk before the checkpoint that it belongs to.
 
-    def _write(self, mode: str, lines: list[dict[str, Any]]) -> None:
-        with readable_os_errors(self.path.name, self.path), self.path.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        What is not finite (a gradient under fp16) is null: JSON has no infinity. Trainer's last line is
+        about this process, not about the run: its speed and mean loss begin where it was resumed.
+        """
+        if state.is_world_process_zero and "train_runtime" not in logs:
+            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+            with readable_os_errors(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(_json_line({"step": state.global_step, **finite}))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

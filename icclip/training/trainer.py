@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from typing_extensions import override
 
 from icclip.data.collate import CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
@@ -24,6 +25,7 @@ from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.training.gather import gather_rows, is_distributed, own_columns
 from icclip.training.gentle import Gentle
 from icclip.training.losses import LOSSES, Pairs, not_negatives
+from icclip.training.schedule import Schedule
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -42,6 +44,7 @@ class ContrastiveTrainer(Trainer):
         train_dataset: gives Examples.
         validate: metrics of the model as it stands, the same on every process.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
+        save_every: steps between checkpoints without an evaluation; None: there are none.
         callbacks: besides transformers' own.
         gentle: what of the model trains and is saved; None: all of it, as it is.
         collator: None: one that chooses captions by chance.
@@ -55,6 +58,7 @@ class ContrastiveTrainer(Trainer):
         validate: Evaluate,
         *,
         eval_every: int = 1,
+        save_every: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
         collator: Collator | None = None,
@@ -77,7 +81,7 @@ class ContrastiveTrainer(Trainer):
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
+        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self._reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         if self.gentle.average is not None:
             self.add_callback(_Average(self.gentle.average))
@@ -85,6 +89,9 @@ class ContrastiveTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._root = Path(str(args.output_dir))
         self._output_dir = self._root
+        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
+        self._limit, args.save_total_limit = args.save_total_limit, None
+        self._resumed_from: str | None = None
         self._first_bad_step = torch.tensor(NO_STEP, device=args.device)
 
     # The loss
@@ -110,6 +117,17 @@ class ContrastiveTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     # Data
+
+    @override
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, with a random state of its own.
+
+        Without one it draws a seed for its workers from the state that dropout draws from, each epoch or
+        once, as the workers live; a resumed run would go on with other numbers.
+        """
+        loader: Any = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
 
     @override
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
@@ -178,6 +196,20 @@ class ContrastiveTrainer(Trainer):
 
     # Checkpoints
 
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a run that has made all its steps: its state, and the weights of the best checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        self._load_best_model()
+
+    @override
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._resumed_from = checkpoint
+        super()._load_rng_state(checkpoint)
+
+    def _reload_rng(self) -> None:
+        super()._load_rng_state(self._resumed_from)
+
     @override
     def _get_output_dir(self, trial: Any) -> str:
         """Where `_save_checkpoint` writes: a staging directory while it does."""
@@ -213,7 +245,8 @@ class ContrastiveTrainer(Trainer):
                 self._output_dir = root
             self._name_the_best(root, staging / name)
         if self.args.should_save:
-            rotate(root, self.args.save_total_limit, keep=self.state.best_global_step)
+            evaluated = {int(line["step"]) for line in self.state.log_history if "eval_rsum" in line}
+            rotate(root, self._limit, self.state.best_global_step, evaluated)
 
     def _name_the_best(self, root: Path, checkpoint: Path) -> None:
         """Where the best one is the one just written, Trainer has noted its staging name."""
@@ -232,31 +265,6 @@ def _pairs(image: Tensor, text: Tensor, ids: Tensor) -> Pairs:
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
-
-
-class _Epochs(TrainerCallback):
-    """Count the epochs for the data; evaluate, save and log at the end of every n-th and of the last.
-
-    Trainer's own count is a fraction of `max_steps` where the data has no known length.
-    """
-
-    def __init__(self, data: Any, every: int) -> None:
-        self.data, self.every, self.done = data, every, 0
-
-    @override
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.done = int(state.epoch or 0)
-
-    @override
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.data.epoch = self.done
-
-    @override
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.done += 1
-        last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
-        due = self.done % self.every == 0 or last or control.should_training_stop
-        control.should_evaluate = control.should_save = control.should_log = due
 
 
 class _Average(TrainerCallback):
