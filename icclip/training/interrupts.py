@@ -24,4 +24,8 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
+    # The processes that load images are often told as well, and where they end torch would raise in the
+    # midst of saving.
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     raise KeyboardInterrupt
