@@ -194,6 +194,10 @@ class TrainConfig(Config):
     seed: int = 42
     eval_every: int = 1
     """Epochs between retrieval evaluations on the validation split."""
+    guard: Literal["on", "off"] = "on"
+    """Whether a run that loses what the model could before it is stopped, and fails."""
+    patience: int = 3
+    """Evaluations in a row below that of step 0 that end the run."""
     save_every_steps: int | None = None
     """Optimizer steps between checkpoints that serve to go on after a kill and are not evaluated."""
     save_total_limit: int = 2
@@ -219,7 +223,7 @@ class TrainConfig(Config):
         found = _at_least(
             self,
             epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, eval_bs=1, grad_accum=1, seed=0,
-            eval_every=1, save_every_steps=1, save_total_limit=1, logging_steps=1, workers=0,
+            eval_every=1, patience=1, save_every_steps=1, save_total_limit=1, logging_steps=1, workers=0,
         )  # fmt: skip
         if not 0 <= self.warmup_ratio < 1:
             found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")

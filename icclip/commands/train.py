@@ -16,9 +16,9 @@ def train(
     weight_decay: o.WeightDecay = None, scheduler: o.Scheduler = None, image_resize: o.ImageResize = None,
     tokenizer: o.Tokenizer = None, fp16: o.Fp16 = False, bf16: o.Bf16 = False, grad_ckpt: o.Checkpointing = None,
     seed: o.Seed = None, eval_every: o.EvalEvery = None, save_every_steps: o.SaveEvery = None,
-    logging_steps: o.LoggingSteps = None, report_to: o.ReportTo = None, workers: o.Workers = None,
-    device: o.Device = None, resume: o.Resume = None, overwrite: o.Overwrite = None, setting: o.Set = None, revision: o.Revision = None,
-    image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
+    guard: o.Guard = None, patience: o.Patience = None, logging_steps: o.LoggingSteps = None, report_to: o.ReportTo = None, workers: o.Workers = None,
+    device: o.Device = None, resume: o.Resume = None, overwrite: o.Overwrite = None, setting: o.Set = None,
+    revision: o.Revision = None, image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
     dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
     streaming: o.Streaming = None, on_bad_image: o.OnBadImage = None,
     allow_outside_root: o.AllowOutsideRoot = None, trust_remote_code: o.TrustRemoteCode = None,
@@ -49,7 +49,8 @@ def train(
         "lr": lr, "train_bs": train_bs, "eval_bs": eval_bs, "grad_accum": grad_accum, "warmup_ratio": warmup_ratio,
         "weight_decay": weight_decay, "scheduler": scheduler, "precision": o.precision(fp16=fp16, bf16=bf16),
         "grad_ckpt": grad_ckpt, "seed": seed, "eval_every": eval_every, "logging_steps": logging_steps,
-        "save_every_steps": save_every_steps, "report_to": listed(report_to), "workers": workers, "device": device,
+        "guard": guard, "patience": patience, "save_every_steps": save_every_steps,
+        "report_to": listed(report_to), "workers": workers, "device": device,
         "resume": resume, "overwrite": overwrite, "captions": captions, "augment": augment, "gentle": gentle,
         "lora": lora, "training_args": settings(setting or ()),
     }  # fmt: skip
@@ -60,3 +61,5 @@ def train(
     reporter = Reporter.for_this_process(json=json)
     result = run(request, context.obj, reporter)
     reporter.result(result.to_mapping(), result.table())
+    if request.guard == "on":
+        result.raise_if_no_better()

@@ -33,7 +33,7 @@ WHAT_TRAINS = ("gentle", "lora")
 CLEARING = ".clearing"
 """There while `clear` deletes: what a kill then leaves is of no run that anybody wants to go on with."""
 
-LENGTH = ("epochs", "max_steps")
+LENGTH = ("epochs", "max_steps", "guard", "patience")
 """Settings that let a complete run go on."""
 OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to")
 """Settings that may be others after a resume."""

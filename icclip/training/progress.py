@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +104,14 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """Step -> its validation metrics, without the prefix `eval_`."""
+    """`evaluations_in` a `metrics.jsonl`."""
+    return evaluations_in(read_history(path))
+
+
+def evaluations_in(history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Logged lines -> the validation metrics of each step that has some, without the prefix `eval_`."""
     return {
         line["step"]: {name.removeprefix("eval_"): line[name] for name in line if name.startswith("eval_")}
-        for line in read_history(path)
+        for line in history
         if "eval_rsum" in line
     }

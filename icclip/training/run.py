@@ -20,7 +20,7 @@ from icclip.data.captions import CaptionMap
 from icclip.data.collate import CaptionedImages, CaptionedPairs, CaptionedStream, Collator
 from icclip.data.loading import choose_split, load_splits
 from icclip.data.split import SplitImages, caption_lists, caption_map
-from icclip.errors import DataError, TrainingStoppedError, UsageError
+from icclip.errors import DataError, GateError, TrainingStoppedError, UsageError
 from icclip.evaluation.request import dataset_identity
 from icclip.evaluation.results import metric_path, read_metrics, write_metrics
 from icclip.evaluation.run import evaluate_split
@@ -36,6 +36,7 @@ from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish, s
 from icclip.training.directory import changed_settings, checkpoint_to_resume, clear, outcome_of_complete_run
 from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
+from icclip.training.guards import Guard, has_given_up
 from icclip.training.interrupts import terminated_as_interrupted
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
@@ -80,6 +81,16 @@ class TrainResult:
     def to_mapping(self) -> dict[str, Any]:
         """For JSON."""
         return {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+
+    def raise_if_no_better(self) -> None:
+        """Raise GateError where the best checkpoint is not above the model before the first step."""
+        before, after = self.baseline.get("rsum"), self.best["rsum"]
+        if before is not None and after <= before:
+            raise GateError(
+                f"training made the model no better: its best checkpoint, of step {self.best_step}, has the rsum "
+                f"{after:.1f} on the validation split, and step 0 had {before:.1f}; {self.output_dir} holds it all the "
+                "same; try a smaller --lr, or --guard off to accept it"
+            )
 
     def table(self) -> Table:
         """The last word to people: the test split where there is one."""
@@ -263,13 +274,21 @@ def _header(
 
 def _train(run: _Run, reporter: Reporter) -> None:
     """Make the steps that are left."""
-    if run.checkpoint is not None and step_of(run.checkpoint) >= run.steps:
-        # Trainer would make one more.
+    if run.checkpoint is not None and _is_over(run, step_of(run.checkpoint)):
+        # Trainer would make one more step.
         run.trainer.restore(run.checkpoint)
         return
     with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
         run.trainer.add_callback(Progress(reporter, advance))
+        if run.config.guard == "on":
+            run.trainer.add_callback(Guard(run.config.patience, reporter))
         run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+
+
+def _is_over(run: _Run, step: int) -> bool:
+    measured = {at: metrics for at, metrics in evaluations(run.root / HISTORY).items() if at <= step}
+    stopped = run.config.guard == "on" and has_given_up(measured, run.config.patience)
+    return step >= run.steps or stopped
 
 
 # When it stops early ------------------------------------------------------------------------------
@@ -369,9 +388,4 @@ def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
 
 
 def _say(result: TrainResult, reporter: Reporter) -> None:
-    before, after = result.baseline.get("rsum"), result.best.get("rsum")
-    if before is not None and after is not None and after < before:
-        reporter.warn(
-            f"the best checkpoint's rsum {after:.1f} is below the {before:.1f} before training: try a smaller --lr"
-        )
     reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")

@@ -25,6 +25,7 @@ from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.training.gather import gather_rows, is_distributed, own_columns
 from icclip.training.gentle import Gentle
 from icclip.training.losses import LOSSES, Pairs, not_negatives
+from icclip.training.progress import evaluations_in
 from icclip.training.schedule import Schedule
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -92,7 +93,7 @@ class ContrastiveTrainer(Trainer):
         # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
         self._limit, args.save_total_limit = args.save_total_limit, None
         self._resumed_from: str | None = None
-        self._first_bad_step = torch.tensor(NO_STEP, device=args.device)
+        self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
 
     # The loss
 
@@ -113,7 +114,7 @@ class ContrastiveTrainer(Trainer):
         pairs = _pairs(outputs.image_embeds, outputs.text_embeds, ids)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
-        self._remember_if_bad(loss.detach())
+        self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
         return (loss, outputs) if return_outputs else loss
 
     # Data
@@ -167,27 +168,31 @@ class ContrastiveTrainer(Trainer):
 
     # Not finite
 
-    def _remember_if_bad(self, loss: Tensor) -> None:
+    def _remember_if_bad(self, what: str, value: Any, step: int) -> None:
         """Note the step without asking the device for the value, which would stall it."""
-        step = torch.where(torch.isfinite(loss), NO_STEP, self.state.global_step + 1)
-        self._first_bad_step = torch.minimum(self._first_bad_step, step)
+        device = self.args.device
+        found = torch.where(torch.isfinite(torch.as_tensor(value, device=device)), NO_STEP, step)
+        self._first_bad[what] = torch.minimum(self._first_bad[what], found)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **options: Any) -> None:
+        # Under fp16 the scaler skips such a step, and goes on with a smaller scale.
+        if grad_norm is not None and self.accelerator.scaler is None:
+            self._remember_if_bad("gradient", grad_norm, self.state.global_step)
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
             self.stop_if_not_finite()
-        super()._maybe_log_save_evaluate(*args, **options)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
 
     def stop_if_not_finite(self) -> None:
-        """Raise TrainingStoppedError where a loss, or now a weight, is not finite: on every process alike."""
+        """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
         finite = torch.stack([torch.isfinite(p).all() for p in self.loaded.model.parameters()]).all()
-        weights = torch.where(finite, NO_STEP, self.state.global_step).to(self._first_bad_step.device)
-        first = torch.stack([self._first_bad_step, weights])
+        found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
+        first = torch.stack([step.to(self.args.device) for step in found.values()])
         if is_distributed():
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
-        bad_loss, bad_weights = first.tolist()
-        if min(bad_loss, bad_weights) == NO_STEP:
+        step = int(first.min())
+        if step == NO_STEP:
             return
-        what, step = ("loss", bad_loss) if bad_loss <= bad_weights else ("weights", bad_weights)
+        what = list(found)[first.tolist().index(step)]
         raise TrainingStoppedError(
             f"non-finite {what} at step {step} (lr {self._get_learning_rate():.3g}, "
             f"logit_scale {self.loaded.model.logit_scale.item():.3g}): "
@@ -245,7 +250,7 @@ class ContrastiveTrainer(Trainer):
                 self._output_dir = root
             self._name_the_best(root, staging / name)
         if self.args.should_save:
-            evaluated = {int(line["step"]) for line in self.state.log_history if "eval_rsum" in line}
+            evaluated = evaluations_in(self.state.log_history)
             rotate(root, self._limit, self.state.best_global_step, evaluated)
 
     def _name_the_best(self, root: Path, checkpoint: Path) -> None:
