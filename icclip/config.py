@@ -359,20 +359,28 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(cls: type[C], values: Mapping[str, Any], where: str, problems: list[str]) -> C | None:
-    """An instance of `cls`, or None with the reasons appended to `problems`."""
+    """An instance of `cls`, or None; the reasons are appended to `problems`.
+
+    What has the wrong type is left out, so that the other values are looked at as well.
+    """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    before = len(problems)
     for key in values.keys() - fields.keys():
         near = difflib.get_close_matches(key, fields, n=1)
         problems.append(f"unknown key {where + key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     arguments: dict[str, Any] = {}
+    complete = True
     for name, spec in fields.items():
+        before = len(problems)
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if name in values:
-            arguments[name] = _convert(hints[name], values[name], where + name, problems)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            value = _convert(hints[name], values[name], where + name, problems)
+            if len(problems) == before or isinstance(value, Config):
+                arguments[name] = value
+        elif required:
             problems.append(f"missing {where + name!r}")
-    if len(problems) > before:
+        complete = complete and (name in arguments or not required)
+    if not complete:
         return None
     config = cls(**arguments)
     problems.extend(where + problem for problem in config.problems())

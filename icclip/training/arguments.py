@@ -43,6 +43,8 @@ OURS: Mapping[str, str] = {
     "dataloader_drop_last": "the processes gather batches of one size",
     "logging_nan_inf_filter": "a non-finite loss stops the run",
     "eval_strategy": "use --eval-every",
+    "eval_on_start": "the model is always measured before its first step",
+    "ignore_data_skip": "a resumed run goes on where it was",
     "save_strategy": "checkpoints are saved where they are evaluated",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
     "metric_for_best_model": "the best checkpoint is the one of the highest rsum",

@@ -11,14 +11,12 @@ from transformers import TrainerCallback
 from typing_extensions import override
 
 from icclip.console import Reporter
-from icclip.training.progress import evaluations_in
+from icclip.training.progress import SIGNS_OF_COLLAPSE, evaluations_in
 
 COLLAPSED = 0.1
 """A variance below this share of that before training is a collapse."""
 TEMPERATURE_LOST = 0.5
 """The temperature exp(logit_scale) below this share of that before training: the model gives up telling pairs apart."""
-NUMBERS = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
-"""Of `icclip.training.validation`."""
 
 
 class Guard(TrainerCallback):
@@ -65,7 +63,7 @@ def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
     A model from random weights has hardly any variance, and so nothing to lose.
 
     Args:
-        measured: step -> metrics with NUMBERS, ascending.
+        measured: step -> metrics with SIGNS_OF_COLLAPSE, ascending.
     """
     if 0 not in measured:
         return ""
@@ -74,7 +72,7 @@ def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
     signs = [f"the {tower} embeddings collapse" for tower in narrow]
     if temperature(now) < TEMPERATURE_LOST * temperature(start):
         signs.append("the temperature falls")
-    numbers = ", ".join(f"{name} {start[name]:.3g} -> {now[name]:.3g}" for name in NUMBERS)
+    numbers = ", ".join(f"{name} {start[name]:.3g} -> {now[name]:.3g}" for name in SIGNS_OF_COLLAPSE)
     return f"{' and '.join(signs)} ({numbers})" if signs else ""
 
 

@@ -16,6 +16,8 @@ from icclip.console import Advance, Reporter
 from icclip.files import atomic_write_text, readable_os_errors
 
 HISTORY = "metrics.jsonl"
+SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
+"""What `Validation` gives beside the metrics."""
 
 
 class Progress(TrainerCallback):
@@ -104,8 +106,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """`evaluations_in` a `metrics.jsonl`."""
-    return evaluations_in(read_history(path))
+    """`evaluations_in` a `metrics.jsonl`, as results have them: without what only tells of a collapse."""
+    return {
+        step: {name: value for name, value in metrics.items() if name not in SIGNS_OF_COLLAPSE}
+        for step, metrics in evaluations_in(read_history(path)).items()
+    }
 
 
 def evaluations_in(history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:

@@ -11,7 +11,7 @@ from icclip.console import Reporter
 from icclip.errors import GateError, TrainingStoppedError
 from icclip.training import trainer
 from icclip.training.guards import collapsed, has_given_up
-from icclip.training.progress import evaluations
+from icclip.training.progress import evaluations, evaluations_in, read_history
 from icclip.training.run import train
 
 
@@ -125,7 +125,7 @@ def test_a_collapse_is_told_with_its_numbers():
 
 def test_a_collapsing_model_is_warned_of(ruined, registry, capsys):
     train(dataclasses.replace(ruined, epochs=2), registry, Reporter())
-    measured = evaluations(ruined.output_dir / "metrics.jsonl")
+    measured = evaluations_in(read_history(ruined.output_dir / "metrics.jsonl"))
     assert measured[4]["image_variance"] < 0.1 * measured[0]["image_variance"]
     assert f"warning: step 4: {collapsed(measured)}: try a smaller --lr" in capsys.readouterr().err
 
