@@ -73,10 +73,9 @@ def ordered(moments: Sequence[str]) -> list[str]:
 
 def killed(command: Sequence[str], run: Path, moment: str, rng: random.Random) -> dict[str, Any] | None:
     """Start or resume, and kill at the moment. None where the run was over before."""
-    log = run.with_suffix(".log").open("ab")
-    process = subprocess.Popen(
-        [*command, "--output-dir", str(run), "--resume"], env=environment(), stdout=log, stderr=log
-    )
+    resumed = [*command, "--output-dir", str(run), "--resume"]
+    with run.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(resumed, env=environment(), stdout=log, stderr=log)
     wait_for(process, come(moment, run, rng))
     if moment != "deleting a checkpoint":
         # Not always at the first file.
