@@ -102,6 +102,22 @@ def changed_settings(config: TrainConfig) -> list[str]:
     ]
 
 
+def refuse_other_data(config: TrainConfig, splits: Mapping[str, Any]) -> None:
+    """A run can only go on with the rows that it began with; `splits` as `icclip.json` describes them.
+
+    Raises:
+        UsageError: a split has changed since.
+    """
+    before = _record_of(config.output_dir).get("data", {}).get("splits", {})
+    for name in before.keys() & splits.keys():
+        if before[name] != splits[name]:
+            images = [split[name]["images"] for split in (before, splits)]
+            raise UsageError(
+                f"the {name} split is not the one that {config.output_dir} began with ({images[0]} images then, "
+                f"{images[1]} now): resume with the same data, or give another --output-dir"
+            )
+
+
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():

@@ -33,7 +33,13 @@ from icclip.report.model_card import model_card
 from icclip.report.tables import metrics_table
 from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of, sweep
-from icclip.training.directory import changed_settings, checkpoint_to_resume, clear, outcome_of_complete_run
+from icclip.training.directory import (
+    changed_settings,
+    checkpoint_to_resume,
+    clear,
+    outcome_of_complete_run,
+    refuse_other_data,
+)
 from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
 from icclip.training.guards import Guard, has_given_up
@@ -154,7 +160,7 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
     steps = _steps(config, arguments, splits["train"])
     about = record(config, loaded, splits)
     if config.resume:
-        _say_what_resuming_means(config, checkpoint, reporter)
+        _check_what_is_resumed(config, checkpoint, about, reporter)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
     gentle = Gentle.prepare(loaded, config)
@@ -170,10 +176,13 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
     )
 
 
-def _say_what_resuming_means(config: TrainConfig, checkpoint: Path | None, reporter: Reporter) -> None:
+def _check_what_is_resumed(
+    config: TrainConfig, checkpoint: Path | None, about: dict[str, Any], reporter: Reporter
+) -> None:
     if checkpoint is None:
         reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting anew")
         return
+    refuse_other_data(config, about["data"]["splits"])
     reporter.note(f"going on from {checkpoint}")
     if changed := changed_settings(config):
         reporter.warn(f"not the settings that the run began with: {', '.join(changed)}")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.collate import CaptionedImages
-from icclip.errors import CheckpointError
+from icclip.errors import CheckpointError, UsageError
 from icclip.models.opening import open_model
 from icclip.training import checkpoints, directory
 from icclip.training.checkpoints import checkpoint_steps, discard, publish, rotate
@@ -241,6 +241,15 @@ def test_settings_that_differ_from_those_of_the_run_are_named(config, registry, 
     said = capsys.readouterr().err
     assert "going on from " in said
     assert "not the settings that the run began with: epochs 1 -> 2, lr 0.001 -> 0.5" in said
+
+
+def test_data_that_has_changed_is_refused(config, registry, quiet):
+    train(dataclasses.replace(config, epochs=1), registry, quiet)
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, val_fraction=0.4), resume=True)
+    with pytest.raises(
+        UsageError, match=r"split is not the one .*began with \(\d+ images then, \d+ now\): resume with"
+    ):
+        train(other, registry, quiet)
 
 
 def test_sigterm_is_an_interrupt_and_leaves_the_best_model(dropping, registry, capsys, monkeypatch):
