@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from icclip import __version__
 from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import config as config_commands
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugin_loading import Plugin
@@ -91,6 +92,7 @@ app.command("blend")(blend.blend)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("embed")(embed.embed)
+app.add_typer(config_commands.app, name="config")
 app.add_typer(plugins.app, name="plugins")
 
 

@@ -200,7 +200,14 @@ class TrainConfig(Config):
     seed: int = 42
     eval_every: int = 1
     """Epochs between retrieval evaluations on the validation split."""
+    guard: Literal["on", "off"] = "on"
+    """Whether a run that loses what the model could before it is stopped, and fails."""
+    patience: int = 3
+    """Evaluations in a row below that of step 0 that end the run."""
+    save_every_steps: int | None = None
+    """Optimizer steps between checkpoints that serve to go on after a kill and are not evaluated."""
     save_total_limit: int = 2
+    """Evaluated checkpoints that are kept."""
     logging_steps: int = 50
     workers: int | None = None
     """Processes that load images; None chooses from the cores."""
@@ -227,8 +234,9 @@ class TrainConfig(Config):
         """Values out of range, and options that exclude each other."""
         found = _at_least(
             self,
-            epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, micro_batch=1, eval_bs=1, grad_accum=1,
-            seed=0, eval_every=1, save_total_limit=1, logging_steps=1, workers=0, near_duplicates=0,
+            epochs=1, max_steps=1, lr=0, weight_decay=0, train_bs=2, micro_batch=1, eval_bs=1, grad_accum=1, seed=0,
+            eval_every=1, patience=1, save_every_steps=1, save_total_limit=1, logging_steps=1, workers=0,
+            near_duplicates=0,
         )  # fmt: skip
         if not 0 <= self.warmup_ratio < 1:
             found.append(f"warmup_ratio is {self.warmup_ratio}: give a fraction from 0 to below 1")
@@ -377,20 +385,28 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(cls: type[C], values: Mapping[str, Any], where: str, problems: list[str]) -> C | None:
-    """An instance of `cls`, or None with the reasons appended to `problems`."""
+    """An instance of `cls`, or None; the reasons are appended to `problems`.
+
+    What has the wrong type is left out, so that the other values are looked at as well.
+    """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    before = len(problems)
     for key in values.keys() - fields.keys():
         near = difflib.get_close_matches(key, fields, n=1)
         problems.append(f"unknown key {where + key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
     arguments: dict[str, Any] = {}
+    complete = True
     for name, spec in fields.items():
+        before = len(problems)
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
         if name in values:
-            arguments[name] = _convert(hints[name], values[name], where + name, problems)
-        elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+            value = _convert(hints[name], values[name], where + name, problems)
+            if len(problems) == before or isinstance(value, Config):
+                arguments[name] = value
+        elif required:
             problems.append(f"missing {where + name!r}")
-    if len(problems) > before:
+        complete = complete and (name in arguments or not required)
+    if not complete:
         return None
     config = cls(**arguments)
     problems.extend(where + problem for problem in config.problems())

@@ -123,6 +123,13 @@ def test_one_problem(values, problem):
     assert found.startswith(problem)
 
 
+def test_a_wrong_type_hides_no_value_out_of_range():
+    assert problems({**GOOD, "lr": "fast", "epochs": 0}) == (
+        "lr is 'fast': expected float",
+        "epochs is 0: give at least 1",
+    )
+
+
 def test_no_problem_where_a_limit_is_met():
     assert TrainConfig.from_mapping({**GOOD, "data": {"name": "s", "streaming": True}, "max_steps": 1}).max_steps == 1
 

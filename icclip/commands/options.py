@@ -85,6 +85,11 @@ Tokenizer = Annotated[Text, typer.Option(help="For presets: a directory or hub i
 Checkpointing = Annotated[Flag, typer.Option("--grad-ckpt", help="Gradient checkpointing: slower, less memory.")]
 Seed = Annotated[Number, typer.Option(help="Of initial weights, order and captions. [42]")]
 EvalEvery = Annotated[Number, typer.Option(help="Epochs between evaluations. [1]")]
+Guard = Annotated[
+    Literal["on", "off"] | None, typer.Option(help="Stop, and exit with 3, where training does harm. \\[on]")
+]
+Patience = Annotated[Number, typer.Option(help="Evaluations in a row below step 0 that stop. [3]")]
+SaveEvery = Annotated[Number, typer.Option(help="Steps between checkpoints inside epochs. \\[none]")]
 LoggingSteps = Annotated[Number, typer.Option(help="Steps between logged losses. [50]")]
 ReportTo = Annotated[Texts, typer.Option(help="tensorboard, wandb, mlflow, ... or none. \\[tensorboard]")]
 Resume = Annotated[Flag, typer.Option("--resume", help="Go on from the last complete checkpoint.")]

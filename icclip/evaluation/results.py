@@ -29,6 +29,12 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
     atomic_write_json(path, {**metrics, "about": dict(about)})
 
 
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The metrics that `write_metrics` wrote; none where there is no such file."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: value for name, value in content.items() if name != "about"}
+
+
 def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
     """Protect a result of another dataset, split or checkpoint.
 

@@ -37,6 +37,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
+HALF_WRITTEN = ".publishing"
+"""In a run directory whose model is being replaced: its files may be of two checkpoints."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
@@ -98,9 +100,15 @@ def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
 
     Raises:
         UnknownNameError: neither a directory nor a hub id.
-        CheckpointError: the hub does not have it, or cannot be reached.
+        CheckpointError: the hub does not have it, or cannot be reached; or a run was killed while it
+            replaced its model.
     """
     path = Path(config.name).expanduser()
+    if (path / HALF_WRITTEN).exists():
+        raise CheckpointError(
+            f"{path} is being written, or its run was killed while it was{_last_checkpoint(path)}; "
+            "train's command with --resume makes it whole"
+        )
     if path.is_dir():
         return path
     if path.exists():
@@ -172,10 +180,12 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
 def _where_else(directory: Path) -> str:
     """After an interrupted run only its checkpoints are complete."""
+    return _last_checkpoint(directory) or ": it is no model directory"
+
+
+def _last_checkpoint(directory: Path) -> str:
     inside = [path.parent for path in directory.glob("checkpoint-*/config.json")]
-    if not inside:
-        return ": it is no model directory"
-    return f": its last checkpoint is {max(inside, key=_step)}"
+    return f": its last checkpoint is {max(inside, key=_step)}" if inside else ""
 
 
 def _step(checkpoint: Path) -> int:

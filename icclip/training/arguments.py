@@ -46,6 +46,8 @@ OURS: Mapping[str, str] = {
     "dataloader_drop_last": "the processes gather batches of one size",
     "logging_nan_inf_filter": "a non-finite loss stops the run",
     "eval_strategy": "use --eval-every",
+    "eval_on_start": "the model is always measured before its first step",
+    "ignore_data_skip": "a resumed run goes on where it was",
     "save_strategy": "checkpoints are saved where they are evaluated",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
     "fsdp": NOT_SHARDED,
@@ -68,6 +70,8 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
         raise UsageError("fp16 needs a GPU: use --bf16, or neither")
     values = {
         **_ours(config, workers=workers, use_cpu=use_cpu),
+        # Of a stream Trainer would skip from the start of the run, not of the pass: Schedule does it.
+        "ignore_data_skip": config.data.streaming,
         # A run that is resumed has its baseline already.
         "eval_on_start": not resuming,
         **converted(config.training_args),

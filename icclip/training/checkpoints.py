@@ -6,13 +6,14 @@ import contextlib
 import errno
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from torch import distributed
 
 from icclip.errors import UsageError
 from icclip.files import fsync_tree, readable_os_errors
+from icclip.models.opening import HALF_WRITTEN
 from icclip.training.gather import is_distributed
 
 CHECKPOINT = "checkpoint"
@@ -21,6 +22,8 @@ TRAINING_STATE = re.compile(
 )
 """What a checkpoint holds beyond a model and its processor."""
 UNREAD_PICKLE = "training_args.bin"
+PARTIAL = ".*.partial"
+"""What is being written or deleted, and what a killed run has left of that."""
 
 
 @contextlib.contextmanager
@@ -48,7 +51,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool) -> Iterator[Path]:
                 # A pickle that nothing reads: the arguments are in icclip.json.
                 (staging / name / UNREAD_PICKLE).unlink(missing_ok=True)
                 fsync_tree(staging)
-                shutil.rmtree(root / name, ignore_errors=True)
+                discard(root / name)
                 (staging / name).replace(root / name)
             _wait()
         finally:
@@ -79,8 +82,13 @@ def _is_full_disk(error: Exception, root: Path) -> bool:
 
 def checkpoint_steps(root: Path) -> list[int]:
     """The steps of the checkpoints in a run directory, ascending. A staging name is none of them."""
-    found = (re.fullmatch(rf"{CHECKPOINT}-(\d+)", path.name) for path in root.glob(f"{CHECKPOINT}-*"))
-    return sorted(int(match[1]) for match in found if match)
+    named = (path for path in root.glob(f"{CHECKPOINT}-*") if re.fullmatch(rf"{CHECKPOINT}-\d+", path.name))
+    return sorted(map(step_of, named))
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of `checkpoint-N`."""
+    return int(checkpoint.name.removeprefix(f"{CHECKPOINT}-"))
 
 
 def last_checkpoint(root: Path) -> Path | None:
@@ -89,18 +97,43 @@ def last_checkpoint(root: Path) -> Path | None:
     return root / f"{CHECKPOINT}-{steps[-1]}" if steps else None
 
 
-def rotate(root: Path, limit: int | None, keep: int | None) -> None:
-    """Delete the oldest checkpoints beyond `limit`, but neither the newest nor that of step `keep`."""
+def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collection[int]) -> None:
+    """Delete checkpoints, but neither the newest nor that of step `keep`.
+
+    Args:
+        root: the run directory.
+        limit: how many of the evaluated ones stay; the oldest go. None: all stay.
+        keep: the step of the best.
+        evaluated: the steps that were. The others serve to go on after a kill, and only the newest can.
+    """
     steps = checkpoint_steps(root)
-    protected = {steps[-1], keep}
-    old = [step for step in steps if step not in protected]
-    excess = len(steps) - (limit or len(steps))
-    for step in old[: max(0, excess)]:
-        shutil.rmtree(root / f"{CHECKPOINT}-{step}")
+    ranked = [step for step in steps if step in evaluated]
+    excess = max(0, len(ranked) - (limit or len(ranked)))
+    surplus = [step for step in ranked if step not in (steps[-1], keep)][:excess]
+    for step in (*surplus, *set(steps[:-1]).difference(evaluated, [keep])):
+        discard(root / f"{CHECKPOINT}-{step}")
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, if it is there; a kill never leaves half of one under its name."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.deleted.partial")
+    if checkpoint.exists():
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def sweep(root: Path) -> None:
+    """Delete what a killed run was writing or deleting."""
+    for path in root.glob(PARTIAL):
+        shutil.rmtree(path)
 
 
 def publish(checkpoint: Path, root: Path) -> None:
-    """Make `root` a copy of the model and processor of a checkpoint, file by file, each at once.
+    """Make `root` a copy of the model and processor of a checkpoint, without results of what it was before.
+
+    Each file is replaced at once, but not all of them: while they are, or after a kill, the marker
+    HALF_WRITTEN keeps readers away. Publishing again makes `root` whole.
 
     Raises:
         UsageError: the disk is full, or not writable.
@@ -111,10 +144,14 @@ def publish(checkpoint: Path, root: Path) -> None:
         shutil.copytree(checkpoint, staging, ignore=_without_training_state)
         fsync_tree(staging)
         try:
+            (root / HALF_WRITTEN).touch()
+            for result in (root / "README.md", *root.glob("*_metric.json")):
+                result.unlink(missing_ok=True)
             for path in (path for path in staging.rglob("*") if path.is_file()):
                 target = root / path.relative_to(staging)
                 target.parent.mkdir(exist_ok=True)
                 path.replace(target)
+            (root / HALF_WRITTEN).unlink()
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -12,15 +12,16 @@ from typing import Any
 from icclip.config import TrainConfig
 from icclip.errors import UsageError
 from icclip.files import readable_os_errors
-from icclip.training.checkpoints import last_checkpoint
+from icclip.models.opening import HALF_WRITTEN
+from icclip.training.checkpoints import PARTIAL, last_checkpoint
 from icclip.training.progress import HISTORY
-from icclip.training.record import RECORD
+from icclip.training.record import RECORD, without_secrets
 
 SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
 """Any of these, and a directory is somebody's result."""
 
 PARTS = (
-    *SIGNS, ".*.partial", "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip
@@ -28,6 +29,14 @@ PARTS = (
 
 WHAT_TRAINS = ("gentle", "lora")
 """Tables of the configuration that the optimizer's state and the weights in training depend on."""
+
+CLEARING = ".clearing"
+"""There while `clear` deletes: what a kill then leaves is of no run that anybody wants to go on with."""
+
+LENGTH = ("epochs", "max_steps", "guard", "patience")
+"""Settings that let a complete run go on."""
+OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to")
+"""Settings that may be others after a resume."""
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
@@ -40,6 +49,8 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     root = config.output_dir
     found = sorted(path.name for sign in SIGNS for path in root.glob(sign))
     if config.resume:
+        if (root / CLEARING).exists():
+            return None
         _refuse_other_run(config)
         return last_checkpoint(root)
     # The other processes may come here after the first has begun to write.
@@ -56,15 +67,66 @@ def clear(root: Path) -> None:
     """Delete what an earlier run has left, and nothing else; make the directory."""
     with readable_os_errors("the run", root):
         root.mkdir(parents=True, exist_ok=True)
+        (root / CLEARING).touch()
         for path in (path for part in PARTS for path in root.glob(part)):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        (root / CLEARING).unlink()
+
+
+def outcome_of_complete_run(config: TrainConfig) -> Mapping[str, Any] | None:
+    """What `icclip.json` says about the result, where the run is complete and is asked for no more.
+
+    Raises:
+        UsageError: as `checkpoint_to_resume`.
+    """
+    _refuse_other_run(config)
+    record = _record_of(config.output_dir)
+    complete = record.get("status") == "complete"
+    if not complete or any(record["config"].get(name) != getattr(config, name) for name in LENGTH):
+        return None
+    outcome: Mapping[str, Any] = record["result"]
+    return outcome
+
+
+def changed_settings(config: TrainConfig) -> list[str]:
+    """`name before -> now` of each setting that is not as the run had it, and that decides its weights."""
+    before = _flat(_record_of(config.output_dir).get("config", {}))
+    now = _flat(without_secrets(config.to_mapping()))
+    return [
+        f"{name} {before[name]} -> {now.get(name)}"
+        for name in sorted(before.keys() - set(OF_THE_SESSION))
+        if before[name] != now.get(name)
+    ]
+
+
+def refuse_other_data(config: TrainConfig, splits: Mapping[str, Any]) -> None:
+    """A run can only go on with the rows that it began with; `splits` as `icclip.json` describes them.
+
+    Raises:
+        UsageError: a split has changed since.
+    """
+    before = _record_of(config.output_dir).get("data", {}).get("splits", {})
+    for name in before.keys() & splits.keys():
+        if before[name] != splits[name]:
+            images = [split[name]["images"] for split in (before, splits)]
+            raise UsageError(
+                f"the {name} split is not the one that {config.output_dir} began with ({images[0]} images then, "
+                f"{images[1]} now): resume with the same data, or give another --output-dir"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
 
 
 def _refuse_other_run(config: TrainConfig) -> None:
-    before = _config_of(config.output_dir)
+    before = _record_of(config.output_dir).get("config", {})
     now = config.to_mapping()
     for table in ("model", "data"):
         names = [run.get(table, {}).get("name") for run in (before, now)]
@@ -81,13 +143,12 @@ def _refuse_other_run(config: TrainConfig) -> None:
             )
 
 
-def _config_of(root: Path) -> Mapping[str, Any]:
+def _record_of(root: Path) -> Mapping[str, Any]:
     path = root / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        record: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {error}; --overwrite starts anew") from error
-    config: Mapping[str, Any] = content["config"]
-    return config
+    return record

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from transformers import TrainerCallback
 from typing_extensions import override
 
 from icclip.console import Advance, Reporter
-from icclip.files import readable_os_errors
+from icclip.files import atomic_write_text, readable_os_errors
 
 HISTORY = "metrics.jsonl"
+SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
+"""What `Validation` gives beside the metrics."""
 
 
 class Progress(TrainerCallback):
@@ -69,18 +72,26 @@ class History(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a resume, drop what had been logged beyond the checkpoint."""
         if state.is_world_process_zero:
-            self._write("w", [line for line in read_history(self.path) if line["step"] <= state.global_step])
+            kept = [line for line in read_history(self.path) if line["step"] <= state.global_step]
+            atomic_write_text(self.path, "".join(map(_json_line, kept)))
 
     @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Append a line. What is not finite (a gradient under fp16) is null: JSON has no infinity."""
-        if state.is_world_process_zero:
-            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
-            self._write("a", [{"step": state.global_step, **finite}])
+        """Append a line, on the disk before the checkpoint that it belongs to.
 
-    def _write(self, mode: str, lines: list[dict[str, Any]]) -> None:
-        with readable_os_errors(self.path.name, self.path), self.path.open(mode, encoding="utf-8") as file:
-            file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        What is not finite (a gradient under fp16) is null: JSON has no infinity. Trainer's last line is
+        about this process, not about the run: its speed and mean loss begin where it was resumed.
+        """
+        if state.is_world_process_zero and "train_runtime" not in logs:
+            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+            with readable_os_errors(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(_json_line({"step": state.global_step, **finite}))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -95,9 +106,17 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """Step -> its validation metrics, without the prefix `eval_`."""
+    """`evaluations_in` a `metrics.jsonl`, as results have them: without what only tells of a collapse."""
+    return {
+        step: {name: value for name, value in metrics.items() if name not in SIGNS_OF_COLLAPSE}
+        for step, metrics in evaluations_in(read_history(path)).items()
+    }
+
+
+def evaluations_in(history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Logged lines -> the validation metrics of each step that has some, without the prefix `eval_`."""
     return {
         line["step"]: {name.removeprefix("eval_"): line[name] for name in line if name.startswith("eval_")}
-        for line in read_history(path)
+        for line in history
         if "eval_rsum" in line
     }

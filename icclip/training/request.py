@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icclip.config import DatasetConfig, TrainConfig, merged, read_toml
-from icclip.errors import MissingExtraError, UsageError
+from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
+from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.registry import Registry
 
 
@@ -20,7 +21,7 @@ def train_config(
 
     Args:
         registry: knows the presets and the datasets.
-        file: TOML with the fields of TrainConfig, or the `icclip.json` of a run to repeat.
+        file: TOML with the fields of TrainConfig, or the run (its directory or `icclip.json`) to repeat.
         model: a preset, directory or hub id; None: as in the file.
         dataset: as `dataset_config` takes it; None: as in the file.
         options: fields of TrainConfig, nested; None means 'not said'.
@@ -34,15 +35,74 @@ def train_config(
         {"model": {"name": model}, "data": _dataset(registry, dataset, options.get("data", {}))},
         options,
     )
-    for table, option in (("model", "--model"), ("data", "--dataset")):
-        if not said.get(table, {}).get("name"):
-            raise UsageError(f"no {table} is named: give {option}, or `name` in the table [{table}] of --config")
-    found = registry.preset(said["model"]["name"])
-    values = merged({} if found is None else found[1].defaults, said)
-    values.setdefault("output_dir", _default_directory(values["model"]["name"], values["data"]))
-    config = TrainConfig.from_mapping(values)
+    names = {table: said.get(table, {}).get("name") or "" for table in ("model", "data")}
+    problems = [
+        f"no {table} is named: give {option}, or `name` in the table [{table}] of --config"
+        for table, option in (("model", "--model"), ("data", "--dataset"))
+        if not names[table]
+    ]
+    found = registry.preset(names["model"])
+    values = merged(
+        {table: {"name": name} for table, name in names.items()}, {} if found is None else found[1].defaults, said
+    )
+    values.setdefault("output_dir", _default_directory(names["model"], values["data"]))
+    config = _built(values, problems)
     if config.lora.rank is not None and find_spec("peft") is None:
         raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
+    return config
+
+
+def checked(registry: Registry, file: Path) -> TrainConfig:
+    """The request in a file, looked at as far as that goes without data, weights and network.
+
+    Raises:
+        ConfigError: all that is wrong, at once.
+        UsageError: it cannot be read.
+    """
+    said = _read(file)
+    names = {table: said[table].get("name") for table in ("model", "data") if isinstance(said.get(table), Mapping)}
+    asked = said.get("training_args")
+    looks: list[Callable[[], Any]] = [
+        lambda: train_config(registry, file, None, None, {}),
+        lambda: _know_model(registry, names.get("model")),
+        lambda: registry.dataset(names["data"]) if isinstance(names.get("data"), str) else None,
+        *(partial(_know_setting, *item) for item in (asked.items() if isinstance(asked, Mapping) else ())),
+    ]
+    problems: list[str] = []
+    for look in looks:
+        try:
+            look()
+        except ConfigError as error:
+            problems += error.problems
+        except UsageError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems)
+    return train_config(registry, file, None, None, {})
+
+
+def _know_model(registry: Registry, name: Any) -> None:
+    """A hub id may be anything; whether the hub has it is not asked."""
+    from icclip.models.opening import HUB_ID, resolve
+
+    if isinstance(name, str) and registry.preset(name) is None and not HUB_ID.fullmatch(name):
+        resolve(ModelConfig(name=name), registry.preset_names())
+
+
+def _know_setting(name: str, value: Any) -> None:
+    from icclip.training.arguments import converted
+
+    converted({name: value})
+
+
+def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
+    """The config, or ConfigError with its problems and those found before."""
+    try:
+        config = TrainConfig.from_mapping(values)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from error
+    if problems:
+        raise ConfigError(problems)
     return config
 
 
@@ -63,6 +123,8 @@ def listed(values: Sequence[str] | None) -> list[str] | None:
 
 
 def _read(file: Path) -> Mapping[str, Any]:
+    if file.is_dir():
+        file /= "icclip.json"
     if file.suffix != ".json":
         return read_toml(file)
     try:

@@ -6,11 +6,11 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from datasets import Dataset, IterableDataset
 
@@ -21,9 +21,9 @@ from icclip.data.captions import CaptionMap
 from icclip.data.collate import Collator
 from icclip.data.loading import choose_split, load_splits
 from icclip.data.split import SplitImages, caption_lists, caption_map
-from icclip.errors import DataError, TrainingStoppedError, UsageError
+from icclip.errors import DataError, GateError, TrainingStoppedError, UsageError
 from icclip.evaluation.request import dataset_identity
-from icclip.evaluation.results import metric_path, write_metrics
+from icclip.evaluation.results import metric_path, read_metrics, write_metrics
 from icclip.evaluation.run import evaluate_split
 from icclip.files import atomic_write_text
 from icclip.models.encoder import TorchEncoder
@@ -33,10 +33,18 @@ from icclip.registry import Registry
 from icclip.report.model_card import model_card
 from icclip.report.tables import metrics_table
 from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
-from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish
-from icclip.training.directory import checkpoint_to_resume, clear
+from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of, sweep
+from icclip.training.directory import (
+    changed_settings,
+    checkpoint_to_resume,
+    clear,
+    outcome_of_complete_run,
+    refuse_other_data,
+)
 from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
+from icclip.training.guards import Guard, has_given_up
+from icclip.training.interrupts import terminated_as_interrupted
 from icclip.training.launch import check_launch
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
@@ -67,9 +75,31 @@ class TrainResult:
     """On the test split; empty where there is none."""
     seconds: float
 
+    @classmethod
+    def of_complete_run(cls, directory: Path, outcome: Mapping[str, Any]) -> Self:
+        """What a run had given when it ended; `outcome` as its `icclip.json` has it."""
+        measured = evaluations(directory / HISTORY)
+        return cls(
+            output_dir=directory,
+            baseline=measured.get(0, {}),
+            best=measured[outcome["best_step"]],
+            test=read_metrics(metric_path(directory, "test")),
+            **outcome,
+        )
+
     def to_mapping(self) -> dict[str, Any]:
         """For JSON."""
         return {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+
+    def raise_if_no_better(self) -> None:
+        """Raise GateError where the best checkpoint is not above the model before the first step."""
+        before, after = self.baseline.get("rsum"), self.best["rsum"]
+        if before is not None and after <= before:
+            raise GateError(
+                f"training made the model no better: its best checkpoint, of step {self.best_step}, has the rsum "
+                f"{after:.1f} on the validation split, and step 0 had {before:.1f}; {self.output_dir} holds it all the "
+                "same; try a smaller --lr, or --guard off to accept it"
+            )
 
     def table(self) -> Table:
         """The last word to people: the test split where there is one."""
@@ -86,12 +116,16 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
             the best checkpoint saved before.
     """
     started = time.monotonic()
-    run = _prepare(config, registry, reporter)
-    with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
-        run.trainer.add_callback(Progress(reporter, advance))
-        run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    best_step = _publish_best(run)
-    return from_first_process(_finish(run, best_step, registry, reporter, started) if run.first_process else None)
+    if config.resume and (outcome := outcome_of_complete_run(config)) is not None:
+        reporter.note(
+            f"{config.output_dir} is complete: nothing is left to do; to go on, raise --epochs or --max-steps"
+        )
+        return TrainResult.of_complete_run(config.output_dir, outcome)
+    with terminated_as_interrupted():
+        run = _prepare(config, registry, reporter)
+        _train(run, reporter)
+        best_step = _publish_best(run)
+        return from_first_process(_finish(run, best_step, registry, reporter, started) if run.first_process else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +162,11 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     steps = _steps(config, arguments, splits["train"])
-    if arguments.should_save and checkpoint is None:
-        clear(config.output_dir)
     about = record(config, loaded, splits)
+    if config.resume:
+        _check_what_is_resumed(config, checkpoint, about, reporter)
     if arguments.should_save:
-        write_record(config.output_dir, about)
-    if config.resume and checkpoint is None:
-        reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting anew")
+        _begin_directory(config.output_dir, checkpoint, about)
     gentle = Gentle.prepare(loaded, config)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
     return _Run(
@@ -146,6 +178,26 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
         checkpoint=checkpoint,
         steps=steps,
     )
+
+
+def _check_what_is_resumed(
+    config: TrainConfig, checkpoint: Path | None, about: dict[str, Any], reporter: Reporter
+) -> None:
+    if checkpoint is None:
+        reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting anew")
+        return
+    refuse_other_data(config, about["data"]["splits"])
+    reporter.note(f"going on from {checkpoint}")
+    if changed := changed_settings(config):
+        reporter.warn(f"not the settings that the run began with: {', '.join(changed)}")
+
+
+def _begin_directory(root: Path, checkpoint: Path | None, about: dict[str, Any]) -> None:
+    if checkpoint is None:
+        clear(root)
+    else:
+        sweep(root)
+    write_record(root, about)
 
 
 def _workers(config: TrainConfig) -> int:
@@ -207,7 +259,8 @@ def _trainer(
     )
     history = History(config.output_dir / HISTORY)
     return ContrastiveTrainer(
-        loaded, arguments, data, validate, eval_every=config.eval_every, callbacks=[history], gentle=gentle,
+        loaded, arguments, data, validate,
+        eval_every=config.eval_every, save_every=config.save_every_steps, callbacks=[history], gentle=gentle,
         micro_batch=config.micro_batch,
         collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
         duplicates=config.duplicates,
@@ -230,6 +283,28 @@ def _header(
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),
     }
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def _train(run: _Run, reporter: Reporter) -> None:
+    """Make the steps that are left."""
+    if run.checkpoint is not None and _is_over(run, step_of(run.checkpoint)):
+        # Trainer would make one more step.
+        run.trainer.restore(run.checkpoint)
+        return
+    with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
+        run.trainer.add_callback(Progress(reporter, advance))
+        if run.config.guard == "on":
+            run.trainer.add_callback(Guard(run.config.patience, reporter))
+        run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+
+
+def _is_over(run: _Run, step: int) -> bool:
+    measured = {at: metrics for at, metrics in evaluations(run.root / HISTORY).items() if at <= step}
+    stopped = run.config.guard == "on" and has_given_up(measured, run.config.patience)
+    return step >= run.steps or stopped
 
 
 # When it stops early ------------------------------------------------------------------------------
@@ -329,9 +404,4 @@ def _write_results(run: _Run, registry: Registry, result: TrainResult) -> None:
 
 
 def _say(result: TrainResult, reporter: Reporter) -> None:
-    before, after = result.baseline.get("rsum"), result.best.get("rsum")
-    if before is not None and after is not None and after < before:
-        reporter.warn(
-            f"the best checkpoint's rsum {after:.1f} is below the {before:.1f} before training: try a smaller --lr"
-        )
     reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")

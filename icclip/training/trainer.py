@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from typing_extensions import override
 
 from icclip.config import DuplicatePolicy
@@ -26,6 +27,8 @@ from icclip.training.gather import gather_rows, is_distributed, own_columns
 from icclip.training.gentle import Gentle
 from icclip.training.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
 from icclip.training.losses import LOSSES, Pairs
+from icclip.training.progress import evaluations_in
+from icclip.training.schedule import Schedule
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -45,6 +48,7 @@ class ContrastiveTrainer(Trainer):
         validate: metrics of the model as it stands, the same on every process.
         micro_batch: pairs encoded at once within a batch; see `icclip.training.gradient_cache`. None: all.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
+        save_every: steps between checkpoints without an evaluation; None: there are none.
         callbacks: besides transformers' own.
         gentle: what of the model trains and is saved; None: all of it, as it is.
         collator: None: one that chooses captions by chance.
@@ -60,6 +64,7 @@ class ContrastiveTrainer(Trainer):
         *,
         micro_batch: int | None = None,
         eval_every: int = 1,
+        save_every: int | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
         collator: Collator | None = None,
@@ -82,7 +87,7 @@ class ContrastiveTrainer(Trainer):
             step = args.train_batch_size * args.world_size
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Epochs(self._sampler or train_dataset, eval_every))
+        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self._reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         if self.gentle.average is not None:
             self.add_callback(_Average(self.gentle.average))
@@ -90,7 +95,10 @@ class ContrastiveTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self._root = Path(str(args.output_dir))
         self._output_dir = self._root
-        self._first_bad_step = torch.tensor(NO_STEP, device=args.device)
+        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
+        self._limit, args.save_total_limit = args.save_total_limit, None
+        self._resumed_from: str | None = None
+        self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
 
     # The loss
 
@@ -116,7 +124,7 @@ class ContrastiveTrainer(Trainer):
         pairs = _pairs(image, text, ids, self.duplicates)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
-        self._remember_if_bad(loss.detach())
+        self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
         return loss
 
     @override
@@ -159,8 +167,14 @@ class ContrastiveTrainer(Trainer):
 
     @override
     def get_train_dataloader(self) -> Any:
-        """With micro-batches, each moves to the device by itself: a batch may not fit there."""
-        loader = super().get_train_dataloader()
+        """Trainer's, with a random state of its own.
+
+        Without one it draws a seed for its workers from the state that dropout draws from, each epoch or
+        once, as the workers live; a resumed run would go on with other numbers. With micro-batches, each
+        moves to the device by itself: a batch may not fit there.
+        """
+        loader: Any = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         if self.micro_batch is not None:
             loader.device = None
         return loader
@@ -203,27 +217,31 @@ class ContrastiveTrainer(Trainer):
 
     # Not finite
 
-    def _remember_if_bad(self, loss: Tensor) -> None:
+    def _remember_if_bad(self, what: str, value: Any, step: int) -> None:
         """Note the step without asking the device for the value, which would stall it."""
-        step = torch.where(torch.isfinite(loss), NO_STEP, self.state.global_step + 1)
-        self._first_bad_step = torch.minimum(self._first_bad_step, step)
+        device = self.args.device
+        found = torch.where(torch.isfinite(torch.as_tensor(value, device=device)), NO_STEP, step)
+        self._first_bad[what] = torch.minimum(self._first_bad[what], found)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **options: Any) -> None:
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **options: Any) -> None:
+        # Under fp16 the scaler skips such a step, and goes on with a smaller scale.
+        if grad_norm is not None and self.accelerator.scaler is None:
+            self._remember_if_bad("gradient", grad_norm, self.state.global_step)
         if self.control.should_log or self.control.should_evaluate or self.control.should_save:
             self.stop_if_not_finite()
-        super()._maybe_log_save_evaluate(*args, **options)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
 
     def stop_if_not_finite(self) -> None:
-        """Raise TrainingStoppedError where a loss, or now a weight, is not finite: on every process alike."""
+        """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
         finite = torch.stack([torch.isfinite(p).all() for p in self.loaded.model.parameters()]).all()
-        weights = torch.where(finite, NO_STEP, self.state.global_step).to(self._first_bad_step.device)
-        first = torch.stack([self._first_bad_step, weights])
+        found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
+        first = torch.stack([step.to(self.args.device) for step in found.values()])
         if is_distributed():
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
-        bad_loss, bad_weights = first.tolist()
-        if min(bad_loss, bad_weights) == NO_STEP:
+        step = int(first.min())
+        if step == NO_STEP:
             return
-        what, step = ("loss", bad_loss) if bad_loss <= bad_weights else ("weights", bad_weights)
+        what = list(found)[first.tolist().index(step)]
         raise TrainingStoppedError(
             f"non-finite {what} at step {step} (lr {self._get_learning_rate():.3g}, "
             f"logit_scale {self.loaded.model.logit_scale.item():.3g}): "
@@ -231,6 +249,20 @@ class ContrastiveTrainer(Trainer):
         )
 
     # Checkpoints
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a run that has made all its steps: its state, and the weights of the best checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        self._load_best_model()
+
+    @override
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._resumed_from = checkpoint
+        super()._load_rng_state(checkpoint)
+
+    def _reload_rng(self) -> None:
+        super()._load_rng_state(self._resumed_from)
 
     @override
     def _get_output_dir(self, trial: Any) -> str:
@@ -267,7 +299,8 @@ class ContrastiveTrainer(Trainer):
                 self._output_dir = root
             self._name_the_best(root, staging / name)
         if self.args.should_save:
-            rotate(root, self.args.save_total_limit, keep=self.state.best_global_step)
+            evaluated = evaluations_in(self.state.log_history)
+            rotate(root, self._limit, self.state.best_global_step, evaluated)
 
     def _name_the_best(self, root: Path, checkpoint: Path) -> None:
         """Where the best one is the one just written, Trainer has noted its staging name."""
@@ -290,31 +323,6 @@ def _pairs(image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
-
-
-class _Epochs(TrainerCallback):
-    """Count the epochs for the data; evaluate, save and log at the end of every n-th and of the last.
-
-    Trainer's own count is a fraction of `max_steps` where the data has no known length.
-    """
-
-    def __init__(self, data: Any, every: int) -> None:
-        self.data, self.every, self.done = data, every, 0
-
-    @override
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.done = int(state.epoch or 0)
-
-    @override
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.data.epoch = self.done
-
-    @override
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.done += 1
-        last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
-        due = self.done % self.every == 0 or last or control.should_training_stop
-        control.should_evaluate = control.should_save = control.should_log = due
 
 
 class _Average(TrainerCallback):

@@ -14,6 +14,7 @@ from icclip.data.captions import CaptionMap
 from icclip.data.split import caption_map
 from icclip.evaluation.metrics import retrieval_metrics
 from icclip.evaluation.ranking import rank
+from icclip.evaluation.spread import spread
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.specs import MetricSpec
@@ -42,14 +43,17 @@ class Validation:
         return cls(images, caption_map(split), metrics, config, device)
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """The metrics, the same on every process."""
+        """The metrics, the same on every process; and the numbers that show a collapse."""
         place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
         texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
         images = encoder.encode_images(self.images.shard(processes, place), batch_size=self.config.eval_bs)
         embeddings = to_first_process((images, encoder.encode_texts(texts)))
-        return from_first_process(self._measure(embeddings) if embeddings is not None else None)
+        metrics = from_first_process(self._measure(embeddings) if embeddings is not None else None)
+        return {**metrics, "logit_scale": loaded.model.logit_scale.item()}
 
     def _measure(self, shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         images, texts = (np.concatenate(parts) for parts in zip(*shares, strict=True))
-        return dict(retrieval_metrics(rank(images, texts, self.captions), self.metrics))
+        metrics = dict(retrieval_metrics(rank(images, texts, self.captions), self.metrics))
+        towers = {"image": spread(images), "text": spread(texts)}
+        return metrics | {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}

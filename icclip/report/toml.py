@@ -1,0 +1,43 @@
+"""A configuration as TOML."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def toml(values: Mapping[str, Any]) -> str:
+    """Plain values in tables as TOML 1.0. What is None, which TOML lacks, becomes a comment."""
+    return "\n".join(_lines(values, ())) + "\n"
+
+
+def _lines(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    if path:
+        yield f"\n[{'.'.join(map(_key, path))}]"
+    for name, value in values.items():
+        if value is None:
+            yield f"# {_key(name)} = (not set)"
+        elif not isinstance(value, Mapping):
+            yield f"{_key(name)} = {_value(value)}"
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _lines(value, (*path, name))
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _string(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _string(value)
+    return f"[{', '.join(map(_value, value))}]" if isinstance(value, list | tuple) else repr(value)
+
+
+def _string(text: str) -> str:
+    """JSON's escapes are TOML's, but for DEL, which JSON leaves as it is."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,31 @@
+"""Being asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM, with which job schedulers announce the end, does what Ctrl-C does: raises KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        # Signals belong to the main thread; whoever trains in another one has handlers of their own.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    # The processes that load images are often told as well, and where they end torch would raise in the
+    # midst of saving.
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    raise KeyboardInterrupt
