@@ -107,10 +107,12 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; their results are written beside the scripts."""
+    """Run one benchmark, e.g. `nox -s bench -- startup`; its result is written beside the script."""
+    known = sorted(path.stem for path in Path("benchmarks").glob("*.py"))
+    if not session.posargs or session.posargs[0] not in known:
+        session.error(f"which one: {', '.join(known)}?")
     _install(session, "-e", TESTED, *_group("bench"))
-    for script in session.posargs or sorted(map(str, Path("benchmarks").glob("*.py"))):
-        session.run("python", script)
+    session.run("python", "-m", f"benchmarks.{session.posargs[0]}", *session.posargs[1:])
 
 
 def _install(session: nox.Session, *what: str) -> None:

@@ -1,6 +1,6 @@
 """Peak memory of one training step against the batch size, with micro-batches of 32 and without.
 
-    python benchmarks/gradient_cache_memory.py
+    python -m benchmarks.gradient_cache_memory
 
 Each line is a process of its own that makes its batch, takes a step of 32 pairs to have everything in
 place, and measures a step of the batch: on a GPU what torch allocates beyond what it held before, on a

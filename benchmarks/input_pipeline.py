@@ -1,6 +1,6 @@
 """Images per second of the input pipeline alone: captions and 224-pixel CLIP images, in batches of 64.
 
-    python benchmarks/input_pipeline.py PATH [--processor DIR] [--images 2000] [--repeats 5]
+    python -m benchmarks.input_pipeline PATH [--processor DIR] [--images 2000] [--repeats 5]
 
 PATH is a local copy of Flickr8k. Every pipeline shuffles, reads with the same number of workers, and
 ends in float32 pixels and token ids in the main process:

@@ -1,6 +1,6 @@
 """Kill a training run with SIGKILL, again and again, and compare what it ends with.
 
-    python benchmarks/kill_test.py --kills 24
+    python -m benchmarks.kill_test --kills 24
 
 Runs a small CLIP with dropout, two processes that load images and a checkpoint every four steps; first
 without an interruption, then in chains of kills, each followed by the same command with --resume. After

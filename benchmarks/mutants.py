@@ -1,6 +1,6 @@
 """How many broken bundles the gate and the hashes catch, and how many honest exports pass.
 
-    python benchmarks/mutants.py          prints the table and writes mutants.json beside this file
+    python -m benchmarks.mutants          prints the table and writes mutants.json beside this file
 
 Small encoders of both families are trained for seconds, exported, and broken in every way of
 tests/support/mutants.py.

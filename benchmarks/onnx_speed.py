@@ -30,8 +30,8 @@ import torch
 from optimum.exporters.onnx import main_export
 from PIL import Image
 
-from benchmarks.checkpoints import FAMILIES, preset, write_base
-from benchmarks.timing import environment, medians, show, take_turns, times_faster, write
+from benchmarks.support.checkpoints import FAMILIES, preset, write_base
+from benchmarks.support.timing import environment, medians, show, take_turns, times_faster, write
 from icclip.config import DatasetConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.exporting import export

@@ -34,10 +34,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel
 
-from benchmarks.checkpoints import write_base
-from benchmarks.open_clip_model import groups, open_clip_model
-from benchmarks.timing import environment, medians, show, take_turns, times_faster, write
-from benchmarks.turns import Turns
+from benchmarks.support.checkpoints import write_base
+from benchmarks.support.open_clip_model import groups, open_clip_model
+from benchmarks.support.timing import environment, medians, show, take_turns, times_faster, write
+from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
 from icclip.data.captions import CaptionMap

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.checkpoints import preset, write_base
-from benchmarks.timing import environment, write
+from benchmarks.support.checkpoints import preset, write_base
+from benchmarks.support.timing import environment, write
 from icclip.config import ModelConfig
 from icclip.models.encoder import choose_device
 from icclip.models.loaded import LoadedModel

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from benchmarks.checkpoints import FAMILIES
 from benchmarks.gpu.common import loaded, parser, synchronize, write_result
-from benchmarks.timing import medians, rounded, show, take_turns, times_faster
+from benchmarks.support.checkpoints import FAMILIES
+from benchmarks.support.timing import medians, rounded, show, take_turns, times_faster
 from icclip.config import DatasetConfig, ExportConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError

@@ -21,9 +21,9 @@ from typing import Any
 
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from benchmarks.checkpoints import ends
 from benchmarks.gpu.common import parser, write_result
-from benchmarks.timing import rounded, show
+from benchmarks.support.checkpoints import ends
+from benchmarks.support.timing import rounded, show
 from icclip.config import DatasetConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits

@@ -36,11 +36,11 @@ from PIL import Image as Pillow
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
-from benchmarks.checkpoints import FAMILIES
 from benchmarks.gpu.common import device_name, loaded, parser, peak, synchronize, write_result
 from benchmarks.gpu.flops import training_flops
-from benchmarks.timing import rounded, show
-from benchmarks.turns import Turns
+from benchmarks.support.checkpoints import FAMILIES
+from benchmarks.support.timing import rounded, show
+from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
 from icclip.data.collate import CaptionedImages, Collator, split_batch
@@ -320,7 +320,7 @@ def open_clip_row(work: Work, batch: int) -> dict[str, Any]:
 def open_clip_steps(work: Work, batch: int) -> Iterator[None]:
     from open_clip import ClipLoss
 
-    from benchmarks.open_clip_model import groups, open_clip_model
+    from benchmarks.support.open_clip_model import groups, open_clip_model
 
     model, loss = open_clip_model(work.loaded.model.config).to(work.device).train(), ClipLoss()
     optimizer = torch.optim.AdamW(groups(model, 0.1), lr=1e-5, betas=(0.9, 0.98), eps=1e-6)
