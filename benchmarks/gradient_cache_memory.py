@@ -12,12 +12,8 @@ Writes gradient_cache_memory.json beside itself. Compare the ratios between mach
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
-import os
 import platform
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -27,6 +23,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.support.memory import MIB, measured_alone, peak_since, start
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.data.captions import CaptionMap
 from icclip.data.collate import IDS, CaptionedImages
@@ -40,7 +37,6 @@ BATCHES = (256, 1024, 4096)
 PLAIN = (256, 1024)
 PRESETS = {"softmax": "clip-tiny", "sigmoid": "siglip-tiny"}
 SIDE = 64
-MIB = 2**20
 RESULT = Path(__file__).with_suffix(".json")
 
 
@@ -50,7 +46,9 @@ def main() -> None:
     print(f"{'loss':<9}{'batch':>6}{'encoded':>9}{'peak MiB':>10}{'to 256':>8}{'inputs MiB':>12}")
     for loss in PRESETS:
         cases = [(batch, MICRO) for batch in BATCHES] + [(batch, None) for batch in PLAIN]
-        measured = [measured_alone(loss, batch, micro) for batch, micro in cases]
+        measured = [
+            measured_alone("benchmarks.gradient_cache_memory", loss, batch, micro or 0) for batch, micro in cases
+        ]
         first = {row["micro_batch"]: row["peak_mib"] for row in measured if row["batch"] == BATCHES[0]}
         for row in measured:
             row["ratio_to_256"] = round(row["peak_mib"] / first[row["micro_batch"]], 2)
@@ -64,15 +62,6 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     result = {"device": device, "image_side": SIDE, "models": PRESETS, **about, "rows": rows}
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-def measured_alone(loss: str, batch: int, micro: int | None) -> dict[str, Any]:
-    """`measured` in a fresh process, whose allocator gives large blocks back at once."""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    command = [sys.executable, __file__, loss, str(batch), str(micro or 0)]
-    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
 
 
 def measured(loss: str, batch: int, micro: int | None) -> dict[str, Any]:
@@ -115,29 +104,6 @@ def inputs(trainer: ContrastiveTrainer, batch: int) -> dict[str, torch.Tensor]:
     pixels = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
     ids = torch.arange(batch)[:, None].expand(-1, 2).contiguous()
     return {"pixel_values": pixels, **text, IDS: ids}
-
-
-def start(device: torch.device) -> int:
-    """Forget the peak so far; what is held now, in bytes."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    # What the step before has freed must not serve the measured one unseen.
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return status("VmRSS")
-
-
-def peak_since(device: torch.device) -> int:
-    """The most that was held since, in bytes."""
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else status("VmHWM")
-
-
-def status(name: str) -> int:
-    """A line of this process's status, in bytes."""
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
-    return int(lines[name].split()[0]) * 1024
 
 
 if __name__ == "__main__":

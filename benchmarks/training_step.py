@@ -5,7 +5,8 @@
 The same architecture (open_clip's is built from our configuration), the same tokenizer, the same batch,
 the same images; each in its own manner otherwise:
 
-- icclip: its Trainer, Collator and evaluation, which also gives confidence intervals.
+- icclip: its Trainer, with images from its cache as in all epochs but the first, and its evaluation, which
+  also gives confidence intervals.
 - open_clip: its transform, tokenizer, loss, and the step of its train.py; recall as CLIP_benchmark takes it.
 - transformers: the processor, `model(..., return_loss=True)` and AdamW in a loop; recall likewise.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +52,7 @@ from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.registry import Registry
 from icclip.training.arguments import training_arguments
+from icclip.training.sources import Sources
 from icclip.training.trainer import ContrastiveTrainer
 
 if TYPE_CHECKING:
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
 BATCHES = {"clip-tiny": 64, "ViT-B/32": 16}
 ROUNDS = {"clip-tiny": {"step": 30, "evaluation": 5}, "ViT-B/32": {"step": 10, "evaluation": 1}}
 WARMUP = 2
+STEPS = 10_000
+"""More than are taken."""
+
 IMAGE_BATCH, TEXT_BATCH, WORKERS = 128, 256, 2
 OURS, OPEN_CLIP, PLAIN = "icclip", "open_clip", "transformers"
 LR, WEIGHT_DECAY = 1e-4, 0.1
@@ -71,7 +77,9 @@ def main() -> None:
     options = parser.parse_args()
     registry = Registry.from_environment()
     splits = load_splits(registry, dataset_config(registry, options.dataset), Reporter(silent=True))
-    measured = {name: measure(name, registry, splits) for name in options.models}
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ICCLIP_CACHE"] = cache
+        measured = {name: measure(name, registry, splits) for name in options.models}
     show([row for rows in measured.values() for row in rows])
     packages = ("icclip", "torch", "transformers", "accelerate", "datasets", "pillow", "open-clip-torch", "torchvision")
     about = {**environment(*packages), "threads": torch.get_num_threads(), "evaluation_workers": WORKERS}
@@ -197,10 +205,10 @@ def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
     """As `icclip train` builds it, with the batches read in this process."""
     config = TrainConfig(
         model=ModelConfig(name=work.name), data=DatasetConfig(name="-"), output_dir=folder, lr=LR,
-        weight_decay=WEIGHT_DECAY, train_bs=work.batch, report_to=(), device="cpu", max_steps=10_000,
+        weight_decay=WEIGHT_DECAY, train_bs=work.batch, report_to=(), device="cpu", cache_images="on", max_steps=STEPS,
     )  # fmt: skip
     arguments = training_arguments(config, workers=0, resuming=True)
-    data = CaptionedImages(SplitImages(work.train), work.captions)
+    data = Sources(config, work.loaded, Reporter(silent=True)).training(work.train, seen=STEPS * work.batch)
     return ContrastiveTrainer(work.loaded, arguments, data, lambda _loaded: {}, callbacks=[turns])
 
 
