@@ -31,7 +31,16 @@ def test_killed_runs_end_as_the_whole_one(kill_test, tmp_path):
     assert all(row["identical"] and not row["lost"] for row in rows), rows
 
 
+@pytest.fixture
+def heard():
+    """What a shell starts in the background ignores Ctrl-C, and so does what that starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_is_two_lines_and_exit_code_130(kill_test, tmp_path, number):
     run = tmp_path / "run"
