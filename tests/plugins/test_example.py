@@ -58,7 +58,7 @@ def test_it_trains_and_evaluates(run, tmp_path):
     directory = tmp_path / "run"
     run(
         "icclip", "train", "--model", "clip-tiny", "--dataset", "flags", "--output-dir", directory,
-        "--max-steps", 1, "--device", "cpu",
+        "--max-steps", 1, "--guard", "off", "--device", "cpu",
     )  # fmt: skip
     metrics = json.loads(run("icclip", "eval", directory, "--json", "--device", "cpu"))
     assert metrics["n_images"] == 30
