@@ -208,8 +208,9 @@ def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
         weight_decay=WEIGHT_DECAY, train_bs=work.batch, report_to=(), device="cpu", cache_images="on", max_steps=STEPS,
     )  # fmt: skip
     arguments = training_arguments(config, workers=0, resuming=True)
-    data = Sources(config, work.loaded, Reporter(silent=True)).training(work.train, seen=STEPS * work.batch)
-    return ContrastiveTrainer(work.loaded, arguments, data, lambda _loaded: {}, callbacks=[turns])
+    loaded = work.loaded.ready_for(work.captions.texts)
+    data = Sources(config, loaded, Reporter(silent=True)).training(work.train, seen=STEPS * work.batch)
+    return ContrastiveTrainer(loaded, arguments, data, lambda _loaded: {}, callbacks=[turns])
 
 
 def open_clip_steps(work: Work, batches: Sequence[dict[str, torch.Tensor]] | None) -> Iterator[float]:

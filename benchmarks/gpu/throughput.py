@@ -6,8 +6,9 @@
 1. The step alone, on one batch that is there already, texts padded to their full length: icclip in bf16
    at several batches (with the gradient cache from 1,024 on), compiled and not; open_clip's step in
    bf16, where open_clip can be imported; transformers' Trainer in float32, as the seed project trains.
-2. The step with its data: icclip as `icclip train --bf16` does it, and the seed project's manner
-   (float32, PIL processor in 4 workers, batches of 64, 4 accumulated).
+2. The step with its data: icclip as `icclip train --bf16` does it, with images from its cache as in every
+   epoch but the first, and the seed project's manner (float32, PIL processor in 4 workers, batches of 64,
+   4 accumulated).
 3. The data alone, and what a step's time is spent on.
 
 MFU counts the model's own operations (forward once, backward twice) and no recomputation. Without
@@ -21,6 +22,7 @@ import contextlib
 import importlib.util
 import io
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +51,7 @@ from icclip.data.split import SplitImages, caption_map
 from icclip.models.loaded import LoadedModel
 from icclip.registry import Registry
 from icclip.training.arguments import allow_fast_matmul, default_workers, training_arguments
+from icclip.training.sources import Sources
 from icclip.training.trainer import ContrastiveTrainer
 
 SEED_BATCH, SEED_ACCUMULATION, SEED_WORKERS = 64, 4, 4
@@ -88,6 +91,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     profiles: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["ICCLIP_CACHE"] = folder
         for family in options.families:
             work = Work(options, family, Path(folder) / family, split)
             rows += measured(work, deadline)
@@ -173,7 +177,7 @@ class Blank(CaptionedImages):
     """Rows for a collator that looks at none of them."""
 
     def __init__(self, rows: int) -> None:
-        self.rows = rows
+        self.rows, self.duplicates = rows, None
 
     def __len__(self) -> int:
         return self.rows
@@ -191,14 +195,16 @@ def our_trainer(
     """As `icclip train --bf16` builds it. `data`: it reads the split; otherwise one batch over and over."""
     config = TrainConfig(
         model=ModelConfig(name=work.family), data=DatasetConfig(name="-"), output_dir=work.folder / "run",
-        train_bs=batch, micro_batch=micro, precision="bf16", device=work.device, max_steps=NEVER, report_to=(),
+        train_bs=batch, micro_batch=micro, precision="bf16", device=work.device, max_steps=NEVER, report_to=(), cache_images="on",
         training_args={"torch_compile": compiled},
     )  # fmt: skip
     arguments = training_arguments(config, workers=default_workers() if data else 0, resuming=True)
     allow_fast_matmul(arguments)
-    rows = CaptionedImages(SplitImages(work.split), caption_map(work.split)) if data else Blank(batch)
+    loaded = work.loaded.ready_for(caption_map(work.split).texts) if data else work.loaded
+    sources = Sources(config, loaded, Reporter(silent=True))
+    rows = sources.training(work.split, seen=NEVER) if data else Blank(batch)
     trainer = ContrastiveTrainer(
-        work.loaded, arguments, rows, lambda _: {}, micro_batch=micro, eval_every=NEVER, callbacks=[turns]
+        loaded, arguments, rows, lambda _: {}, micro_batch=micro, eval_every=NEVER, callbacks=[turns]
     )
     if not data:
         fixed = work.batch(batch)
