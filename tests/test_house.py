@@ -32,6 +32,13 @@ def options_of(command: str) -> set[str]:
     return {name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
 
 
+def test_the_tables_of_the_readme_are_those_of_the_result_files(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.readme import with_tables
+
+    assert with_tables(README) == README, "python -m benchmarks.readme writes them"
+
+
 def test_every_option_of_train_is_in_the_readme_and_no_other():
     section = README.split("### Options of `icclip train`")[1].split("`icclip eval` takes")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `-")]

@@ -1,0 +1,232 @@
+"""Write the tables of README.md from the result files: what stands there is what was measured.
+
+    python -m benchmarks.readme
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function of this module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+BLOCK = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+RECALLS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
+
+
+def main() -> None:
+    """Write every table anew."""
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def with_tables(text: str) -> str:
+    """A Markdown document with its tables as the result files have them."""
+    return BLOCK.sub(lambda found: f"{found[1]}{found[2]}\n{TABLES[found[1]]()}\n\n", text)
+
+
+# What is measured once ----------------------------------------------------------------------------
+
+
+def whole_job() -> str:
+    """Both presets on Flickr8k, from training to the gate."""
+    models = result("flickr8k")["models"]
+    head = ("from scratch, test split", "trained in", *RECALLS, "rsum (95 %)", "fp32", "fp16", "int8")
+    return table(head, (_job(name, one) for name, one in models.items()))
+
+
+def _job(name: str, one: Mapping[str, Any]) -> Sequence[object]:
+    low, high = one["rsum_95"]
+    recalls = [f"{100 * one['checkpoint'][key]:.1f} %" for key in RECALLS]
+    gates = ["passed" if precision["passed"] else "FAILED" for precision in one["precisions"].values()]
+    return (
+        f"`{name}`",
+        f"{one['seconds'] / 60:.0f} min",
+        *recalls,
+        f"{one['rsum']:.1f} ({low:.0f}..{high:.0f})",
+        *gates,
+    )
+
+
+def kills() -> str:
+    """What became of killed runs."""
+    moments = result("kill_test")["by_moment"]
+    names = ("kills", "resumed_bit_identical", "lost")
+    total = {name: sum(row[name] for row in moments.values()) for name in names}
+    rows = ((moment, *(row[name] for name in names)) for moment, row in {**moments, "all": total}.items())
+    return table(("killed while", "kills", "resumed bit-identical", "lost"), rows)
+
+
+def memory() -> str:
+    """Peak memory against the batch, of the softmax loss."""
+    rows = [row for row in result("gradient_cache_memory")["rows"] if row["loss"] == "softmax"]
+    batches = sorted({row["batch"] for row in rows})
+    cached = {row["batch"]: row for row in rows if row["micro_batch"]}
+    whole = {row["batch"]: row for row in rows if not row["micro_batch"]}
+    return table(
+        ("batch", *(f"{batch:,}" for batch in batches)),
+        [
+            ("`--micro-batch 32`", *(_peak(cached.get(batch)) for batch in batches)),
+            ("encoded as a whole", *(_peak(whole.get(batch)) for batch in batches)),
+            ("the inputs besides", *(f"{cached[batch]['inputs_mib']:.0f} MiB" for batch in batches)),
+        ],
+    )
+
+
+def _peak(row: Mapping[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    times = "" if row["ratio_to_256"] == 1 else f" ({row['ratio_to_256']} times)"
+    return f"{row['peak_mib']:,.0f} MiB{times}"
+
+
+def pipeline() -> str:
+    """Images per second of the input pipeline alone."""
+    found = result("input_pipeline")
+    names = {
+        "ours_later": "after the first epoch",
+        "ours_first_epoch": "the first epoch, filling the cache",
+        "plain": "plain: datasets and CLIPProcessor",
+        "fast": "the same with torchvision's processor",
+        "open_clip": "open_clip's transform and tokenizer",
+    }
+    rows = ((said, f"{found['images_per_second'][n]:,.0f}", found["times_plain"][n]) for n, said in names.items())
+    return table(("", "images/s", "times plain, medians of pairs"), rows)
+
+
+# What is compared ---------------------------------------------------------------------------------
+
+
+def steps() -> str:
+    """A training step and an evaluation beside open_clip's and a plain loop's."""
+    rows = result("training_step")["rows"]
+    head = ("", "icclip", "open_clip", "transformers", "times open_clip's speed", "times the plain loop's")
+    return table(head, ((f"{row['model']}, batch {row['batch']}: {row['what']}", *_three(row)) for row in rows))
+
+
+def _three(row: Mapping[str, Any]) -> Iterable[str]:
+    for name in ("icclip", "open_clip", "transformers"):
+        yield f"{row[f'{name} s']:.3g} s"
+    for name in ("open_clip", "transformers"):
+        yield f"{row[f'times faster than {name}']:.2f}"
+
+
+def large_steps() -> str:
+    """A step of a large exact batch beside what others have for it."""
+    rows = result("large_batch_step")["rows"]
+    head = ("", "micro-batch", "a step", "icclip's speed is", "peak memory")
+    return table(
+        head,
+        (
+            (
+                f"{row['model']}, batch {row['batch']:,}: {row['library']}", row["micro-batch"],
+                f"{row['s a step']:.3g} s", f"{row['icclip is faster by']:.2f} times", f"{row['peak MiB']:,.0f} MiB",
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def exact_negatives() -> str:
+    """What retrieval gains from an exact batch."""
+    found = result("large_batch_recall")
+    recipes = {recipe: [run for run in found["runs"] if run["recipe"] == recipe] for recipe in found["means"]}
+    rows = [
+        (recipe, runs[0]["steps"], *(_interval(run) for run in runs), f"{found['means'][recipe]['mean rsum']:.1f}")
+        for recipe, runs in recipes.items()
+    ]
+    seeds = [f"seed {run['seed']}" for run in next(iter(recipes.values()))]
+    return table(("recipe", "steps", *seeds, "mean"), [("before", "", _interval(found["before"])), *rows])
+
+
+def _interval(run: Mapping[str, Any]) -> str:
+    return f"{run['rsum']:.1f} ({run['95 % from']:.0f}..{run['to']:.0f})"
+
+
+def encoders() -> str:
+    """The exported encoders beside torch: times torch's speed."""
+    speed = [row for row in result("onnx_speed")["speed"] if row["tower"] != "both"]
+    names = list(dict.fromkeys(row["runs as"] for row in speed))
+    places = list(dict.fromkeys((row["model"], row["tower"], row["batch"]) for row in speed))
+    known = {(row["model"], row["tower"], row["batch"], row["runs as"]): row for row in speed}
+    torch = names[0]
+    rows = [
+        (
+            f"{model}, {tower}, batch {batch}",
+            f"{known[model, tower, batch, torch]['ms']:.0f} ms",
+            *(f"{_times(known[model, tower, batch, name]):.2f}" for name in names[1:]),
+        )
+        for model, tower, batch in places
+    ]
+    return table(("", torch, *names[1:]), rows)
+
+
+def whole_exports() -> str:
+    """Both towers beside optimum's own export."""
+    speed = [row for row in result("onnx_speed")["speed"] if row["tower"] == "both" and "icclip" in row["runs as"]]
+    rows = ((f"{row['model']}, batch {row['batch']}", f"{row['ms']:.0f} ms", f"{_times(row):.2f}") for row in speed)
+    return table(("image and text", "icclip fp32", "times optimum's default export"), rows)
+
+
+def _times(row: Mapping[str, Any]) -> float:
+    (found,) = (float(value) for name, value in row.items() if name.startswith("times faster than"))
+    return found
+
+
+def starting() -> str:
+    """What starting costs, and what lies on the disk."""
+    found = result("onnx_speed")
+    rows = [
+        (start["model"], *(f"{start[name]:.1f} s" for name in ("icclip s", "torch s")), *_sizes(size))
+        for start, size in zip(found["start"], found["size"], strict=True)
+    ]
+    sizes = [name.removesuffix(" MB") for name in found["size"][0] if name != "model"]
+    return table(("", "icclip.runtime", "torch", *sizes), rows)
+
+
+def _sizes(size: Mapping[str, Any]) -> list[str]:
+    return [f"{value:,.0f} MB" for name, value in size.items() if name != "model"]
+
+
+# On a GPU -----------------------------------------------------------------------------------------
+
+
+def gpu() -> str:
+    """Training throughput, where it was measured."""
+    path = HERE / "gpu" / "throughput.json"
+    if not path.exists():
+        return "Nothing has been measured on a GPU yet; [benchmarks/gpu](benchmarks/gpu/README.md) is ready to."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = found["rows"]
+    return f"{found['about']['device']}:\n\n{table(rows[0], (row.values() for row in rows))}"
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def result(name: str) -> Any:
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """In Markdown; short rows are filled up."""
+    lines = [list(map(str, head)), *(list(map(str, row)) for row in rows)]
+    filled = [line + [""] * (len(lines[0]) - len(line)) for line in lines]
+    filled.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in filled).replace("|  |", "| |").replace("|  |", "| |")
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    one.__name__: one
+    for one in (
+        whole_job, kills, memory, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+    )
+}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
