@@ -249,7 +249,7 @@ class Towers(nn.Module):
 def sentence_steps(work: Work) -> Steps:
     """The loss of sentence-transformers' trainer, with its micro-batches."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     model = work.copy()
     loss = CachedMultipleNegativesRankingLoss(

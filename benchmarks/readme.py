@@ -26,7 +26,14 @@ def main() -> None:
 
 def with_tables(text: str) -> str:
     """A Markdown document with its tables as the result files have them."""
-    return BLOCK.sub(lambda found: f"{found[1]}{found[2]}\n{TABLES[found[1]]()}\n\n", text)
+    return BLOCK.sub(lambda found: f"{found[1]}{found[2]}\n{_known(TABLES[found[1]])}\n\n", text)
+
+
+def _known(table_of: Callable[[], str]) -> str:
+    try:
+        return table_of()
+    except FileNotFoundError as error:
+        return f"Not measured yet: `{Path(error.filename).name}` is missing."
 
 
 # What is measured once ----------------------------------------------------------------------------
