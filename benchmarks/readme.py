@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the result files: what stands there is what was measured.
+"""Write the tables of the READMEs from the result files: what stands there is what was measured.
 
     python -m benchmarks.readme
 
@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "export" / "README.md")
 BLOCK = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 RECALLS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
 
 
 def main() -> None:
     """Write every table anew."""
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in DOCUMENTS:
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def with_tables(text: str) -> str:
@@ -57,6 +58,27 @@ def _job(name: str, one: Mapping[str, Any]) -> Sequence[object]:
         f"{one['rsum']:.1f} ({low:.0f}..{high:.0f})",
         *gates,
     )
+
+
+def parity() -> str:
+    """How far the exports of the trained presets are from their checkpoints."""
+    models = result("flickr8k")["models"]
+    head = ("", "lowest centred cosine, images / texts", "mean", "largest change of a recall, points", "MB")
+    rows = (
+        (
+            f"{model} {precision}",
+            *(_both(found["towers"], f"centred_{which}_cosine") for which in ("min", "mean")),
+            f"{100 * max(map(abs, found['recall_change'].values())):.2f}",
+            f"{found['bytes'] / 1e6:.1f}",
+        )
+        for model, one in models.items()
+        for precision, found in one["precisions"].items()
+    )
+    return table(head, rows)
+
+
+def _both(towers: Mapping[str, Mapping[str, float]], name: str) -> str:
+    return " / ".join(f"{towers[tower][name]:.6f}" for tower in ("vision", "text"))
 
 
 def kills() -> str:
@@ -230,7 +252,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        whole_job, kills, memory, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+        whole_job, parity, kills, memory, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
     )
 }  # fmt: skip
 
