@@ -48,7 +48,7 @@ from icclip.registry import Registry
 from icclip.training.arguments import training_arguments
 from icclip.training.trainer import ContrastiveTrainer
 
-SIZES = {"clip-tiny": (1024, 32, 5), "vit-b-32": (128, 16, 3)}
+SIZES = {"clip-tiny": (1024, 32, 5), "vit-b-32": (32, 8, 3)}
 """Batch, micro-batch, rounds."""
 
 OURS, OPEN_CLIP, SENTENCES, PLAIN = "icclip", "open_clip", "sentence-transformers", "transformers"
