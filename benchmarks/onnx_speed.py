@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    packages = ("icclip", "torch", "transformers", "onnxruntime", "onnx", "optimum", "optimum-onnx")
+    about = {**environment(*packages), "threads": options.threads}
     speed, starts, sizes = [], [], []
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
@@ -90,12 +92,11 @@ def main() -> None:
             speed += both_rows(work, options.batches)
             starts.append(start_row(work))
             sizes.append(size_row(work))
+        if options.size == "base":
+            # After each family: half an hour is long enough for something to happen.
+            write(__file__, {"about": about, "speed": speed, "start": starts, "size": sizes})
     for table in (speed, starts, sizes):
         show(table)
-    packages = ("icclip", "torch", "transformers", "onnxruntime", "onnx", "optimum", "optimum-onnx")
-    about = {**environment(*packages), "threads": options.threads}
-    if options.size == "base":
-        write(__file__, {"about": about, "speed": speed, "start": starts, "size": sizes})
 
 
 @dataclass
