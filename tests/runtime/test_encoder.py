@@ -119,6 +119,12 @@ def test_io_binding_gives_the_same(encoder, images):
     np.testing.assert_array_equal(session.run_bound(pixels), session.run(pixels))
 
 
+def test_the_threads_of_one_tower_stop_spinning_for_the_other(encoder):
+    for tower in ("vision", "text"):
+        options = encoder.session(tower).session.get_session_options()
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_giving_scratch_memory_back_changes_nothing(encoder, images):
     pixels = encoder.preprocessor(images * 4)
     session = encoder.session("vision")
