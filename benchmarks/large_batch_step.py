@@ -12,8 +12,8 @@ since open_clip wants them so. Every contestant's loss sees all pairs of the bat
 - transformers: the whole batch at once, which is what the others avoid.
 
 Seconds are those of steps in turns. Peak memory is that of a step in a process of its own, beyond what was
-held before it: the optimizer's state and the batch are there by then. Writes large_batch_step.json.
-Needs open_clip_torch and sentence-transformers.
+held before it: the optimizer's state and the batch are there by then, the gradients are not.
+Writes large_batch_step.json. Needs open_clip_torch and sentence-transformers.
 """
 
 from __future__ import annotations
@@ -221,7 +221,6 @@ def open_clip_steps(work: Work) -> Steps:
                 outputs.pop("logit_scale")
                 for key, value in outputs.items():
                     features.setdefault(key, []).append(value)
-        optimizer.zero_grad()
         for place, (images, texts) in enumerate(batches):
             outputs = model(images, texts)
             scale = outputs.pop("logit_scale")
@@ -230,6 +229,7 @@ def open_clip_steps(work: Work) -> Steps:
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
+        optimizer.zero_grad()
         yield
 
 
@@ -260,10 +260,10 @@ def sentence_steps(work: Work) -> Steps:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     while True:
-        optimizer.zero_grad()
         features = [{name: value} for name, value in work.inputs.items()]
         loss(features, torch.empty(0)).backward()
         optimizer.step()
+        optimizer.zero_grad()
         yield
 
 
@@ -272,9 +272,9 @@ def plain_steps(work: Work) -> Steps:
     model = work.copy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
     while True:
-        optimizer.zero_grad()
         model(**work.inputs, return_loss=True).loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
         yield
 
 
