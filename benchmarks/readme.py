@@ -113,6 +113,23 @@ def _peak(row: Mapping[str, Any] | None) -> str:
     return f"{row['peak_mib']:,.0f} MiB{times}"
 
 
+def divided() -> str:
+    """What each process holds with --fsdp and without."""
+    rows = result("fsdp_memory")["rows"]
+    head = ("CLIP ViT-B/32, two processes", "peak memory of each", "a step")
+    return table(
+        head,
+        (
+            (
+                row["way"].replace("--fsdp", "`--fsdp`"),
+                f"{max(row['peak MiB of each process']):,} MiB",
+                f"{row['s a step']:.3g} s",
+            )
+            for row in rows
+        ),
+    )
+
+
 def pipeline() -> str:
     """Images per second of the input pipeline alone."""
     found = result("input_pipeline")
@@ -252,7 +269,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        whole_job, parity, kills, memory, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+        whole_job, parity, kills, memory, divided, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
     )
 }  # fmt: skip
 

@@ -197,6 +197,8 @@ class TrainConfig(Config):
     grad_accum: int = 1
     precision: Precision = "fp32"
     grad_ckpt: bool = False
+    fsdp: bool = False
+    """Divide weights, gradients and the optimizer's state among the processes."""
     seed: int = 42
     eval_every: int = 1
     """Epochs between retrieval evaluations on the validation split."""
@@ -250,6 +252,9 @@ class TrainConfig(Config):
         """What does not go together, and whether it is so here."""
         streaming, near = self.data.streaming, self.near_duplicates is not None
         return {
+            "fp16 scales the loss by what one process sees: with --fsdp use --bf16": (
+                self.fsdp and self.precision == "fp16"
+            ),
             "overwrite and resume exclude each other: choose one": self.overwrite and self.resume,
             "streaming data has no known length: give --max-steps": streaming and self.max_steps is None,
             "captions is 'all': with streaming data choose random or round-robin": streaming and self.captions == "all",

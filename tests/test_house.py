@@ -51,7 +51,7 @@ def test_every_option_of_train_is_in_the_readme_and_no_other():
 
 def test_options_named_anywhere_in_the_readme_exist():
     ours = {name for command in typer.main.get_group(app).commands for name in options_of(command)}
-    of_others = {"--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--train_bs"}
+    of_others = {"--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--use_fsdp", "--train_bs"}
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= ours | of_others
 
 

@@ -82,6 +82,9 @@ WeightDecay = Annotated[Real, typer.Option(help="Of the matrices, nothing else. 
 Scheduler = Annotated[Text, typer.Option(help="As transformers names them. \\[cosine]")]
 ImageResize = Annotated[Number, typer.Option(help="Side in pixels; saved with the processor.")]
 Tokenizer = Annotated[Text, typer.Option(help="For presets: a directory or hub id that has one.")]
+Fsdp = Annotated[
+    Flag, typer.Option("--fsdp", help="Divide the model among the processes: for one that fits into none.")
+]
 Checkpointing = Annotated[Flag, typer.Option("--grad-ckpt", help="Gradient checkpointing: slower, less memory.")]
 Seed = Annotated[Number, typer.Option(help="Of initial weights, order and captions. [42]")]
 EvalEvery = Annotated[Number, typer.Option(help="Epochs between evaluations. [1]")]

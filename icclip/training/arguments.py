@@ -19,8 +19,6 @@ from icclip.errors import ConfigError, UnknownNameError, UsageError
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
 
-NOT_SHARDED = "every process needs the whole model"
-
 OURS: Mapping[str, str] = {
     "output_dir": "use --output-dir",
     "num_train_epochs": "use --epochs",
@@ -50,9 +48,9 @@ OURS: Mapping[str, str] = {
     "ignore_data_skip": "a resumed run goes on where it was",
     "save_strategy": "checkpoints are saved where they are evaluated",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
-    "fsdp": NOT_SHARDED,
-    "fsdp_config": NOT_SHARDED,
-    "deepspeed": NOT_SHARDED,
+    "fsdp": "use --fsdp",
+    "fsdp_config": "use --fsdp",
+    "deepspeed": "use --fsdp",
     "metric_for_best_model": "the best checkpoint is the one of the highest rsum",
 }
 """Arguments that `--set` may not touch, and why or what to use."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,16 @@ class WeightAverage:
             # The model may have moved since the average was begun.
             average = self.values[name] = self.values[name].to(weight.device)
             average.mul_(self.decay).add_(weight, alpha=1 - self.decay)
+
+    def follow(self, model: nn.Module, divided: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """The model's parameters are others now, parts of what they were: so is their average.
+
+        Args:
+            model: it has the same names.
+            divided: an average and its parameter -> the average, divided as the parameter is.
+        """
+        self._weights = {name: p for name, p in model.named_parameters() if name in self.values}
+        self.values = {name: divided(self.values[name], weight) for name, weight in self._weights.items()}
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

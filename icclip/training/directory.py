@@ -35,7 +35,7 @@ CLEARING = ".clearing"
 
 LENGTH = ("epochs", "max_steps", "guard", "patience")
 """Settings that let a complete run go on."""
-OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to")
+OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to", "fsdp")
 """Settings that may be others after a resume."""
 
 

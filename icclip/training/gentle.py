@@ -7,7 +7,8 @@ also holds the weights in training, from which a resumed run goes on to the bit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from icclip.models.loaded import LoadedModel
 from icclip.training.averaging import WeightAverage
 from icclip.training.freezing import freeze
 from icclip.training.layers import places
-from icclip.training.lora import add_adapters, merged, plain_state, remove_adapters
+from icclip.training.lora import add_adapters, merged, remove_adapters
 from icclip.training.rates import learning_rates, split_by_rate
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 IN_TRAINING = "weights_in_training.safetensors"
 AVERAGE = "weight_average.safetensors"
+
+Gathered = Callable[[], AbstractContextManager["nn.Module"]]
+"""While it lasts a divided model is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +81,19 @@ class Gentle:
             optimizer.param_groups[:] = split_by_rate(optimizer.param_groups, own)
 
     @contextlib.contextmanager
-    def as_saved(self) -> Iterator[None]:
-        """While it lasts the model is the one to measure and save; after it the one in training, to the bit."""
+    def as_saved(self, gathered: Gathered | None = None) -> Iterator[nn.Module]:
+        """While it lasts there is the model to measure and save; after it the one in training is what it was, to the bit.
+
+        Args:
+            gathered: gives the whole model where it is divided. None: it is not, and is changed meanwhile.
+        """
         with contextlib.ExitStack() as stack:
             if self.average is not None:
                 stack.enter_context(self.average.in_place())
+            model = stack.enter_context(gathered()) if gathered else self.model
             if self.adapted:
-                stack.enter_context(merged(self.model))
-            yield
-
-    def state(self) -> dict[str, Tensor]:
-        """What to save as the model's weights, within `as_saved`."""
-        return plain_state(self.model)
+                stack.enter_context(merged(model))
+            yield model
 
     def finish(self) -> None:
         """Make the model a plain one again, ready to take the weights of a checkpoint."""
@@ -97,20 +102,27 @@ class Gentle:
 
     # Resuming
 
-    def save(self, checkpoint: Path) -> None:
-        """Write what it takes to go on, where that is not the model that the checkpoint holds."""
+    def save(self, checkpoint: Path, whole: Callable[[Tensor], Tensor] | None = None, *, writer: bool = True) -> None:
+        """Write what it takes to go on, where that is not the model that the checkpoint holds.
+
+        Args:
+            checkpoint: the directory.
+            whole: puts a tensor together where the model is divided; all processes must save then.
+            writer: whether this process writes; the others only help.
+        """
+        files: dict[str, Mapping[str, Tensor]] = {}
         if self.saves_other_weights:
-            save_file(_contiguous(self.model.state_dict()), checkpoint / IN_TRAINING)
+            files[IN_TRAINING] = self.model.state_dict()
         if self.average is not None:
-            save_file(_contiguous(self.average.values), checkpoint / AVERAGE)
+            files[AVERAGE] = self.average.values
+        for name, weights in files.items():
+            # As safetensors wants it.
+            state = {key: (whole(t) if whole else t).detach().contiguous() for key, t in weights.items()}
+            if writer:
+                save_file(state, checkpoint / name)
 
     def load(self, checkpoint: Path) -> None:
         """Take up the weights in training, and their average."""
         self.model.load_state_dict(load_file(checkpoint / IN_TRAINING))
         if self.average is not None:
             self.average.values = load_file(checkpoint / AVERAGE)
-
-
-def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As safetensors wants it."""
-    return {name: tensor.detach().contiguous() for name, tensor in state.items()}

@@ -39,3 +39,12 @@ def split_by_rate(groups: Iterable[Mapping[str, Any]], rates: Mapping[nn.Paramet
             of_rate.setdefault(rates[parameter], []).append(parameter)
         divided += [{**group, "params": parameters, "lr": rate} for rate, parameters in of_rate.items()]
     return sorted(divided, key=lambda group: -group["lr"])
+
+
+def set_apart(groups: Iterable[Mapping[str, Any]], parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """An optimizer's parameter groups without some parameters, followed by the groups of these."""
+    apart = set(parameters)
+    parts = [
+        (group, [p for p in group["params"] if (p in apart) is taken]) for taken in (False, True) for group in groups
+    ]
+    return [{**group, "params": members} for group, members in parts if members]

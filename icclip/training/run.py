@@ -45,7 +45,7 @@ from icclip.training.gather import from_first_process
 from icclip.training.gentle import Gentle
 from icclip.training.guards import Guard, has_given_up
 from icclip.training.interrupts import terminated_as_interrupted
-from icclip.training.launch import check_launch
+from icclip.training.launch import as_launched
 from icclip.training.progress import HISTORY, History, Progress, evaluations
 from icclip.training.record import record, write_record
 from icclip.training.sources import Sources
@@ -122,7 +122,7 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
         )
         return TrainResult.of_complete_run(config.output_dir, outcome)
     with terminated_as_interrupted():
-        run = _prepare(config, registry, reporter)
+        run = _prepare(as_launched(config, os.environ, reporter), registry, reporter)
         _train(run, reporter)
         best_step = _publish_best(run)
         return from_first_process(_finish(run, best_step, registry, reporter, started) if run.first_process else None)
@@ -134,7 +134,6 @@ class _Run:
 
     config: TrainConfig
     splits: dict[str, Any]
-    loaded: LoadedModel
     trainer: ContrastiveTrainer
     record: dict[str, Any]
     checkpoint: Path | None
@@ -154,7 +153,6 @@ class _Run:
 
 
 def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Run:
-    check_launch(os.environ, reporter)
     checkpoint = checkpoint_to_resume(config)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
@@ -172,7 +170,6 @@ def _prepare(config: TrainConfig, registry: Registry, reporter: Reporter) -> _Ru
     return _Run(
         config=config,
         splits=splits,
-        loaded=loaded,
         trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle, steps=steps, reporter=reporter),
         record=about,
         checkpoint=checkpoint,
@@ -263,7 +260,7 @@ def _trainer(
         eval_every=config.eval_every, save_every=config.save_every_steps, callbacks=[history], gentle=gentle,
         micro_batch=config.micro_batch,
         collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
-        duplicates=config.duplicates,
+        duplicates=config.duplicates, fsdp=config.fsdp,
     )  # fmt: skip
 
 
@@ -273,9 +270,10 @@ def _header(
     sizes = {name: split["images"] for name, split in about["data"]["splits"].items()}
     batch = config.train_bs * arguments.world_size
     encoded = f" (encoded {config.micro_batch} at a time)" if config.micro_batch else ""
+    divided = f", divided among {arguments.world_size} processes" if config.fsdp else ""
     accumulated = "" if config.grad_accum == 1 else f" (accumulating {config.grad_accum} batches adds none)"
     return {
-        "model": f"{loaded.source}, {about['model']['model_type']}, {about['model']['parameters'] / 1e6:.1f} M parameters",
+        "model": f"{loaded.source}, {about['model']['model_type']}, {about['model']['parameters'] / 1e6:.1f} M parameters{divided}",
         "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
@@ -367,7 +365,7 @@ def _test(run: _Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     captions: CaptionMap = caption_map(split)
     config = run.config
     encoder = TorchEncoder(
-        run.loaded,
+        run.trainer.loaded,
         device=str(run.trainer.args.device),
         precision=config.precision,
         workers=config.workers,

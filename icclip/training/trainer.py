@@ -5,16 +5,18 @@ Everything else (schedules, logging integrations, resuming, mixed precision) sta
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from typing_extensions import override
 
 from icclip.config import DuplicatePolicy
@@ -26,9 +28,14 @@ from icclip.training.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.training.gather import gather_rows, is_distributed, own_columns
 from icclip.training.gentle import Gentle
 from icclip.training.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
+from icclip.training.lora import plain_state
 from icclip.training.losses import LOSSES, Pairs
 from icclip.training.progress import evaluations_in
+from icclip.training.rates import set_apart
 from icclip.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from icclip.training.sharding import Shards
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -53,6 +60,7 @@ class ContrastiveTrainer(Trainer):
         gentle: what of the model trains and is saved; None: all of it, as it is.
         collator: None: one that chooses captions by chance.
         duplicates: what pairs that share a caption or an image are to each other.
+        fsdp: divide the model among the processes; see `icclip.training.sharding`.
     """
 
     def __init__(
@@ -69,7 +77,10 @@ class ContrastiveTrainer(Trainer):
         gentle: Gentle | None = None,
         collator: Collator | None = None,
         duplicates: DuplicatePolicy = "mask",
+        fsdp: bool = False,
     ) -> None:
+        self._fsdp = fsdp
+        self._shards: Shards | None = None
         super().__init__(
             model=loaded.model,
             args=args,
@@ -157,11 +168,14 @@ class ContrastiveTrainer(Trainer):
             no_sync=lambda: self.accelerator.no_sync(model),
         )
 
-    def _temperature(self) -> list[Tensor]:
-        """What the loss learns besides the embeddings: logit_scale, and logit_bias where there is one."""
-        model = self.loaded.model
-        found = (getattr(model, name, None) for name in ("logit_scale", "logit_bias"))
-        return [parameter for parameter in found if parameter is not None and parameter.requires_grad]
+    def _temperature(self) -> list[nn.Parameter]:
+        """What the loss learns besides the embeddings."""
+        return [parameter for parameter in self._scale_and_bias() if parameter.requires_grad]
+
+    def _scale_and_bias(self) -> list[nn.Parameter]:
+        """logit_scale, and logit_bias where there is one."""
+        found = (getattr(self.loaded.model, name, None) for name in ("logit_scale", "logit_bias"))
+        return [parameter for parameter in found if parameter is not None]
 
     # Data
 
@@ -197,9 +211,36 @@ class ContrastiveTrainer(Trainer):
     @override
     def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
         """transformers', with a learning rate for each parameter."""
+        if self._fsdp and self._shards is None:
+            self._divide()
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **options)
         self.gentle.divide(optimizer)
+        # What is whole everywhere and what is divided cannot be stepped together. It is a group without
+        # FSDP too: a run can go on with it, or without.
+        optimizer.param_groups[:] = set_apart(optimizer.param_groups, self._temperature())
         return optimizer
+
+    # FSDP
+
+    def _divide(self) -> None:
+        """Once the weights of a resumed run are there, and before the optimizer takes hold of the parameters."""
+        from icclip.training.sharding import Shards
+
+        self._shards = Shards(self.loaded.model, self._scale_and_bias(), self.args.device)
+        if self.gentle.average is not None:
+            self.gentle.average.follow(self.loaded.model, self._shards.divided)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """Not the whole of one that is to be divided."""
+        if not self._fsdp:
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **options: Any) -> nn.Module:
+        """A divided model exchanges its gradients itself: it gets autocast and no DistributedDataParallel."""
+        if self._shards is not None:
+            model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        wrapped: nn.Module = super()._wrap_model(model, *args, **options)
+        return wrapped
 
     # Evaluation
 
@@ -208,12 +249,18 @@ class ContrastiveTrainer(Trainer):
         """Validation metrics as `eval_*`, logged, on every process the same."""
         training = self.loaded.model.training
         self.loaded.model.eval()
-        with self.gentle.as_saved():
-            metrics = {f"eval_{name}": value for name, value in self.validate(self.loaded).items()}
+        with self._as_saved() as model:
+            metrics = {f"eval_{name}": value for name, value in self.validate(model).items()}
         self.loaded.model.train(training)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    @contextlib.contextmanager
+    def _as_saved(self) -> Iterator[LoadedModel]:
+        """While it lasts there is the model to measure and save, whole on every process."""
+        with self.gentle.as_saved(self._shards.gathered if self._shards else None) as model:
+            yield self.loaded if model is self.loaded.model else dataclasses.replace(self.loaded, model=model)
 
     # Not finite
 
@@ -233,7 +280,8 @@ class ContrastiveTrainer(Trainer):
 
     def stop_if_not_finite(self) -> None:
         """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
-        finite = torch.stack([torch.isfinite(p).all() for p in self.loaded.model.parameters()]).all()
+        weights = self._shards.parts() if self._shards else self.loaded.model.parameters()
+        finite = torch.stack([torch.isfinite(p).all() for p in weights]).all()
         found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
         first = torch.stack([step.to(self.args.device) for step in found.values()])
         if is_distributed():
@@ -273,9 +321,52 @@ class ContrastiveTrainer(Trainer):
         if not self.gentle.saves_other_weights:
             super()._save(output_dir, state_dict)
             return
-        with self.gentle.as_saved():
-            super()._save(output_dir, self.gentle.state())
+        with self.gentle.as_saved() as model:
+            super()._save(output_dir, plain_state(model))
         self.gentle.save(Path(output_dir or self._output_dir))
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What `icclip eval` reads; to be called on every process, one writes."""
+        if self._shards is None:
+            super().save_model(output_dir, _internal_call)
+            return
+        target = Path(output_dir or self._output_dir)
+        with self._as_saved() as saved:
+            if self.args.should_save:
+                self.model = saved.model
+                super()._save(str(target), plain_state(saved.model))
+                self.model = self.loaded.model
+        self.gentle.save(target, self._shards.whole, writer=self.args.should_save)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None, "the model is divided for it"
+        state = self._shards.state_of(self.optimizer, keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self._schedule().state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Through the CPU: of several processes there transformers asks for the device cpu:0, which torch does not know."""
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None, "there are steps to go on with"
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        if self._shards is None:
+            self.optimizer.load_state_dict(state)
+        else:
+            self._shards.load_state(self.optimizer, state)
+        self._schedule().load_state_dict(schedule)
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        assert self.lr_scheduler is not None, "it is made with the optimizer"
+        return self.lr_scheduler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.gentle.saves_other_weights:
@@ -284,6 +375,13 @@ class ContrastiveTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
+        if self._shards is not None:
+            # One process tests it.
+            if self.args.should_save:
+                best = Path(str(self.state.best_model_checkpoint))
+                whole = self._shards.ended(best, adapted=self.gentle.adapted)
+                self.loaded = dataclasses.replace(self.loaded, model=whole)
+            return
         self.gentle.finish()
         super()._load_best_model()
 

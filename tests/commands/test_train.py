@@ -134,6 +134,9 @@ def test_repeated_options():
     assert listed(None) is None
 
 
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def launched(launcher, options):
     environment = os.environ | {"PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1", "ICCLIP_LOAD_PLUGINS": ""}
     command = [sys.executable, "-m", *launcher, "-m", "icclip", *map(str, options)]
@@ -147,7 +150,7 @@ def launched(launcher, options):
 @pytest.mark.parametrize(
     "launcher",
     [
-        ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+        TORCHRUN,
         # On a machine without GPUs this is how accelerate starts several processes at all.
         ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"],
@@ -188,13 +191,61 @@ GENTLE = (
 def test_two_processes_adapt_and_average_as_one_does(icclip, images, tmp_path):
     alone = icclip(*arguments(images, tmp_path / "one", *GENTLE, "--train-bs", 8))
     assert alone.code == 0, alone.err
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    launched(launcher, arguments(images, tmp_path / "two", *GENTLE, "--train-bs", 4))
+    launched(TORCHRUN, arguments(images, tmp_path / "two", *GENTLE, "--train-bs", 4))
     one, two = (load_file(tmp_path / name / "checkpoint-6" / "weight_average.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, average in one.items():
         torch.testing.assert_close(two[name], average, atol=2e-5, rtol=0)
     assert any(average.abs().max() > 1e-3 for name, average in one.items() if ".lora_B." in name)
+
+
+WHOLE = ("--micro-batch", 3, "--grad-ckpt")
+FSDP = ("--fsdp", *WHOLE)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["clip-tiny", "siglip-tiny"])
+def test_a_divided_model_learns_as_a_whole_one(icclip, images, tmp_path, model):
+    gently = (*GENTLE, "--model", model, "--guard", "off")
+    alone = icclip(*arguments(images, tmp_path / "one", *gently, "--train-bs", 8))
+    assert alone.code == 0, alone.err
+    finished = launched(TORCHRUN, arguments(images, tmp_path / "two", *gently, "--train-bs", 4, *FSDP))
+    assert "divided among 2 processes" in finished.stderr
+    assert "Warning" not in finished.stderr
+    written = sorted(path.name for path in (tmp_path / "one" / "checkpoint-6").iterdir())
+    for name in written:
+        ours = tmp_path / "two" / "checkpoint-6" / name.replace("rng_state.pth", "rng_state_1.pth")
+        assert ours.exists()
+        if name.endswith(".safetensors"):
+            one, two = load_file(tmp_path / "one" / "checkpoint-6" / name), load_file(ours)
+            assert one.keys() == two.keys()
+            for key, weight in one.items():
+                torch.testing.assert_close(two[key], weight, atol=2e-5, rtol=0)
+    assert (tmp_path / "two" / "config.json").read_text() == (tmp_path / "one" / "config.json").read_text()
+    by_train = json.loads((tmp_path / "two" / "test_metric.json").read_text())
+    by_eval = json.loads(icclip("eval", tmp_path / "two", "--json").out)
+    assert by_eval["rsum"] == by_train["rsum"]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(FSDP, FSDP), (WHOLE, WHOLE), (FSDP, WHOLE)],
+    ids=["divided", "whole", "divided then whole"],
+)
+def test_a_run_of_two_processes_goes_on_as_if_nothing_had_happened(images, tmp_path, first, then):
+    steady = ("--ema", 0.5, "--scheduler", "constant", "--warmup-ratio", 0, "--guard", "off", "--train-bs", 4)
+    through, cut = tmp_path / "through", tmp_path / "cut"
+    launched(TORCHRUN, arguments(images, through, *steady, *first, "--epochs", 2))
+    launched(TORCHRUN, arguments(images, cut, *steady, *first, "--epochs", 1))
+    resumed = launched(TORCHRUN, arguments(images, cut, *steady, *then, "--epochs", 2, "--resume"))
+    assert "going on from" in resumed.stderr
+    for name in ("model", "weights_in_training", "weight_average"):
+        one, two = (load_file(run / "checkpoint-6" / f"{name}.safetensors") for run in (through, cut))
+        for key, weight in one.items():
+            torch.testing.assert_close(two[key], weight, atol=2e-5 * (first != then), rtol=0)
 
 
 def curve(path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from icclip.console import Reporter
 from icclip.errors import ConfigError, UsageError
 from icclip.training.arguments import converted
-from icclip.training.launch import check_launch
+from icclip.training.launch import as_launched
 
 REPORT = """
 import json, os
@@ -33,33 +34,48 @@ def launched(tmp_path):
 
 
 @pytest.mark.distributed
-def test_one_process_where_several_were_asked_for_is_said(launched, capsys):
+def test_one_process_where_several_were_asked_for_is_said(launched, config, capsys):
     environment, processes = launched("--num_processes", "2")
     assert processes == 1
-    check_launch(environment, Reporter())
+    as_launched(config, environment, Reporter())
     assert "asked for several processes and started one" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.distributed
-def test_two_processes_where_two_were_asked_for_need_no_word(launched, capsys):
+def test_two_processes_where_two_were_asked_for_need_no_word(launched, config, capsys):
     environment, processes = launched("--multi_gpu", "--num_processes", "2")
     assert processes == 2
-    check_launch(environment, Reporter())
+    as_launched(config, environment, Reporter())
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.distributed
-def test_fsdp_is_refused(launched):
-    environment, _ = launched("--use_fsdp", "--num_processes", "2")
-    with pytest.raises(UsageError, match=r"accelerate was asked for FSDP, .*whole model in every process: leave it"):
-        check_launch(environment, Reporter())
+def test_fsdp_of_accelerate_is_ours(launched, config, capsys):
+    environment, processes = launched("--use_fsdp", "--num_processes", "2")
+    assert processes == 2
+    assert as_launched(config, environment, Reporter()).fsdp
+    assert not any("USE_FSDP" in name for name in environment), "accelerate would divide the model too"
+    assert "accelerate was asked for FSDP: dividing the model as --fsdp does" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
-def test_a_run_that_nobody_launched_needs_no_word(capsys):
-    check_launch({"MASTER_ADDR": "left by another job"}, Reporter())
+@pytest.mark.parametrize("name", ["DeepSpeed", "Megatron_LM"])
+def test_other_ways_to_divide_are_refused(config, name):
+    with pytest.raises(UsageError, match=rf"asked for {name.replace('_', '-')}, and icclip does not know it: leave it"):
+        as_launched(config, {f"ACCELERATE_USE_{name.upper()}": "true"}, Reporter())
+
+
+def test_one_process_cannot_divide_a_model(config):
+    with pytest.raises(UsageError, match=r"--fsdp divides .* and there is one: start them with torchrun"):
+        as_launched(dataclasses.replace(config, fsdp=True), {}, Reporter())
+
+
+def test_a_run_that_nobody_launched_needs_no_word(config, capsys):
+    as_launched(config, {"MASTER_ADDR": "left by another job"}, Reporter())
     assert capsys.readouterr().err == ""
 
 
-def test_nor_is_the_model_divided_by_a_setting():
-    with pytest.raises(ConfigError, match=r"--set fsdp: every process needs the whole model"):
+def test_fsdp_has_its_own_option():
+    with pytest.raises(ConfigError, match=r"--set fsdp: use --fsdp"):
         converted({"fsdp": "full_shard"})

@@ -26,16 +26,21 @@ def trainer(loaded, config, pictures, captions):
 
 
 def test_only_matrices_decay(trainer):
-    decaying, others = trainer.create_optimizer().param_groups
-    assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    decaying, others, temperature = trainer.create_optimizer().param_groups
+    assert [group["weight_decay"] for group in (decaying, others, temperature)] == [0.1, 0.0, 0.0]
     names = {id(p): name for name, p in trainer.model.named_parameters()}
     spared = {names[id(p)] for p in others["params"]}
-    assert "logit_scale" in spared
+    assert {names[id(p)] for p in temperature["params"]} == names_of_temperature(trainer.model)
+    spared |= names_of_temperature(trainer.model)
     assert {name for name in names.values() if name.endswith("bias") or "norm" in name} <= spared
     # SigLIP's attention pooling has a bias of its own spelling, and embeddings are matrices.
     assert all(p.ndim > 1 for p in decaying["params"])
     assert any("position_embedding" in names[id(p)] for p in decaying["params"])
-    assert len(decaying["params"]) + len(others["params"]) == len(names)
+    assert len(decaying["params"]) + len(others["params"]) + len(temperature["params"]) == len(names)
+
+
+def names_of_temperature(model):
+    return {name for name in ("logit_scale", "logit_bias") if hasattr(model, name)}
 
 
 def test_training_leaves_the_models_config_alone(trainer):
