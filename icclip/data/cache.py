@@ -129,13 +129,15 @@ def cached_images(
         DataError: an image cannot be decoded.
         UsageError: the cache was asked for and cannot be written.
     """
-    if mode == "auto" and not worth_filling and not path.exists():
+    if mode == "auto" and not worth_filling and not _is_whole(path, len(images)):
         return None
     try:
-        if not path.exists():
+        if not _is_whole(path, len(images)):
             with _locked(path, reporter):
                 # Whoever had the lock before may have filled it.
-                if not path.exists():
+                if not _is_whole(path, len(images)):
+                    if path.exists():
+                        reporter.warn(f"the image cache {path} is damaged: filling it again")
                     spared = SPARED if mode == "auto" else 0
                     _fill(path, images, pixels, spared=spared, workers=workers, reporter=reporter)
     except OSError as error:
@@ -146,6 +148,14 @@ def cached_images(
         return None
     reporter.note(f"image cache: {len(images):,} images, {_size(path.stat().st_size)} in {path}")
     return PixelCache(path)
+
+
+def _is_whole(path: Path, count: int) -> bool:
+    """Whether the file is there with all its rows. A disk may lose the end of one, or a copy may have been cut."""
+    try:
+        return len(np.load(path, mmap_mode="r")) == count
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 @contextmanager

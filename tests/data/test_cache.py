@@ -181,6 +181,28 @@ def test_what_a_killed_process_left_half_written_is_not_used(path):
     assert not path.with_suffix(".part").exists()
 
 
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another file", "too few rows"])
+def test_a_damaged_cache_is_filled_again(path, capsys, damage):
+    whole = filled(path)[7].copy()
+    content = {
+        "truncated": path.read_bytes()[:-100],
+        "empty": b"",
+        "another file": b"not an array" * 50,
+        "too few rows": path.read_bytes().replace(b"(20, 3, 32, 32)", b"(10, 3, 32, 32)"),
+    }[damage]
+    path.write_bytes(content)
+    again = filled(path, reporter=Reporter())
+    assert len(again) == 20
+    assert np.array_equal(again[7], whole)
+    assert f"the image cache {path} is damaged: filling it again" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_damaged_cache_that_is_not_worth_filling_is_left_alone(path):
+    filled(path)
+    path.write_bytes(b"")
+    assert filled(path, mode="auto", worth_filling=False) is None
+
+
 def test_waiting_for_another_process_is_said(path, capsys):
     process = filling(path, seconds=0.1)
     while not path.with_suffix(".part").exists():
