@@ -104,6 +104,19 @@ def test_weights_only_as_a_pickle_are_not_opened(registry, copy):
     refused(registry, copy, "only as a pickle.*convert them to safetensors")
 
 
+def test_weights_in_several_files(registry, copy):
+    whole = opened(registry, copy).model
+    (copy / "model.safetensors").unlink()
+    whole.save_pretrained(copy, max_shard_size="1MB")
+    parts = sorted(copy.glob("model-*.safetensors"))
+    assert len(parts) > 1
+    found, expected = opened(registry, copy).model.state_dict(), whole.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    parts[1].unlink()
+    refused(registry, copy, f"cannot be loaded: .*{parts[1].name}")
+
+
 @pytest.mark.parametrize("kept", [0, 100, 1_000_000])
 def test_truncated_weights(registry, copy, kept):
     path = copy / "model.safetensors"
