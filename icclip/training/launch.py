@@ -44,7 +44,7 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
             "accelerate was asked for several processes and started one, as it does with fewer than two GPUs: "
             "give it --multi_gpu as well, or use torchrun"
         )
-    if config.fsdp and int(environment.get("WORLD_SIZE", "1")) == 1:
+    if config.fsdp and not any(int(environment.get(name, 1)) > 1 for name in WORLD_SIZES):
         raise UsageError(
             "--fsdp divides the model among several processes, and there is one: start them with "
             "torchrun --nproc-per-node N -m icclip train ..."

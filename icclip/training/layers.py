@@ -44,6 +44,12 @@ def places(model: nn.Module, backend: BackendSpec) -> dict[str, Place]:
     return found
 
 
+def block_modules(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of both towers."""
+    matches = ((module, f"{name}.") for name, module in model.named_modules())
+    return [module for module, name in matches if (found := BLOCK.search(name)) and found.end() == len(name)]
+
+
 def _layer(name: str, blocks: int) -> int:
     block = _block(name)
     if block is not None:

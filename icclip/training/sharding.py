@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,10 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from icclip.models.quiet import quiet_transformers
+from icclip.training.layers import block_modules
 from icclip.training.lora import remove_adapters
-
-BLOCK = re.compile(r"\.layers\.\d+$")
-"""How transformers' names of the transformer blocks end."""
 
 
 class Shards:
@@ -44,7 +41,7 @@ class Shards:
         # Of what a forward pass gives, only the embeddings are used, and never changed in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-        for block in [module for name, module in model.named_modules() if BLOCK.search(name)]:
+        for block in block_modules(model):
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params=set(temperature))
         for parameter in temperature:

@@ -317,27 +317,23 @@ class ContrastiveTrainer(Trainer):
         """Where `_save_checkpoint` writes: a staging directory while it does."""
         return str(self._output_dir)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.gentle.saves_other_weights:
-            super()._save(output_dir, state_dict)
-            return
-        with self.gentle.as_saved() as model:
-            super()._save(output_dir, plain_state(model))
-        self.gentle.save(Path(output_dir or self._output_dir))
-
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What `icclip eval` reads; to be called on every process, one writes."""
-        if self._shards is None:
+        if self._shards is None and not self.gentle.saves_other_weights:
             super().save_model(output_dir, _internal_call)
             return
-        target = Path(output_dir or self._output_dir)
+        target, in_training = Path(output_dir or self._output_dir), self.model
         with self._as_saved() as saved:
-            if self.args.should_save:
-                self.model = saved.model
-                super()._save(str(target), plain_state(saved.model))
-                self.model = self.loaded.model
-        self.gentle.save(target, self._shards.whole, writer=self.args.should_save)
+            self.model = saved.model
+            try:
+                if self.args.should_save:
+                    self._save(str(target), plain_state(saved.model))
+            finally:
+                self.model = in_training
+        self.gentle.save(target, self._shards.whole if self._shards else None, writer=self.args.should_save)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self._shards is None:

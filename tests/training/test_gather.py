@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.processes import under_torchrun
 
 from icclip.training.gather import gather_rows, own_columns
 
 SCRIPT = Path(__file__).with_name("gathered_gradients.py")
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_alone_nothing_is_gathered():
@@ -23,11 +20,7 @@ def test_alone_nothing_is_gathered():
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gathered")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT, folder]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "plugins")))}
-    subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+    return under_torchrun(SCRIPT, tmp_path_factory.mktemp("gathered"))
 
 
 @pytest.mark.distributed

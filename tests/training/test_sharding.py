@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.processes import under_torchrun
 
 SCRIPT = Path(__file__).with_name("divided_model.py")
-REPOSITORY = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.distributed
 
@@ -20,11 +17,7 @@ pytestmark = pytest.mark.distributed
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What two processes report."""
-    folder = tmp_path_factory.mktemp("divided")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", SCRIPT, folder]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "plugins")))}
-    subprocess.run(command, check=True, env=environment, timeout=300, capture_output=True)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return under_torchrun(SCRIPT, tmp_path_factory.mktemp("divided"))
 
 
 @pytest.fixture(scope="module")
