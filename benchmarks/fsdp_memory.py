@@ -29,12 +29,12 @@ from benchmarks.support.checkpoints import preset, write_base
 from benchmarks.support.memory import MIB, peak_since, start
 from benchmarks.support.timing import environment, rounded, show, write
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
-from icclip.data.captions import CaptionMap
-from icclip.data.collate import CaptionedImages
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.training.arguments import training_arguments
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.plugins.registry import Registry
+from icclip.retrieval.captions import CaptionMap
+from icclip.training.feeding.collate import CaptionedImages
+from icclip.training.step.arguments import training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 PROCESSES, BATCH, MICRO, STEPS = 2, 8, 4, 4
 WAYS = {"every process has the whole model": False, "--fsdp": True}

@@ -25,12 +25,12 @@ from PIL import Image
 
 from benchmarks.support.memory import MIB, measured_alone, peak_since, start
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
-from icclip.data.captions import CaptionMap
-from icclip.data.collate import IDS, CaptionedImages
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.training.arguments import training_arguments
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.plugins.registry import Registry
+from icclip.retrieval.captions import CaptionMap
+from icclip.training.feeding.collate import IDS, CaptionedImages
+from icclip.training.step.arguments import training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 MICRO = 32
 BATCHES = (256, 1024, 4096)

@@ -203,7 +203,7 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     from icclip.console import Reporter
     from icclip.data.loading import dataset_config, load_splits
     from icclip.models.opening import open_model
-    from icclip.registry import Registry
+    from icclip.plugins.registry import Registry
 
     registry = Registry(load_plugins=frozenset())
     splits = load_splits(registry, dataset_config(registry, "shapes"), Reporter(silent=True))

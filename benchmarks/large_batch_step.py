@@ -40,13 +40,13 @@ from benchmarks.support.memory import MIB, measured_alone, peak_since, start
 from benchmarks.support.timing import environment, medians, rounded, show, times_faster, write
 from benchmarks.support.turns import EnoughError, Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
-from icclip.data.captions import CaptionMap
-from icclip.data.collate import IDS, CaptionedImages
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.training.arguments import training_arguments
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.plugins.registry import Registry
+from icclip.retrieval.captions import CaptionMap
+from icclip.training.feeding.collate import IDS, CaptionedImages
+from icclip.training.step.arguments import training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 SIZES = {"clip-tiny": (1024, 32, 5), "vit-b-32": (32, 8, 3)}
 """Batch, micro-batch, rounds."""

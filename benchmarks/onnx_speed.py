@@ -32,13 +32,13 @@ from PIL import Image
 
 from benchmarks.support.checkpoints import FAMILIES, preset, write_base
 from benchmarks.support.timing import environment, medians, show, take_turns, times_faster, write
+from icclip.bundles.manifest import Tower
 from icclip.config import DatasetConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.exporting import export
+from icclip.exporting.request import export
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.runtime.manifest import Tower
+from icclip.plugins.registry import Registry
 from icclip.runtime.sessions import open_session
 from icclip_export.bundle import graph_name
 from icclip_export.onnx import quiet_export

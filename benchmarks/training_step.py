@@ -42,18 +42,18 @@ from benchmarks.support.timing import environment, medians, show, take_turns, ti
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
-from icclip.data.captions import CaptionMap
-from icclip.data.collate import CaptionedImages, Collator
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
-from icclip.evaluation.run import evaluate_split
+from icclip.evaluating.run import evaluate_split
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.training.arguments import training_arguments
-from icclip.training.sources import Sources
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.plugins.registry import Registry
+from icclip.retrieval.captions import CaptionMap
+from icclip.training.feeding.collate import CaptionedImages, Collator
+from icclip.training.feeding.sources import Sources
+from icclip.training.step.arguments import training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 if TYPE_CHECKING:
     from PIL import Image

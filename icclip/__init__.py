@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from icclip.hookspecs import hookimpl
+from icclip.plugins.hooks import hookimpl
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -22,7 +22,7 @@ def load_image_text_dataset(name: str, **options: Any) -> DatasetDict:
 
 
 def compute_retrieval_metrics(*arguments: Any, **options: Any) -> dict[str, Any]:
-    """Retrieval metrics of a model on a split; see `icclip.evaluation.api.compute_retrieval_metrics`."""
-    from icclip.evaluation.api import compute_retrieval_metrics as compute
+    """Retrieval metrics of a model on a split; see `icclip.evaluating.api.compute_retrieval_metrics`."""
+    from icclip.evaluating.api import compute_retrieval_metrics as compute
 
     return compute(*arguments, **options)

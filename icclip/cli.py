@@ -13,8 +13,8 @@ from icclip.commands import blend, embed, evaluate, export, plugins, quickstart,
 from icclip.commands import config as config_commands
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
-from icclip.plugin_loading import Plugin
-from icclip.registry import Registry
+from icclip.plugins.loading import Plugin
+from icclip.plugins.registry import Registry
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from icclip.config import EvalConfig
 from icclip.console import Reporter
-from icclip.evaluation.opening import EncoderRequest, open_encoder
-from icclip.evaluation.request import eval_config
-from icclip.evaluation.run import evaluate
-from icclip.exporting import ExportResult, export, export_config
+from icclip.encoders import EncoderRequest, open_encoder
+from icclip.evaluating.request import eval_config
+from icclip.evaluating.run import evaluate
+from icclip.exporting.request import ExportResult, export, export_config
 from icclip.files import atomic_write_bytes
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 from icclip.report.contact_sheet import contact_sheet, search
 
 MODEL, DATASET, SPLIT = "clip-tiny", "shapes", "test"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hatchling.build import build_wheel
 
-IMPORTS = "from icclip import hookimpl\nfrom icclip.specs import DatasetSpec, MetricSpec\n"
+IMPORTS = "from icclip import hookimpl\nfrom icclip.plugins.specs import DatasetSpec, MetricSpec\n"
 
 
 def dataset(name: str, **fields: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from icclip import hookimpl
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 
 
 @hookimpl

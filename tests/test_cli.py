@@ -12,10 +12,10 @@ from icclip.cli import app
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "optimum", "onnxruntime", "onnx", "pandas", "pyarrow")
 
 
-@pytest.mark.parametrize("module", ["icclip.cli", "icclip.registry"])
+@pytest.mark.parametrize("module", ["icclip.cli", "icclip.plugins.registry"])
 def test_starting_imports_nothing_heavy(module):
     code = (
-        f"import sys, {module}; from icclip.registry import Registry; Registry(load_plugins=frozenset()).built_in;"
+        f"import sys, {module}; from icclip.plugins.registry import Registry; Registry(load_plugins=frozenset()).built_in;"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import typer
 
 from icclip import __version__
 from icclip.cli import app
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from icclip.runtime.parity_record import read_parity
+from icclip.bundles.parity_record import read_parity
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from PIL import Image as PillowImage
 
 from icclip.config import DatasetConfig
 from icclip.errors import DataError, UnknownNameError
-from icclip.registry import Registry
-from icclip.specs import BackendSpec, DatasetSpec, MetricSpec, TextPolicy
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import BackendSpec, DatasetSpec, MetricSpec, TextPolicy
 from icclip.testing import ConformanceError, check_backend, check_by_name, check_dataset, check_metric, check_plugin
 
 

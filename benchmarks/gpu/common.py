@@ -15,7 +15,7 @@ from icclip.config import ModelConfig
 from icclip.models.encoder import choose_device
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 PEAK_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 """Dense products in bf16, operations a second, from the vendor's data sheets; by part of the device's name."""

@@ -26,13 +26,13 @@ import torch
 from benchmarks.gpu.common import loaded, parser, synchronize, write_result
 from benchmarks.support.checkpoints import FAMILIES
 from benchmarks.support.timing import medians, rounded, show, take_turns, times_faster
+from icclip.bundles.manifest import Tower
 from icclip.config import DatasetConfig, ExportConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
-from icclip.exporting import ExportResult, export
+from icclip.exporting.request import ExportResult, export
 from icclip.models.loaded import LoadedModel
-from icclip.registry import Registry
-from icclip.runtime.manifest import Tower
+from icclip.plugins.registry import Registry
 from icclip.runtime.providers import Provider, choose_provider, cuda_options
 from icclip.runtime.sessions import open_session
 from icclip.runtime.threads import default_threads

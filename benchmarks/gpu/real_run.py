@@ -28,10 +28,10 @@ from icclip.config import DatasetConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import caption_map
-from icclip.exporting import ExportResult, export
+from icclip.exporting.request import ExportResult, export
 from icclip.models.opening import open_model
-from icclip.registry import Registry
-from icclip.training.progress import HISTORY, read_history
+from icclip.plugins.registry import Registry
+from icclip.runs.history import HISTORY, read_history
 from icclip.training.request import train_config
 from icclip.training.run import TrainResult, train
 

@@ -45,14 +45,14 @@ from benchmarks.support.timing import rounded, show
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
-from icclip.data.collate import CaptionedImages, Collator, split_batch
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.models.loaded import LoadedModel
-from icclip.registry import Registry
-from icclip.training.arguments import allow_fast_matmul, default_workers, training_arguments
-from icclip.training.sources import Sources
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.plugins.registry import Registry
+from icclip.training.feeding.collate import CaptionedImages, Collator, split_batch
+from icclip.training.feeding.sources import Sources
+from icclip.training.step.arguments import allow_fast_matmul, default_workers, training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 SEED_BATCH, SEED_ACCUMULATION, SEED_WORKERS = 64, 4, 4
 NEVER = 10**6

@@ -18,7 +18,7 @@ from transformers import (
 from icclip.config import ModelConfig
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 CAPTIONS = ("a dog runs over the wet grass", "two children in red coats", "a man on a bicycle, seen from behind")
 """What the tokenizers are trained on where nothing else is at hand."""

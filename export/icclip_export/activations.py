@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from icclip.runtime.manifest import TowerIO
+from icclip.bundles.manifest import TowerIO
 from icclip.runtime.providers import import_onnxruntime
 from icclip.runtime.threads import default_threads
 

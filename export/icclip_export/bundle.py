@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icclip import __version__
+from icclip.bundles.golden import write_golden
+from icclip.bundles.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
+from icclip.bundles.parity_record import ParityRecord, PrecisionParity, Thresholds, write_parity
 from icclip.config import ExportConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.data.captions import CaptionMap
-from icclip.exporting import ExportRequest, ExportResult
+from icclip.exporting.request import ExportRequest, ExportResult
 from icclip.files import put_in_place, staging_directory
+from icclip.retrieval.captions import CaptionMap
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory
-from icclip.runtime.golden import write_golden
-from icclip.runtime.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
-from icclip.runtime.parity_record import ParityRecord, PrecisionParity, Thresholds, write_parity
 from icclip.runtime.preprocessing import image_inputs_from
 from icclip.runtime.providers import choose_provider
 from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes

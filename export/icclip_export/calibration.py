@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icclip.data.captions import CaptionMap
-from icclip.evaluation.agreement import tower_agreement
+from icclip.bundles.manifest import Tower, TowerIO
+from icclip.bundles.parity_record import Thresholds
 from icclip.models.loaded import LoadedModel
-from icclip.runtime.manifest import Tower, TowerIO
-from icclip.runtime.parity_record import Thresholds
+from icclip.retrieval.agreement import tower_agreement
+from icclip.retrieval.captions import CaptionMap
 from icclip_export.onnx import runner
 from icclip_export.search import Measure, Score
 

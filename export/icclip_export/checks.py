@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icclip.evaluation.agreement import RankingAgreement, TowerAgreement, cosines
-from icclip.evaluation.metrics import CUTOFFS, DIRECTIONS
-from icclip.evaluation.ranking import RetrievalRanks
-from icclip.runtime.manifest import Tower
-from icclip.runtime.parity_record import BATCH, Thresholds
+from icclip.bundles.manifest import Tower
+from icclip.bundles.parity_record import BATCH, Thresholds
+from icclip.plugins.specs import Encoder
+from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, cosines
+from icclip.retrieval.metrics import CUTOFFS, DIRECTIONS
+from icclip.retrieval.ranking import RetrievalRanks
 from icclip.runtime.providers import PROVIDERS, Provider
-from icclip.specs import Encoder
 from icclip_export.comparison import Compared, Embeddings, Scoring
 
 if TYPE_CHECKING:

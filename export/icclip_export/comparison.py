@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from icclip.data.captions import CaptionMap
+from icclip.bundles.manifest import Manifest
+from icclip.bundles.parity_record import BATCH, sampled_rows
 from icclip.errors import DataError
-from icclip.evaluation.ranking import RetrievalRanks, rank
 from icclip.models.loaded import LoadedModel
-from icclip.runtime.manifest import Manifest
-from icclip.runtime.parity_record import BATCH, sampled_rows
-from icclip.specs import Encoder, LossFamily
+from icclip.plugins.specs import Encoder, LossFamily
+from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.ranking import RetrievalRanks, rank
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from icclip.bundles.manifest import is_bundle
 from icclip.errors import UsageError
-from icclip.runtime.manifest import is_bundle
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 _MARGIN = 1.5

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icclip.runtime.manifest import Tower
+from icclip.bundles.manifest import Tower
 
 if TYPE_CHECKING:
     import numpy as np

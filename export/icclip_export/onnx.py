@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icclip.bundles.manifest import Tower, TowerIO
 from icclip.errors import CheckpointError, GateError
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
-from icclip.runtime.manifest import Tower, TowerIO
 from icclip.runtime.providers import import_onnxruntime
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from icclip.bundles.parity_record import ParityRecord, PrecisionParity, Thresholds, captions_fingerprint
 from icclip.console import Reporter
 from icclip.errors import CheckpointError
-from icclip.evaluation.agreement import RankingAgreement, TowerAgreement, ranking_agreement, tower_agreement
-from icclip.evaluation.metrics import retrieval_metrics
-from icclip.runtime.parity_record import ParityRecord, PrecisionParity, Thresholds, captions_fingerprint
+from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, ranking_agreement, tower_agreement
+from icclip.retrieval.metrics import retrieval_metrics
 from icclip.runtime.providers import Provider
 from icclip_export.checks import (
     ENOUGH_IMAGES,

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.specs import ExportTargetSpec
+from icclip.plugins.specs import ExportTargetSpec
 
 if TYPE_CHECKING:
-    from icclip.exporting import ExportRequest, ExportResult
+    from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.runtime import Encoder
 
 REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum")

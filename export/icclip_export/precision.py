@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from icclip.runtime.manifest import TowerIO
+from icclip.bundles.manifest import TowerIO
 from icclip_export.activations import captured, largest_values
 from icclip_export.graphs import external_data, initializers, save_graph
 from icclip_export.onnx import check_graph, quiet_export

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icclip.bundles.manifest import Tower
+from icclip.bundles.parity_record import PrecisionParity, Thresholds, TowerSearch
 from icclip.console import Reporter
-from icclip.runtime.manifest import Tower
-from icclip.runtime.parity_record import PrecisionParity, Thresholds, TowerSearch
 from icclip_export.calibration import Calibration
 from icclip_export.graphs import graph_name
 

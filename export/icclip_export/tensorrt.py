@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from icclip.bundles.manifest import Manifest, Tower, read_manifest
 from icclip.console import Reporter
-from icclip.exporting import ExportRequest, ExportResult
+from icclip.exporting.request import ExportRequest, ExportResult
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory, engine_options
-from icclip.runtime.manifest import Manifest, Tower, read_manifest
 from icclip.runtime.providers import choose_provider
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from icclip.bundles.parity_record import Thresholds
 from icclip.errors import UnknownNameError, UsageError
-from icclip.runtime.parity_record import Thresholds
 
 DEFAULTS: Mapping[str, Thresholds] = {
     # The same computation in another order: what differs is rounding, 1e-7 measured. Only a gate this

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from icclip.bundles.manifest import TextInputs
 from icclip.errors import CheckpointError
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
-from icclip.runtime.manifest import TextInputs
 from icclip.runtime.tokenization import TOKENIZER, Tokenization
 
 PROBES = (

@@ -16,9 +16,9 @@ from optimum.exporters.onnx.model_configs import CLIPNormalizedConfig
 from optimum.exporters.onnx.model_patcher import CLIPModelPatcher
 from torch import Tensor
 
+from icclip.bundles.manifest import Tower, TowerIO
 from icclip.errors import CheckpointError
 from icclip.models.loaded import LoadedModel
-from icclip.runtime.manifest import Tower, TowerIO
 
 BATCH_AXIS, LENGTH_AXIS = "batch_size", "sequence_length"
 _TRACED_BATCH = 2

@@ -36,8 +36,8 @@ def blend(
 
     The share is chosen on the validation split, never on the test split.
     """
-    from icclip.blending import blend as run
-    from icclip.blending import blend_config, shares
+    from icclip.blending.run import blend as run
+    from icclip.blending.run import blend_config, shares
     from icclip.report.blend import blend_table
 
     data = {

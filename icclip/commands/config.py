@@ -23,7 +23,7 @@ File = Annotated[Path, typer.Argument(help="A TOML file, or the icclip.json of a
 @with_train_options
 def show(request: Callable[..., TrainConfig], *, run: Run = None, json: o.Json = False) -> None:
     """Print the whole configuration that `icclip train` would use, as TOML for --config, with all defaults."""
-    from icclip.report.toml import toml
+    from icclip.config.toml import toml
 
     values = (request() if run is None else request(config=run, output_dir=run)).to_mapping()
     if json:

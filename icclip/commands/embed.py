@@ -32,9 +32,9 @@ def embed(
     json: options.Json = False,
 ) -> None:
     """Write unit embeddings of images, texts or a dataset's images, row by row as given."""
-    from icclip.embedding import EmbedRequest
-    from icclip.embedding import embed as run
-    from icclip.evaluation.opening import EncoderRequest
+    from icclip.embedding.run import EmbedRequest
+    from icclip.embedding.run import embed as run
+    from icclip.encoders import EncoderRequest
 
     reporter = Reporter.for_this_process(json=json)
     encoder = EncoderRequest(

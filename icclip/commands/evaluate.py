@@ -40,8 +40,8 @@ def evaluate(
     json: options.Json = False,
 ) -> None:
     """Measure retrieval, with 95 % intervals: of a run on its own held-out data, unless --dataset names other."""
-    from icclip.evaluation.request import eval_config
-    from icclip.evaluation.run import evaluate as run
+    from icclip.evaluating.request import eval_config
+    from icclip.evaluating.run import evaluate as run
     from icclip.report.tables import metrics_table
 
     data = {

@@ -42,8 +42,8 @@ def export(
 
     A bundle that fails the gate is kept as <name>.failed, and the exit code is 3.
     """
-    from icclip.exporting import export as run
-    from icclip.exporting import export_config
+    from icclip.exporting.request import export as run
+    from icclip.exporting.request import export_config
     from icclip.report.parity_table import parity_tables
 
     data = {

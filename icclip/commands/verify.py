@@ -26,8 +26,8 @@ def verify(
     The thresholds are those of the bundle's parity.json. Exit code 3 says that a check failed.
     """
     from icclip.report.checks import checks_table
-    from icclip.runtime.verify import load_retrieval_data
-    from icclip.runtime.verify import verify as run
+    from icclip.verifying.run import load_retrieval_data
+    from icclip.verifying.run import verify as run
 
     reporter = Reporter.for_this_process(json=json)
     data = None if dataset is None else load_retrieval_data(context.obj, dataset, bundle, split, reporter)

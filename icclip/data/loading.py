@@ -27,8 +27,8 @@ from icclip.console import Reporter
 from icclip.data.columns import FEATURES, captions_of
 from icclip.data.split import SplitImages, decode_cell
 from icclip.errors import DataError, PluginError, UnknownNameError
-from icclip.registry import Registry
-from icclip.specs import DatasetSpec
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import DatasetSpec
 
 Splits: TypeAlias = DatasetDict | IterableDatasetDict
 

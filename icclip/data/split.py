@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from PIL import Image
 
-from icclip.data.captions import CaptionMap
 from icclip.data.images import decode_image, read_file
+from icclip.retrieval.captions import CaptionMap
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -47,7 +47,7 @@ def _has_mps() -> bool:
 
 
 class TorchEncoder:
-    """Encodes with a loaded model; see `icclip.specs.Encoder`.
+    """Encodes with a loaded model; see `icclip.plugins.specs.Encoder`.
 
     Args:
         loaded: its model is moved to the device.

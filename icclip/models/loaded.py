@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from icclip.models.pixels import Pixels
 from icclip.models.tokens import Tokens, padded
-from icclip.specs import BackendSpec, TextPolicy
+from icclip.plugins.specs import BackendSpec, TextPolicy
 
 if TYPE_CHECKING:
     import numpy as np

@@ -29,16 +29,15 @@ from icclip.errors import CheckpointError, UnknownNameError
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
 from icclip.models.resizing import resize_images
-from icclip.registry import Registry
-from icclip.specs import BackendSpec
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import BackendSpec
+from icclip.runs.checkpoints import HALF_WRITTEN
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
-HALF_WRITTEN = ".publishing"
-"""In a run directory whose model is being replaced: its files may be of two checkpoints."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 

@@ -22,7 +22,7 @@ from icclip.models.opening import load_processor, load_tokenizer
 from icclip.models.quiet import quiet_transformers
 from icclip.models.resizing import check_side
 from icclip.models.tokenizers import write_tokenizer
-from icclip.specs import BackendSpec
+from icclip.plugins.specs import BackendSpec
 
 SIDE, PATCH = 64, 16
 """16 patches; patches of 8 would be 64, and about four times the work in the vision tower."""

@@ -11,7 +11,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from icclip.specs import TextPolicy
+    from icclip.plugins.specs import TextPolicy
 
 AT_ONCE = 10_000
 """Texts tokenized in one call: the tokenizer's own result takes kilobytes for each."""

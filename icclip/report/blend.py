@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icclip.blending import BlendResult
+from icclip.blending.run import BlendResult
 from icclip.report.tables import Bar
 
 if TYPE_CHECKING:

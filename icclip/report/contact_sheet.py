@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 if TYPE_CHECKING:
-    from icclip.data.captions import CaptionMap
-    from icclip.specs import Encoder
+    from icclip.plugins.specs import Encoder
+    from icclip.retrieval.captions import CaptionMap
 
 TILE, GAP, FRAME, LINE = 112, 12, 4, 16
 """Pixels: an image's side, the space between them, a frame's width, a line of text."""

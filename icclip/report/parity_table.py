@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from icclip.runtime.parity_record import ParityRecord, PrecisionParity
+    from icclip.bundles.parity_record import ParityRecord, PrecisionParity
 
 TOWERS = ("vision", "text")
 DIRECTIONS = ("i2t", "t2i")

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from icclip.registry import Listing
+    from icclip.plugins.registry import Listing
     from icclip.testing import Check
 
 _COLOURS = {"ok": "green", "skipped": "yellow", "missing extra": "yellow", "duplicate": "red", "failed": "red"}

@@ -44,7 +44,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     """Recall in both directions with bars, and 95 % intervals where `metrics` has them; ranks; sums.
 
     Args:
-        metrics: as `icclip.evaluation.metrics.retrieval_metrics` gives them, with or without `confidence_95`.
+        metrics: as `icclip.retrieval.metrics.retrieval_metrics` gives them, with or without `confidence_95`.
         title: whose numbers these are.
     """
     from rich import box

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from icclip.bundles.manifest import Manifest, Tower, check_files, read_manifest
 from icclip.console import Reporter
 from icclip.errors import CheckpointError
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
-from icclip.runtime.manifest import Manifest, Tower, check_files, read_manifest
 from icclip.runtime.preprocessing import ImageSource, Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
 from icclip.runtime.sessions import Session, open_session
@@ -40,7 +40,7 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class Encoder:
-    """An open bundle; implements `icclip.specs.Encoder`. Safe to use from several threads at once.
+    """An open bundle; implements `icclip.plugins.specs.Encoder`. Safe to use from several threads at once.
 
     A tower is loaded when it is first used: who only encodes texts never loads the vision tower.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from icclip.runtime.manifest import Manifest, Tower
+from icclip.bundles.manifest import Manifest, Tower
 from icclip.runtime.providers import ShapeProfile, tensorrt_options
 
 MAX_BATCH = 128

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from icclip.bundles.manifest import ImageInputs
 from icclip.data.images import decode_image
 from icclip.errors import CheckpointError
-from icclip.runtime.manifest import ImageInputs
 
 ImageSource = Image.Image | Path | str | bytes
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from icclip.bundles.manifest import TowerIO
 from icclip.errors import CheckpointError, UsageError
-from icclip.runtime.manifest import TowerIO
 from icclip.runtime.providers import INSTALL, PROVIDERS, Provider, first_line, import_onnxruntime
 
 SHRINK_FROM = 16

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from icclip.bundles.manifest import TextInputs
 from icclip.errors import CheckpointError
-from icclip.runtime.manifest import TextInputs
 
 TOKENIZER = "tokenizer.json"
 

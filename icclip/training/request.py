@@ -11,7 +11,7 @@ from typing import Any
 
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 
 def train_config(
@@ -90,7 +90,7 @@ def _know_model(registry: Registry, name: Any) -> None:
 
 
 def _know_setting(name: str, value: Any) -> None:
-    from icclip.training.arguments import converted
+    from icclip.training.step.arguments import converted
 
     converted({name: value})
 

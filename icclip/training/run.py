@@ -17,40 +17,42 @@ from datasets import Dataset, IterableDataset
 from icclip import __version__
 from icclip.config import TrainConfig
 from icclip.console import Reporter
-from icclip.data.captions import CaptionMap
-from icclip.data.collate import Collator
 from icclip.data.loading import choose_split, load_splits
 from icclip.data.split import SplitImages, caption_lists, caption_map
 from icclip.errors import DataError, GateError, TrainingStoppedError, UsageError
-from icclip.evaluation.request import dataset_identity
-from icclip.evaluation.results import metric_path, read_metrics, write_metrics
-from icclip.evaluation.run import evaluate_split
+from icclip.evaluating.request import dataset_identity
+from icclip.evaluating.run import evaluate_split
 from icclip.files import atomic_write_text
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 from icclip.report.model_card import model_card
 from icclip.report.tables import metrics_table
-from icclip.training.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
-from icclip.training.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of, sweep
-from icclip.training.directory import (
+from icclip.retrieval.captions import CaptionMap
+from icclip.runs.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of, sweep
+from icclip.runs.directory import (
     changed_settings,
     checkpoint_to_resume,
     clear,
     outcome_of_complete_run,
     refuse_other_data,
 )
-from icclip.training.gather import from_first_process
-from icclip.training.gentle import Gentle
-from icclip.training.guards import Guard, has_given_up
-from icclip.training.interrupts import terminated_as_interrupted
-from icclip.training.launch import as_launched
-from icclip.training.progress import HISTORY, History, Progress, evaluations
-from icclip.training.record import record, write_record
-from icclip.training.sources import Sources
-from icclip.training.trainer import ContrastiveTrainer
-from icclip.training.validation import Validation
+from icclip.runs.history import HISTORY, evaluations
+from icclip.runs.record import write_record
+from icclip.runs.results import metric_path, read_metrics, write_metrics
+from icclip.training.feeding.collate import Collator
+from icclip.training.feeding.sources import Sources
+from icclip.training.gentle.plan import Gentle
+from icclip.training.processes.gather import from_first_process
+from icclip.training.processes.launch import as_launched
+from icclip.training.record import record
+from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
+from icclip.training.step.guards import Guard, has_given_up
+from icclip.training.step.interrupts import terminated_as_interrupted
+from icclip.training.step.progress import History, Progress
+from icclip.training.step.trainer import ContrastiveTrainer
+from icclip.training.step.validation import Validation
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +64,7 @@ TOKENIZER_CAPTIONS = 100_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What came out; metrics as `icclip.evaluation.metrics.retrieval_metrics` names them."""
+    """What came out; metrics as `icclip.retrieval.metrics.retrieval_metrics` names them."""
 
     output_dir: Path
     steps: int

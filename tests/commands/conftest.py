@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from evaluation.runs import photos, run_directory
+from evaluating.runs import photos, run_directory
 
 __all__ = ["photos", "run_directory"]

@@ -12,7 +12,7 @@ from support.images import photo
 
 from icclip.config import ModelConfig
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 IMAGES = 12
 

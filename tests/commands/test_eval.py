@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icclip.evaluation.metrics import SEED_KEYS
+from icclip.retrieval.metrics import SEED_KEYS
 
 
 def test_a_run_directory_alone_is_enough(icclip, run_directory):
@@ -46,7 +46,7 @@ def test_splitting_otherwise_than_training_is_warned_of(icclip, run_directory, t
 
 WORST_RANK = """
 from icclip import hookimpl
-from icclip.specs import MetricSpec
+from icclip.plugins.specs import MetricSpec
 
 @hookimpl
 def icclip_metrics():

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from icclip.config import TrainConfig
 from icclip.errors import ConfigError, MissingExtraError, UsageError
-from icclip.registry import Registry
-from icclip.training.progress import read_history
+from icclip.plugins.registry import Registry
+from icclip.runs.history import read_history
 from icclip.training.request import listed, settings, train_config
 
 REPOSITORY = Path(__file__).parents[2]

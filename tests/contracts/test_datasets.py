@@ -11,8 +11,8 @@ from support.flickr import jpeg, write_flickr8k, write_flickr30k
 from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map, fingerprint
-from icclip.registry import Registry
-from icclip.specs import DatasetSpec
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import DatasetSpec
 
 REGISTRY = Registry(load_plugins=frozenset())
 ROWS = [{"image": f"{i}.jpg", "caption": f"number {i}"} for i in range(6)]

@@ -19,8 +19,8 @@ from icclip.data.columns import dataset_of, with_captions
 from icclip.data.loading import choose_split, dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map, fingerprint
 from icclip.errors import ConfigError, DataError, PluginError, UnknownNameError
-from icclip.registry import Plugin, Registry
-from icclip.specs import DatasetSpec
+from icclip.plugins.registry import Plugin, Registry
+from icclip.plugins.specs import DatasetSpec
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ from datasets.utils import are_progress_bars_disabled
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
 from icclip.data.loading import load_splits
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 load_splits(Registry(), DatasetConfig(name="flickr8k", path=sys.argv[1]), Reporter())
 assert not are_progress_bars_disabled(), "the caller's own are back"

@@ -10,7 +10,7 @@ from support.flickr import jpeg, write_flickr8k, write_flickr30k
 from icclip.config import DatasetConfig
 from icclip.data.split import SplitImages, caption_map
 from icclip.errors import DataError
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 
 def load(name, path, **options):

@@ -13,7 +13,7 @@ from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.errors import DataError
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 registry = Registry(load_plugins=frozenset())
 options = json.loads(sys.argv[2])

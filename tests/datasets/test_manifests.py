@@ -10,7 +10,7 @@ from support.flickr import jpeg
 from icclip.config import DatasetConfig
 from icclip.data.split import SplitImages
 from icclip.errors import DataError
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 
 @pytest.fixture

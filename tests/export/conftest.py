@@ -7,7 +7,7 @@ import torch
 
 from icclip.config import ModelConfig
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 CAPTIONS = ["a small red square", "two large blue circles, on grass", "nothing at all"] * 8
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from icclip.bundles.golden import read_golden
+from icclip.bundles.manifest import check_files, read_manifest
+from icclip.bundles.parity_record import read_parity
 from icclip.config import DatasetConfig, ExportConfig
 from icclip.errors import UsageError
-from icclip.exporting import thresholds_from
+from icclip.exporting.request import thresholds_from
 from icclip.runtime import Encoder
-from icclip.runtime.golden import read_golden
-from icclip.runtime.manifest import check_files, read_manifest
-from icclip.runtime.parity_record import read_parity
 from icclip_export.bundle import _checkpoint, fingerprint
 from icclip_export.search import fewest_kept
 
@@ -35,8 +35,8 @@ FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
 def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
     from icclip.console import Reporter
-    from icclip.exporting import export, export_config
-    from icclip.registry import Registry
+    from icclip.exporting.request import export, export_config
+    from icclip.plugins.registry import Registry
 
     found = {}
     for family, checkpoint in checkpoints.items():

@@ -6,7 +6,7 @@ import pytest
 from support.mutants import HONEST, MUTANTS, TAMPERED, caught_by_hash, check_names, copy_of, gate
 from support.subjects import FAMILIES, subject
 
-from icclip.runtime.manifest import check_files, read_manifest
+from icclip.bundles.manifest import check_files, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from icclip.data.captions import CaptionMap
+from icclip.bundles.parity_record import ParityRecord, TowerSearch
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.report.parity_table import parity_tables
-from icclip.runtime.parity_record import ParityRecord, TowerSearch
+from icclip.retrieval.captions import CaptionMap
 from icclip_export.checks import Check, number, recall_tolerance
 from icclip_export.comparison import Compared, Reference, Scoring
 from icclip_export.parity import check_precision, parity_record

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from icclip.runtime.manifest import TowerIO
+from icclip.bundles.manifest import TowerIO
 from icclip_export.activations import captured, largest_values
 from icclip_export.graphs import external_data, save_graph
 from icclip_export.onnx import runner

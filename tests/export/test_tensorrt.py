@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from icclip.bundles.manifest import read_manifest
 from icclip.errors import UsageError
 from icclip.runtime.engines import engine_directory
-from icclip.runtime.manifest import read_manifest
 from icclip.runtime.providers import choose_provider
 from icclip_export.tensorrt import build_engine
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from icclip.config import ModelConfig
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 CAPTIONS = (
     "A red circle above a blue square .",

@@ -11,7 +11,7 @@ import sys
 from icclip.config import ModelConfig
 from icclip.errors import IcclipError
 from icclip.models.opening import open_model
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 try:
     loaded = open_model(Registry(load_plugins=frozenset()), ModelConfig(name=sys.argv[1], revision=(sys.argv + [None])[2]))
 except IcclipError as error:

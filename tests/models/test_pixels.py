@@ -101,7 +101,8 @@ def test_a_model_takes_uint8_wherever_it_is_called(trained, registry, images):
         assert torch.equal(ready.image_features(bytes_), plain.image_features(inputs))
         assert torch.equal(ready.image_features(inputs), plain.image_features(inputs))
         assert torch.equal(ready.model(**bytes_, **text).image_embeds, plain.model(**inputs, **text).image_embeds)
-        assert torch.equal(
+        # A copy's weights lie elsewhere in memory, and some CPUs' kernels round by alignment.
+        torch.testing.assert_close(
             copy.deepcopy(ready.model).vision_model(bytes_["pixel_values"])[1], plain.model.vision_model(**inputs)[1]
         )
 

@@ -11,7 +11,7 @@ import pytest
 from sample_distributions import SAMPLES, break_metadata, install
 
 from icclip.errors import PluginError, UnknownNameError
-from icclip.registry import Registry
+from icclip.plugins.registry import Registry
 
 
 @pytest.fixture(scope="session")

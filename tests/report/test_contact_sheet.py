@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from icclip.data.captions import CaptionMap
 from icclip.report.contact_sheet import RIGHT, WRONG, Answer, Query, contact_sheet, search
+from icclip.retrieval.captions import CaptionMap
 
 COLOURS = ("red", "green", "blue")
 

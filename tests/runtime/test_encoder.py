@@ -14,14 +14,14 @@ import pytest
 from support.bundles import TEXTS
 from support.images import photo
 
+from icclip.bundles import manifest as m
 from icclip.console import Reporter
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
+from icclip.plugins.specs import Encoder as EncoderProtocol
 from icclip.runtime import Encoder
-from icclip.runtime import manifest as m
 from icclip.runtime.encoder import EncoderOptions, probabilities
 from icclip.runtime.providers import Choice, Failure
 from icclip.runtime.sessions import open_session
-from icclip.specs import Encoder as EncoderProtocol
 
 
 @pytest.fixture(scope="module")

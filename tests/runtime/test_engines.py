@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.runtime import manifest as m
+from icclip.bundles import manifest as m
 from icclip.runtime.engines import engine_directory, engine_options, shape_profile
 
 ENGINES = Path("somewhere") / "bundle-tensorrt"

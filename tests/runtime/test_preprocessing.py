@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from support.images import photo
 
+from icclip.bundles.manifest import ImageInputs
 from icclip.data.images import decode_image
 from icclip.errors import CheckpointError, DataError
-from icclip.runtime.manifest import ImageInputs
 from icclip.runtime.preprocessing import MAX_LONG_SIDE, Preprocessor, image_inputs_from
 
 SIZES = [

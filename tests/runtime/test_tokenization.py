@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.bundles import TEXTS
 
+from icclip.bundles.manifest import TextInputs
 from icclip.errors import CheckpointError
-from icclip.runtime.manifest import TextInputs
 from icclip.runtime.tokenization import Tokenization
 
 NASTY = [

@@ -12,8 +12,8 @@ import tokenizers
 import torch
 from support.images import photo
 
-from icclip.runtime.golden import write_golden
-from icclip.runtime.manifest import Manifest, Source, TextInputs, TowerFiles, TowerIO, seal
+from icclip.bundles.golden import write_golden
+from icclip.bundles.manifest import Manifest, Source, TextInputs, TowerFiles, TowerIO, seal
 from icclip.runtime.preprocessing import image_inputs_from
 
 TEXTS = ("a red square on a table", "Two BLUE circles!", "nothing", "a very " + "long " * 40 + "caption", "")

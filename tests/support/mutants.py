@@ -20,13 +20,13 @@ from support.bundles import export_graph
 from support.subjects import FAMILIES, TRAINED_ON, Subject, edit_json, scenes, with_model
 from torch import nn
 
+from icclip.bundles.manifest import check_files, read_manifest, seal
+from icclip.bundles.parity_record import PrecisionParity
 from icclip.console import Reporter
-from icclip.data.captions import CaptionMap
 from icclip.errors import CheckpointError
 from icclip.models.quiet import quiet_transformers
+from icclip.retrieval.captions import CaptionMap
 from icclip.runtime import Encoder
-from icclip.runtime.manifest import check_files, read_manifest, seal
-from icclip.runtime.parity_record import PrecisionParity
 from icclip.runtime.preprocessing import Preprocessor
 from icclip_export.calibration import calibrations
 from icclip_export.graphs import graph_name

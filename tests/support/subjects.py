@@ -20,11 +20,11 @@ from PIL import Image, ImageDraw
 from support.bundles import Tiny, write_bundle
 from support.images import photo
 
-from icclip.data.captions import CaptionMap
+from icclip.bundles.manifest import TextInputs
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.tokenizers import write_tokenizer
-from icclip.runtime.manifest import TextInputs
+from icclip.retrieval.captions import CaptionMap
 from icclip_export.comparison import Compared, Reference, Scoring
 from icclip_plugins.backends import clip, siglip
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from icclip.config import ModelConfig
-from icclip.data.collate import CaptionedImages
 from icclip.models.opening import open_model
-from icclip.training.arguments import training_arguments
-from icclip.training.progress import read_history
+from icclip.runs.history import read_history
+from icclip.training.feeding.collate import CaptionedImages
 from icclip.training.run import train
-from icclip.training.trainer import ContrastiveTrainer
+from icclip.training.step.arguments import training_arguments
+from icclip.training.step.trainer import ContrastiveTrainer
 
 DEVICE = "cuda"
 REPOSITORY = Path(__file__).parents[2]

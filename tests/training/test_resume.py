@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.data.collate import CaptionedImages
 from icclip.errors import CheckpointError, UsageError
 from icclip.models.opening import open_model
-from icclip.training import checkpoints, directory
-from icclip.training.checkpoints import checkpoint_steps, discard, publish, rotate
-from icclip.training.progress import Progress, read_history
+from icclip.runs import checkpoints, directory
+from icclip.runs.checkpoints import checkpoint_steps, discard, publish, rotate
+from icclip.runs.history import read_history
+from icclip.training.feeding.collate import CaptionedImages
 from icclip.training.run import train
+from icclip.training.step.progress import Progress
 
 
 class CutError(BaseException):

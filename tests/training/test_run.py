@@ -17,9 +17,10 @@ from icclip.console import Reporter
 from icclip.errors import DataError, TrainingStoppedError, UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
-from icclip.training import trainer
-from icclip.training.progress import Progress, evaluations, read_history
+from icclip.runs.history import evaluations, read_history
 from icclip.training.run import train
+from icclip.training.step import trainer
+from icclip.training.step.progress import Progress
 
 
 def weights(directory):

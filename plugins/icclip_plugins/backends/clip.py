@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from icclip import hookimpl
 from icclip.errors import CheckpointError
 from icclip.models.features import pooled
-from icclip.specs import BackendSpec, Preset, TextPolicy
+from icclip.plugins.specs import BackendSpec, Preset, TextPolicy
 
 if TYPE_CHECKING:
     from icclip.config import ModelConfig

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from icclip import hookimpl
 from icclip.errors import DataError
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import hub
 
 if TYPE_CHECKING:

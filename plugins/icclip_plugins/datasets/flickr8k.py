@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import hub
 
 if TYPE_CHECKING:

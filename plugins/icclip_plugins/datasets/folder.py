@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from icclip import hookimpl
 from icclip.errors import DataError
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import manifest
 from icclip_plugins.datasets.hub import has_parquet
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from icclip import hookimpl
 from icclip.errors import DataError
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict

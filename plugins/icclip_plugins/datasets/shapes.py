@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from icclip import hookimpl
 from icclip.errors import DataError
-from icclip.specs import DatasetSpec
+from icclip.plugins.specs import DatasetSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

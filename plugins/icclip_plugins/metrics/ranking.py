@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.specs import MetricSpec
+from icclip.plugins.specs import MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from icclip.evaluation.ranking import RetrievalRanks
+    from icclip.retrieval.ranking import RetrievalRanks
 
 CUTOFF = 10
 

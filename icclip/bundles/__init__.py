@@ -1,0 +1,1 @@
+"""A bundle's files: manifest, parity record, golden inputs."""

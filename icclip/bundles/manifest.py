@@ -1,0 +1,312 @@
+"""`icclip.json` of a bundle: what the encoders are, how they are fed, and the hash of every file.
+
+    Manifest
+    ├── source: Source            where the weights came from
+    ├── text: TextInputs          how captions become token ids
+    ├── image: ImageInputs        how images become pixels
+    ├── vision_io, text_io: TowerIO   names of the graphs' input and output
+    ├── data: ParityData | None   the split that the bundle was measured on
+    ├── precisions                precision -> TowerFiles
+    └── files                     every file's FileRecord, by its path inside the bundle
+
+Paths are relative, with forward slashes, and never leave the bundle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from icclip.config import Config
+from icclip.errors import CheckpointError, ConfigError, UnknownNameError
+from icclip.files import atomic_write_json
+from icclip.plugins.specs import LossFamily
+
+FORMAT = 1
+NAME = "icclip.json"
+_CHUNK = 1 << 20
+
+Tower = Literal["vision", "text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord(Config):
+    """What a file must be."""
+
+    sha256: str
+    size: int
+    """In bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerFiles(Config):
+    """The two graphs of one precision, as paths inside the bundle."""
+
+    vision: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerIO(Config):
+    """Names that a graph gives its only input and its only output."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source(Config):
+    """The checkpoint that the bundle was made from."""
+
+    name: str
+    fingerprint: str
+    """sha256 over the names and values of its weights: tells two checkpoints apart."""
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextInputs(Config):
+    """How texts become `input_ids`: the checkpoint's TextPolicy, and what its tokenizer pads with.
+
+    `tokenizer.json` does the rest, canonicalisation (case, punctuation, whitespace) included.
+    """
+
+    padding: Literal["longest", "max_length"]
+    max_length: int
+    """In tokens, special ones included."""
+    lowercase: bool
+    pad_id: int
+    padding_side: Literal["left", "right"] = "right"
+    truncation_side: Literal["left", "right"] = "right"
+
+    def problems(self) -> list[str]:
+        """Values out of range."""
+        return [] if self.max_length > 0 else [f"max_length is {self.max_length}: give at least 1"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInputs(Config):
+    """How images become `pixel_values`: the values of preprocessor_config.json, made explicit.
+
+    Either `shortest_edge`, or `height` and `width`, is set; where all three are None images are only cropped.
+    """
+
+    processor: str
+    """The class that fed the checkpoint; transformers' slow (PIL) and fast (torchvision) ones differ a little."""
+    shortest_edge: int | None = None
+    height: int | None = None
+    width: int | None = None
+    resample: int = 3
+    """As PIL numbers its filters: 2 bilinear, 3 bicubic."""
+    crop_height: int | None = None
+    """Size of the centre crop; None: no crop."""
+    crop_width: int | None = None
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, ...] | None = None
+    """One value per channel; None: no normalisation."""
+    std: tuple[float, ...] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of `pixel_values`."""
+        return (self.crop_height or self.height or 0, self.crop_width or self.width or 0)
+
+    def problems(self) -> list[str]:
+        """What cannot be carried out."""
+        found = []
+        if (self.height is None) != (self.width is None) or (self.height and self.shortest_edge):
+            found.append("give either shortest_edge, or height and width")
+        if (self.crop_height is None) != (self.crop_width is None):
+            found.append("give both of crop_height and crop_width, or neither")
+        if not self.crop_height and not self.height:
+            found.append("images would keep different sizes: give height and width, or a crop")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len("RGB"):
+                found.append(f"{name} has {len(values)} values: give 3")
+        if (self.mean is None) != (self.std is None):
+            found.append("give both of mean and std, or neither")
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityData(Config):
+    """The dataset and split that parity.json was measured on; `verify --dataset` compares with it."""
+
+    dataset: str
+    """As the user writes it (`DatasetConfig.label`)."""
+    split: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Other fields of DatasetConfig that decide which images the split holds (`seed`, `val_fraction`, ...)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Config):
+    """All that running a bundle needs to know."""
+
+    format: int = FORMAT
+    kind: Literal["bundle"] = "bundle"
+    """A run directory's icclip.json has no such key."""
+    model_type: str
+    backend: str
+    loss: LossFamily
+    """Decides how `rank` turns similarities into probabilities."""
+    embedding_dim: int
+    logit_scale: float
+    """As the checkpoint has it: the natural logarithm of the factor on the cosine."""
+    logit_bias: float | None = None
+    source: Source
+    text: TextInputs
+    image: ImageInputs
+    vision_io: TowerIO
+    text_io: TowerIO
+    opset: int
+    versions: Mapping[str, str]
+    """Of the libraries that made the bundle."""
+    data: ParityData | None = None
+    precisions: Mapping[str, TowerFiles]
+    files: Mapping[str, FileRecord] = dataclasses.field(default_factory=dict)
+
+    def problems(self) -> list[str]:
+        """What contradicts itself, and paths that leave the bundle."""
+        found = [
+            f"{name} is {value}: expected a finite number"
+            for name, value in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias or 0.0))
+            if not math.isfinite(value)
+        ]
+        if not self.precisions:
+            found.append("precisions is empty")
+        named = [path for towers in self.precisions.values() for path in (towers.vision, towers.text)]
+        found += [f"path {path!r} leaves the bundle" for path in {*named, *self.files} if not _stays_inside(path)]
+        if self.files:
+            found += [f"{path!r} has no hash under 'files'" for path in sorted(set(named) - set(self.files))]
+        return found
+
+    def towers(self, precision: str) -> TowerFiles:
+        """The graphs of a precision. Raises UnknownNameError."""
+        if precision not in self.precisions:
+            raise UnknownNameError("precision", precision, self.precisions)
+        return self.precisions[precision]
+
+    def files_of(self, graph: str) -> list[str]:
+        """A graph and its external data (`<graph>_data...`)."""
+        return [graph, *sorted(path for path in self.files if path.startswith(f"{graph}_data"))]
+
+    def graph_files(self, precision: str) -> list[str]:
+        """All that both towers of a precision are made of. Raises UnknownNameError."""
+        towers = self.towers(precision)
+        return [*self.files_of(towers.vision), *self.files_of(towers.text)]
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read and check `icclip.json`; no other file is touched.
+
+    Raises:
+        CheckpointError: it is missing, is no JSON, of another format, of a run directory, or wrong in itself.
+    """
+    path = bundle / NAME
+    values = _read_json(path)
+    if values.get("kind") != "bundle":
+        raise CheckpointError(f"{bundle} is not a bundle but a run directory: make one with `icclip export {bundle}`")
+    if values.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}: "
+            "use the icclip version that wrote it, or export the checkpoint again"
+        )
+    try:
+        return Manifest.from_mapping(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; export the checkpoint again") from error
+
+
+def is_bundle(directory: Path) -> bool:
+    """Whether a directory says that it is a bundle; a run directory has an `icclip.json` as well."""
+    try:
+        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("kind") == "bundle"
+
+
+def seal(bundle: Path, manifest: Manifest) -> Manifest:
+    """Hash every file below `bundle`, and write `icclip.json` with the result, which is returned.
+
+    Call it last; `parity.json` added later needs another call.
+    """
+    names = sorted(
+        path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file() and path.name != NAME
+    )
+    sealed = dataclasses.replace(manifest, files={name: record(bundle / name) for name in names})
+    problems = sealed.problems()
+    if problems:
+        raise ConfigError(problems)
+    atomic_write_json(bundle / NAME, sealed.to_mapping())
+    return sealed
+
+
+def record(path: Path) -> FileRecord:
+    """Size and hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return FileRecord(sha256=digest.hexdigest(), size=path.stat().st_size)
+
+
+def check_files(bundle: Path, manifest: Manifest, names: Iterable[str] | None = None, *, hashes: bool = True) -> None:
+    """Compare files with what the manifest says of them: their size, and their content where `hashes`.
+
+    Args:
+        bundle: the directory.
+        manifest: its manifest.
+        names: paths inside the bundle; None: all that the manifest lists.
+        hashes: whether to read them whole.
+
+    Raises:
+        CheckpointError: the first one that is missing, truncated or changed.
+    """
+    for name in manifest.files if names is None else names:
+        problem = file_problem(bundle, manifest, name, hashes=hashes)
+        if problem:
+            raise CheckpointError(f"{problem}: copy the bundle again, or export the checkpoint again")
+
+
+def file_problem(bundle: Path, manifest: Manifest, name: str, *, hashes: bool = True) -> str | None:
+    """What is wrong with one file of the bundle, or None."""
+    path, expected = bundle / name, manifest.files.get(name)
+    if expected is None:
+        return f"{path} is not listed in {NAME}"
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    if size != expected.size:
+        return f"{path} has {size} bytes instead of {expected.size} (truncated or replaced)"
+    if hashes and record(path).sha256 != expected.sha256:
+        return f"{path} is not the file that {NAME} describes (its sha256 differs)"
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.parent} is not a bundle: cannot read {NAME} ({error.strerror}); make one with `icclip export`"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}): export the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} is not a table of values: export the checkpoint again")
+    return values
+
+
+def _stays_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    # A backslash or a colon would mean something on Windows only: refuse them everywhere.
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and not set("\\:") & set(name)

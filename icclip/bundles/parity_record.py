@@ -1,0 +1,155 @@
+"""`parity.json` of a bundle: what the gate measured, and what a later check is held to.
+
+The gate writes it, `icclip verify` reads it. `Thresholds` holds values only; which ones a precision
+gets, and why, is decided where the gate is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icclip.config import Config
+from icclip.errors import CheckpointError, ConfigError
+from icclip.files import atomic_write_json
+from icclip.retrieval.captions import CaptionMap
+
+FORMAT = 1
+NAME = "parity.json"
+BATCH = 32
+"""Inputs encoded at once: int8's scales are those of a whole batch, so that other batches give other numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds(Config):
+    """How far an encoder may be from the checkpoint. None: not held to it."""
+
+    min_cosine: float
+    """Of any one input, both towers."""
+    mean_cosine: float | None = None
+    centred_min_cosine: float | None = None
+    """After subtracting the reference's mean: raw cosine hides damage where embeddings lie close together."""
+    centred_mean_cosine: float | None = None
+    """Likewise, of all inputs together."""
+    embedding_abs: float | None = None
+    """Largest difference of unit embeddings, by component."""
+    similarity_abs: float | None = None
+    """Largest difference of image-text similarities."""
+    drop_r1: float
+    """Largest |difference| of R@1, as a fraction 0..1, in either direction of retrieval."""
+    drop_r5: float
+    drop_r10: float
+    top10_overlap: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerSearch(Config):
+    """How one tower came to its precision."""
+
+    kept: tuple[str, ...] = ()
+    """Nodes that stayed in float32, the most sensitive first."""
+    tried: int = 0
+    """Graphs that were built and judged, in all attempts together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionParity(Config):
+    """The gate's result for one precision on one provider."""
+
+    precision: str
+    provider: str
+    passed: bool
+    thresholds: Thresholds
+    metrics: Mapping[str, Any]
+    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...); none where it does not run."""
+    recall_limits: Mapping[str, float] = field(default_factory=dict)
+    """How far each `i2t_R@1`, ... could be from the checkpoint's, as a fraction 0..1."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that the gate saw, for people to read."""
+    failures: tuple[str, ...] = ()
+    """One line each."""
+    attempts: int = 1
+    """Times that the precision was made and measured; each after the first was made more strictly."""
+    search: Mapping[str, TowerSearch] = field(default_factory=dict)
+    """By tower; empty for float32, which is made from nothing else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRecord(Config):
+    """What was compared on which images, and how it came out."""
+
+    format: int = FORMAT
+    dataset: str
+    split: str
+    n_images: int
+    """Compared; where the split has more, they are its `sampled_rows`."""
+    n_texts: int
+    seed: int = 42
+    """Of the sample."""
+    smoke: bool
+    """Too few images for a verdict on retrieval."""
+    fingerprint: str | None = None
+    """`captions_fingerprint` of what was compared, so that a check on other data is noticed."""
+    reference: Mapping[str, Any]
+    """The checkpoint's own retrieval metrics, under the same keys."""
+    results: tuple[PrecisionParity, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every precision did."""
+        return all(result.passed for result in self.results)
+
+    @property
+    def failures(self) -> list[str]:
+        """A line for each precision that failed: the first thing that was wrong with it."""
+        return [f"{r.precision} on {r.provider}: {_first(r.failures)}" for r in self.results if not r.passed]
+
+    def result(self, precision: str) -> PrecisionParity | None:
+        """The first result for a precision (the CPU's, as the gate orders them)."""
+        return next((r for r in self.results if r.precision == precision), None)
+
+
+def _first(failures: Sequence[str]) -> str:
+    more = f" (and {len(failures) - 1} more, see {NAME})" if len(failures) > 1 else ""
+    return failures[0] + more
+
+
+def sampled_rows(total: int, wanted: int, seed: int) -> np.ndarray:
+    """Which rows of a split stand for it: int64 [min(wanted, total)], ascending."""
+    if wanted >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(seed).choice(total, wanted, replace=False))
+
+
+def captions_fingerprint(captions: CaptionMap) -> str:
+    """sha256 over the captions and which image each belongs to."""
+    digest = hashlib.sha256(captions.offsets.astype("<i8").tobytes())
+    digest.update(json.dumps(captions.texts).encode())
+    return digest.hexdigest()
+
+
+def read_parity(bundle: Path) -> ParityRecord:
+    """Read `parity.json`. Raises CheckpointError."""
+    path = bundle / NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}")
+        return ParityRecord.from_mapping(values)
+    except OSError as error:
+        raise CheckpointError(
+            f"{bundle} has no {NAME} ({error.strerror}): it was exported without the parity gate"
+        ) from error
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): export the checkpoint again") from error
+
+
+def write_parity(bundle: Path, parity: ParityRecord) -> None:
+    """Write `parity.json`; call `manifest.seal` afterwards."""
+    atomic_write_json(bundle / NAME, parity.to_mapping())

@@ -1,0 +1,1 @@
+"""Embeddings of many inputs into a file."""

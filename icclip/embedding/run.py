@@ -1,0 +1,145 @@
+"""Embeddings of many inputs into one file, row by row as the inputs came."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icclip.console import Reporter
+from icclip.data.gallery import load_split
+from icclip.data.images import decode_image
+from icclip.encoders import EncoderRequest, open_encoder
+from icclip.errors import MissingExtraError, UsageError
+from icclip.files import atomic_write_bytes
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import Encoder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = (".npy", ".parquet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedRequest:
+    """What to embed, with what, and where to. Exactly one of `images`, `texts` and `dataset` is given."""
+
+    encoder: EncoderRequest
+    images: tuple[Path, ...] = ()
+    texts: Path | None = None
+    """A UTF-8 file, one text a line."""
+    dataset: str | None = None
+    split: str = "test"
+    output: Path
+    batch_size: int = 32
+
+
+def embed(request: EmbedRequest, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+    """Write the embeddings; says what was written.
+
+    Raises:
+        UsageError: anything the user can mend: inputs, checkpoint, provider, output.
+    """
+    sources = [bool(request.images), request.texts is not None, request.dataset is not None]
+    if sum(sources) != 1:
+        raise UsageError("give one of: image files, --texts FILE, --dataset D")
+    check_format(request.output)
+    encoder = open_encoder(registry, request.encoder, reporter)
+    reporter.note(encoder.description)
+    names, embeddings = _encode(request, encoder, registry, reporter)
+    write_embeddings(request.output, embeddings, names)
+    reporter.note(f"wrote {request.output}: {len(embeddings):,} x {embeddings.shape[1]} float32")
+    return {
+        "output": str(request.output),
+        "rows": len(embeddings),
+        "dim": embeddings.shape[1],
+        "encoder": encoder.description,
+    }
+
+
+def _encode(
+    request: EmbedRequest, encoder: Encoder, registry: Registry, reporter: Reporter
+) -> tuple[Sequence[str], np.ndarray]:
+    if request.texts is not None:
+        texts = read_texts(request.texts)
+        return texts, encoder.encode_texts(texts, batch_size=request.batch_size)
+    if request.dataset is None:
+        names = [str(path) for path in request.images]
+        return names, encoder.encode_images(ImageFiles(request.images), batch_size=request.batch_size)
+    images, _, _ = load_split(registry, request.dataset, request.split, reporter)
+    names = [f"{request.dataset} {request.split} {row}" for row in range(len(images))]
+    return names, encoder.encode_images(images, batch_size=request.batch_size)
+
+
+@dataclass(frozen=True)
+class ImageFiles(Sequence["Image"]):
+    """Files as RGB images, decoded when asked for; one that cannot be decoded raises DataError with its name."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return decode_image(self.paths[index], str(self.paths[index]))
+
+
+def check_format(path: Path) -> None:
+    """Before the work: is `path` a file that can be written?
+
+    Raises:
+        UsageError: the suffix is none of FORMATS.
+        MissingExtraError: parquet without pyarrow.
+    """
+    if path.suffix not in FORMATS:
+        raise UsageError(f"cannot write {path}: give -o a name that ends in {' or '.join(FORMATS)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, an empty line being an empty text. Raises UsageError."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"cannot read the texts in {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8, one text a line") from error
+
+
+def write_embeddings(path: Path, embeddings: np.ndarray, inputs: Sequence[str]) -> None:
+    """Write float32 [n, dim], completely or not at all.
+
+    `.npy` holds the array; `.parquet` the columns `input` (what each row was made of) and `embedding`.
+
+    Raises:
+        UsageError: the file cannot be written; MissingExtraError: parquet without pyarrow.
+    """
+    check_format(path)
+    buffer = io.BytesIO()
+    if path.suffix == ".npy":
+        np.save(buffer, embeddings, allow_pickle=False)
+    else:
+        _write_parquet(buffer, embeddings, inputs)
+    atomic_write_bytes(path, buffer.getvalue())
+
+
+def _write_parquet(buffer: io.BytesIO, embeddings: np.ndarray, inputs: Sequence[str]) -> None:
+    pa, parquet = _pyarrow()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
+    parquet.write_table(pa.table({"input": pa.array(list(inputs), "string"), "embedding": column}), buffer)
+
+
+def _pyarrow() -> tuple[ModuleType, ModuleType]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("writing .parquet", ["pyarrow"], "pip install pyarrow, or write .npy") from error
+    return pa, parquet

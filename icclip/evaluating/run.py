@@ -1,0 +1,170 @@
+"""One evaluation, from a checkpoint and a dataset to a file of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icclip import __version__
+from icclip.config import EvalConfig
+from icclip.console import Reporter
+from icclip.encoders import EncoderRequest, open_encoder
+from icclip.errors import DataError
+from icclip.evaluating.request import dataset_identity, leaking_options, training_data
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import Encoder, MetricSpec
+from icclip.retrieval import bootstrap as intervals
+from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
+from icclip.retrieval.ranking import RetrievalRanks, rank
+from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_QUIET = Reporter(silent=True)
+
+
+def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+    """Measure a checkpoint on a split and write `<split>_metric.json`.
+
+    Returns:
+        The content of the file: metrics, `confidence_95`, `about`.
+
+    Raises:
+        UsageError: anything the user can mend: names, paths, data, what is in the way of the file.
+    """
+    from icclip.data.loading import choose_split, load_splits
+    from icclip.data.split import SplitImages, caption_map
+
+    specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
+    directory = output_directory(registry, config)
+    about = _about(registry, config, directory)
+    path = metric_path(directory, config.split)
+    # Before the work, not after it.
+    refuse_other_numbers(path, about)
+    for option in leaking_options(registry, config):
+        reporter.warn(f"{option} is not the one of training: a made split may hold images that were trained on")
+    split = choose_split(load_splits(registry, config.data, reporter), config.split, config.data.label)
+    captions = caption_map(split)
+    encoder = open_encoder(registry, EncoderRequest.of(config), reporter)
+    reporter.header(_header(config, encoder, captions, path))
+    metrics = evaluate_split(
+        encoder,
+        SplitImages(split),
+        captions,
+        image_batch=config.eval_bs,
+        metrics=list(specs),
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        reporter=reporter,
+    )
+    about |= {"encoder": encoder.description, "icclip": __version__}
+    write_metrics(path, metrics, about)
+    reporter.note(f"wrote {path}")
+    return {**metrics, "about": about}
+
+
+def evaluate_split(
+    encoder: Encoder,
+    images: Sequence[Image],
+    captions: CaptionMap,
+    *,
+    image_batch: int = 128,
+    text_batch: int = 256,
+    metrics: Sequence[MetricSpec] = (),
+    bootstrap: int = 1000,
+    seed: int = 42,
+    reporter: Reporter = _QUIET,
+) -> dict[str, Any]:
+    """Encode, rank, measure. The same arguments give the same numbers.
+
+    Args:
+        encoder: gives unit vectors; shows its own progress.
+        images: as many as `captions` has, in its order.
+        captions: which texts belong to which image.
+        image_batch: images encoded at once.
+        text_batch: texts encoded at once.
+        metrics: computed beside those of `retrieval_metrics`.
+        bootstrap: resamples behind `confidence_95`; 0 leaves that key out.
+        seed: of the resamples.
+        reporter: hears of what makes the numbers less than they seem.
+
+    Raises:
+        DataError: there is no image.
+        CheckpointError: embeddings that cannot be compared.
+    """
+    if not captions.n_images:
+        raise DataError("the split holds no image: choose another with --split")
+    ranks = rank(
+        encoder.encode_images(images, batch_size=image_batch),
+        encoder.encode_texts(captions.texts, batch_size=text_batch),
+        captions,
+    )
+    result: dict[str, Any] = retrieval_metrics(ranks, metrics)
+    for doubt in doubts(ranks):
+        reporter.warn(doubt)
+    if bootstrap:
+        result[intervals.KEY] = intervals.confidence_intervals(ranks, resamples=bootstrap, seed=seed)
+    return result
+
+
+def doubts(ranks: RetrievalRanks) -> list[str]:
+    """What a reader of the numbers should know: a split that is too small, answers that are tied."""
+    found = []
+    n_images, n_texts, largest = ranks.captions.n_images, ranks.captions.n_texts, max(CUTOFFS)
+    if n_images <= largest:
+        found.append(f"t2i_R@{largest} is 1 whatever the model does: the split has no more than {largest} images")
+    tied = int(np.count_nonzero(ranks.images_ahead > ranks.images_above))
+    if tied:
+        found.append(
+            f"{tied} of {n_texts} captions score the same with their own image and another: ties count as misses"
+        )
+    return found
+
+
+def output_directory(registry: Registry, config: EvalConfig) -> Path:
+    """Where the metrics go: what the user said, the run's own directory, or one below `eval/`.
+
+    A run's directory takes only the numbers of the data it was trained on.
+    """
+    if config.output_dir is not None:
+        return config.output_dir
+    if training_data(registry, config.checkpoint, config.data) is not None:
+        return Path(config.checkpoint)
+    dataset = Path(dataset_identity(registry, config.data)).stem
+    return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}"
+
+
+def _about(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
+    return {
+        "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
+        "dataset": dataset_identity(registry, config.data),
+        "split": config.split,
+    }
+
+
+def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
+    """A run directory may be moved: beside its own weights, a result is about `.`."""
+    path = Path(checkpoint)
+    if not path.exists():
+        return checkpoint
+    return "." if path.resolve() == directory.resolve() else str(path.resolve())
+
+
+def _variant(config: EvalConfig) -> str:
+    """Tells a bundle's precisions apart."""
+    return f"-{config.bundle_precision}" if config.bundle_precision else ""
+
+
+def _header(config: EvalConfig, encoder: Encoder, captions: CaptionMap, path: Path) -> dict[str, object]:
+    size = f"{captions.n_images:,} images, {captions.n_texts:,} captions"
+    return {
+        "model": config.checkpoint,
+        "runs as": encoder.description,
+        "data": f"{config.data.label}, split {config.split}: {size}",
+        "result": path,
+    }

@@ -1,1 +1,0 @@
-"""Encode, rank, measure. Knows nothing of where embeddings come from."""

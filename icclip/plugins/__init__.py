@@ -1,0 +1,27 @@
+"""What plugins are made of: the specs they return, the hooks they implement, and the mark on an implementation."""
+
+from icclip.plugins.hooks import hookimpl
+from icclip.plugins.specs import (
+    BackendSpec,
+    DatasetSpec,
+    Encoder,
+    ExportTargetSpec,
+    LossFamily,
+    MetricSpec,
+    Preset,
+    Spec,
+    TextPolicy,
+)
+
+__all__ = [
+    "BackendSpec",
+    "DatasetSpec",
+    "Encoder",
+    "ExportTargetSpec",
+    "LossFamily",
+    "MetricSpec",
+    "Preset",
+    "Spec",
+    "TextPolicy",
+    "hookimpl",
+]

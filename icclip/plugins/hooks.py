@@ -1,0 +1,50 @@
+"""The hooks a plugin may implement. Each returns a list of specs; the registry decides.
+
+A plugin is a module (or any object) that an entry point of the group `icclip` names:
+
+    from icclip import hookimpl
+    from icclip.plugins.specs import DatasetSpec
+
+    @hookimpl
+    def icclip_datasets() -> list[DatasetSpec]: ...
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    import typer
+
+    from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec
+
+PROJECT = "icclip"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def icclip_model_backends() -> list[BackendSpec]:  # type: ignore[empty-body]
+    """Families of dual encoders: how to load them, their loss and their text policy."""
+
+
+@hookspec
+def icclip_datasets() -> list[DatasetSpec]:  # type: ignore[empty-body]
+    """Sources of captioned images, by name."""
+
+
+@hookspec
+def icclip_metrics() -> list[MetricSpec]:  # type: ignore[empty-body]
+    """Numbers computed from the ranks of a retrieval run."""
+
+
+@hookspec
+def icclip_export_targets() -> list[ExportTargetSpec]:  # type: ignore[empty-body]
+    """Formats that trained encoders are shipped in."""
+
+
+@hookspec
+def icclip_commands(app: typer.Typer) -> None:
+    """Add subcommands to `icclip`: decorate functions with `@app.command()`."""

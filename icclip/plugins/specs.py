@@ -1,0 +1,194 @@
+"""What plugins return: frozen descriptions, and the protocols they speak.
+
+A spec is data. It is cheap to make (no torch, no transformers, no datasets is imported for it) and
+says by itself what it needs; only its callables do work.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from datasets import DatasetDict, IterableDatasetDict
+    from PIL.Image import Image
+
+    from icclip.config import DatasetConfig, ModelConfig
+    from icclip.models.loaded import LoadedModel
+    from icclip.retrieval.ranking import RetrievalRanks
+
+LossFamily = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPolicy:
+    """How captions become token ids for one checkpoint.
+
+    SigLIP was trained on text padded to its full length, without a mask, and SigLIP 2 on lower-cased
+    text; CLIP pools at the end-of-text token, so that padding does not matter.
+    """
+
+    padding: Literal["longest", "max_length"]
+    max_length: int
+    lowercase: bool = False
+    attention_mask: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A small architecture to train from scratch, known by name (`clip-tiny`).
+
+    `build(config, captions, vocabulary_seed)` returns an untrained model; `captions` feeds the tokenizer
+    unless the config names one. `defaults` are the training options that suit it, by their name in
+    `TrainConfig`; whatever the user sets wins.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[ModelConfig, Sequence[str]], LoadedModel]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSpec:
+    """A family of dual-encoder models.
+
+    The differences between families are here as values: nothing else in the project asks what a
+    model is called.
+    """
+
+    name: str
+    summary: str
+    model_types: tuple[str, ...]
+    """The values of a checkpoint's `config.model_type` that this backend serves."""
+    loss: LossFamily
+    load: Callable[[ModelConfig], LoadedModel]
+    """From a local directory or a hub id. Raises CheckpointError."""
+    text_policy: Callable[[Any, Any], TextPolicy]
+    """(transformers config, tokenizer) -> policy."""
+    unwrap: Callable[[Any], Any]
+    """What `get_image_features`/`get_text_features` return -> tensor [batch, dim]."""
+    image_output: str = "image_embeds"
+    text_output: str = "text_embeds"
+    """Names of the exported encoders' outputs."""
+    vision_parameters: tuple[str, ...] = ("vision_model.", "visual_projection.")
+    text_parameters: tuple[str, ...] = ("text_model.", "text_projection.")
+    """What the names of each tower's parameters begin with, for freezing a tower or giving it a rate."""
+    presets: tuple[Preset, ...] = ()
+    requires: tuple[str, ...] = ("torch", "transformers")
+    install: str = "pip install 'icclip[train]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """A source of captioned images.
+
+    `load` returns splits named train / validation / test (those that the source has) with the
+    columns `image` (`datasets.Image`) and `captions` (list of str, at least one). It raises
+    DataError for what the user can mend.
+    """
+
+    name: str
+    summary: str
+    load: Callable[[DatasetConfig], DatasetDict | IterableDatasetDict]
+    takes_path: bool = False
+    """Whether `name@path` means something to it."""
+    recognises: Callable[[Path], bool] | None = None
+    """Whether it reads a bare path given as `--dataset`; the first dataset that says yes gets it."""
+    requires: tuple[str, ...] = ("datasets",)
+    install: str = "pip install 'icclip[train]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """A number, or several, computed from the ranks of a retrieval run."""
+
+    name: str
+    summary: str
+    compute: Callable[[RetrievalRanks], Mapping[str, float]]
+    requires: tuple[str, ...] = ()
+    install: str = ""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns images and texts into unit vectors, wherever it runs."""
+
+    @property
+    def description(self) -> str:
+        """What runs where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
+
+    def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
+        """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1."""
+
+    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
+        """Returns float32 [n, dim] with rows of length 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTargetSpec:
+    """A format that trained encoders are shipped in."""
+
+    name: str
+    summary: str
+    precisions: tuple[str, ...]
+    export: Callable[[Any], Any]
+    open: Callable[[Path], Encoder]
+    requires: tuple[str, ...] = ()
+    install: str = "pip install 'icclip[export]'"
+
+
+Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec
+
+
+# Checking ---------------------------------------------------------------------------------------
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What a spec or a command may be called: `name@path` and `owner/name` mean something else."""
+METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
+"""Metrics have no path, and `nDCG@10` is their custom."""
+
+
+def spec_problems(spec: Any) -> list[str]:
+    """What is wrong with the fields of a spec: dataclasses do not check, and plugins are strangers.
+
+    Returns one line a problem, the field first. Nothing of the spec is called.
+    """
+    found = []
+    for field_ in fields(spec):
+        value = getattr(spec, field_.name)
+        fits, expected = _shape(str(field_.type))
+        if not fits(value):
+            found.append(f"{field_.name} is {value!r}: expected {expected}")
+        elif field_.name == "name" and not (METRIC_NAME if isinstance(spec, MetricSpec) else NAME).fullmatch(value):
+            found.append(f"name is {value!r}: use letters, digits, '.', '_' and '-'")
+        elif field_.name == "presets":
+            found += [f"preset {one.name!r}: {problem}" for one in value for problem in spec_problems(one)]
+    return found
+
+
+def _shape(annotation: str) -> tuple[Callable[[Any], bool], str]:
+    """How to recognise a value of an annotation used in this module's specs."""
+    if annotation.startswith("Callable"):
+        optional = annotation.endswith("| None")
+        return (lambda value: callable(value) or (optional and value is None)), "something to call"
+    return _SHAPES[annotation]
+
+
+def _all_of(kind: type, value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, kind) for item in value)
+
+
+_SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "True or False"),
+    "tuple[str, ...]": (lambda value: _all_of(str, value), "a tuple of texts"),
+    "tuple[Preset, ...]": (lambda value: _all_of(Preset, value), "a tuple of Preset"),
+    "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "LossFamily": (lambda value: value in get_args(LossFamily), "'softmax' or 'sigmoid'"),
+}

@@ -1,0 +1,1 @@
+"""Ranks, metrics and what they are worth: numpy alone."""

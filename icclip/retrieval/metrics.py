@@ -1,0 +1,85 @@
+"""Retrieval metrics from ranks, under the keys of the seed project.
+
+R@K: Karpathy and Fei-Fei, "Deep Visual-Semantic Alignments for Generating Image Descriptions", 2015;
+rsum: Faghri et al., "VSE++", 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from icclip.errors import PluginError
+from icclip.plugins.specs import MetricSpec
+from icclip.retrieval.ranking import RetrievalRanks
+
+CUTOFFS = (1, 5, 10)
+DIRECTIONS = ("i2t", "t2i")
+SEED_KEYS = (
+    *("i2t_R@1", "i2t_R@5", "i2t_R@10", "i2t_MedR", "i2t_MeanR"),
+    *("t2i_R@1", "t2i_R@5", "t2i_R@10", "t2i_MedR", "t2i_MeanR"),
+    *("avg_best_cosine", "n_images", "n_texts"),
+)
+"""The keys of the seed project's `test_metric.json`, in its order."""
+
+
+def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -> dict[str, float]:
+    """All metrics of one retrieval run.
+
+    First the 13 keys of the seed project, all floats: `i2t_` (image queries) and `t2i_` (text queries)
+    `R@1/5/10`, fractions in 0..1 of all queries whose best positive ranks that high; `MedR`, the lower
+    median rank; `MeanR`; `avg_best_cosine`, the mean over images of the best cosine with their own
+    captions; `n_images`, `n_texts`. Then `mR@1/5/10`, the mean of both directions (0..1); `rsum`, the sum
+    of the six R@K in percent (0..600, as papers print it); then whatever `specs` compute; then, where ties
+    make a difference, `..._optimistic` values that resolve them in favour of the positive.
+
+    Raises:
+        PluginError: a metric takes a key that exists, or gives something that is not a finite number.
+    """
+    metrics = {**_direction("i2t", ranks.i2t), **_direction("t2i", ranks.t2i)}
+    metrics["avg_best_cosine"] = float(ranks.best_cosines.mean(dtype=np.float64))
+    metrics["n_images"] = float(ranks.captions.n_images)
+    metrics["n_texts"] = float(ranks.captions.n_texts)
+    metrics |= summaries(metrics)
+    for spec in specs:
+        metrics |= _checked(spec, spec.compute(ranks), metrics)
+    return metrics | _optimistic(ranks, metrics)
+
+
+def summaries(recalls: Mapping[str, Any]) -> dict[str, Any]:
+    """`mR@1/5/10` and `rsum` from the six recalls; numbers or arrays of numbers."""
+    means = {f"mR@{k}": (recalls[f"i2t_R@{k}"] + recalls[f"t2i_R@{k}"]) / 2 for k in CUTOFFS}
+    return {**means, "rsum": 100 * sum(recalls[f"{direction}_R@{k}"] for direction in DIRECTIONS for k in CUTOFFS)}
+
+
+def _direction(direction: str, ranks: np.ndarray) -> dict[str, float]:
+    """`ranks`: int64 [queries], from 1."""
+    recalls = {f"{direction}_R@{k}": float((ranks <= k).mean()) for k in CUTOFFS}
+    return {**recalls, f"{direction}_MedR": _lower_median(ranks), f"{direction}_MeanR": float(ranks.mean())}
+
+
+def _lower_median(ranks: np.ndarray) -> float:
+    """The middle value, and of two middle values the lower: a rank that some query has."""
+    middle = (len(ranks) - 1) // 2
+    return float(np.partition(ranks, middle)[middle])
+
+
+def _optimistic(ranks: RetrievalRanks, metrics: Mapping[str, float]) -> dict[str, float]:
+    values = {**_direction("i2t", ranks.i2t_optimistic), **_direction("t2i", ranks.t2i_optimistic)}
+    values["rsum"] = summaries(values)["rsum"]
+    return {f"{key}_optimistic": value for key, value in values.items() if value != metrics[key]}
+
+
+def _checked(spec: MetricSpec, values: Any, taken: Iterable[str]) -> dict[str, float]:
+    """What a plugin's metric returned, if it can stand beside the others."""
+    if not isinstance(values, Mapping):
+        raise PluginError(f"metric {spec.name!r} returned {type(values).__name__}: return a mapping of name to float")
+    for key, value in values.items():
+        if key in taken:
+            raise PluginError(f"metric {spec.name!r} returned {key!r}, which exists: choose another key")
+        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            raise PluginError(f"metric {spec.name!r} returned {value!r} for {key!r}: return a finite number")
+    return {key: float(value) for key, value in values.items()}

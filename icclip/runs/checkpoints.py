@@ -1,0 +1,159 @@
+"""Checkpoints that are complete or absent, and the run directory's root, which is the best of them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from icclip.errors import UsageError
+from icclip.files import fsync_tree, readable_os_errors
+
+CHECKPOINT = "checkpoint"
+TRAINING_STATE = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors"
+)
+"""What a checkpoint holds beyond a model and its processor."""
+UNREAD_PICKLE = "training_args.bin"
+HALF_WRITTEN = ".publishing"
+"""In a run directory whose model is being replaced: its files may be of two checkpoints."""
+PARTIAL = ".*.partial"
+"""What is being written or deleted, and what a killed run has left of that."""
+
+
+@contextlib.contextmanager
+def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[], None]) -> Iterator[Path]:
+    """Give all processes a directory below `root` to write `name` into; it then moves up to `root`.
+
+    Args:
+        root: the run directory.
+        name: `checkpoint-N`.
+        writer: whether this process prepares and moves; one does.
+        wait: returns once every process has called it.
+
+    Raises:
+        UsageError: the disk is full, or not writable. Nothing is left of the checkpoint.
+    """
+    staging = root / f".{name}.partial"
+    with full_disks_as_usage_errors(root):
+        if writer:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        wait()
+        try:
+            yield staging
+            wait()
+            if writer:
+                # A pickle that nothing reads: the arguments are in icclip.json.
+                (staging / name / UNREAD_PICKLE).unlink(missing_ok=True)
+                fsync_tree(staging)
+                discard(root / name)
+                (staging / name).replace(root / name)
+            wait()
+        finally:
+            if writer:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
+    """OSErrors, and those that torch and safetensors make of them, as one line about `root`."""
+    with readable_os_errors("a checkpoint", root):
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:
+            if _is_full_disk(error, root):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise
+
+
+def _is_full_disk(error: Exception, root: Path) -> bool:
+    """Of a full disk torch says `file write failed` and no more: look at the disk."""
+    if "No space left" in str(error):
+        return True
+    return "write failed" in str(error) and shutil.disk_usage(root).free < 2**20
+
+
+def checkpoint_steps(root: Path) -> list[int]:
+    """The steps of the checkpoints in a run directory, ascending. A staging name is none of them."""
+    named = (path for path in root.glob(f"{CHECKPOINT}-*") if re.fullmatch(rf"{CHECKPOINT}-\d+", path.name))
+    return sorted(map(step_of, named))
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of `checkpoint-N`."""
+    return int(checkpoint.name.removeprefix(f"{CHECKPOINT}-"))
+
+
+def last_checkpoint(root: Path) -> Path | None:
+    """The newest complete checkpoint. What is not complete never has its name."""
+    steps = checkpoint_steps(root)
+    return root / f"{CHECKPOINT}-{steps[-1]}" if steps else None
+
+
+def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collection[int]) -> None:
+    """Delete checkpoints, but neither the newest nor that of step `keep`.
+
+    Args:
+        root: the run directory.
+        limit: how many of the evaluated ones stay; the oldest go. None: all stay.
+        keep: the step of the best.
+        evaluated: the steps that were. The others serve to go on after a kill, and only the newest can.
+    """
+    steps = checkpoint_steps(root)
+    ranked = [step for step in steps if step in evaluated]
+    excess = max(0, len(ranked) - (limit or len(ranked)))
+    surplus = [step for step in ranked if step not in (steps[-1], keep)][:excess]
+    for step in (*surplus, *set(steps[:-1]).difference(evaluated, [keep])):
+        discard(root / f"{CHECKPOINT}-{step}")
+
+
+def discard(checkpoint: Path) -> None:
+    """Delete a checkpoint, if it is there; a kill never leaves half of one under its name."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.deleted.partial")
+    if checkpoint.exists():
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.replace(doomed)
+        shutil.rmtree(doomed)
+
+
+def sweep(root: Path) -> None:
+    """Delete what a killed run was writing or deleting."""
+    for path in root.glob(PARTIAL):
+        shutil.rmtree(path)
+
+
+def publish(checkpoint: Path, root: Path) -> None:
+    """Make `root` a copy of the model and processor of a checkpoint, without results of what it was before.
+
+    Each file is replaced at once, but not all of them: while they are, or after a kill, the marker
+    HALF_WRITTEN keeps readers away. Publishing again makes `root` whole.
+
+    Raises:
+        UsageError: the disk is full, or not writable.
+    """
+    with full_disks_as_usage_errors(root):
+        staging = root / ".publishing.partial"
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.copytree(checkpoint, staging, ignore=_without_training_state)
+        fsync_tree(staging)
+        try:
+            (root / HALF_WRITTEN).touch()
+            for result in (root / "README.md", *root.glob("*_metric.json")):
+                result.unlink(missing_ok=True)
+            for path in (path for path in staging.rglob("*") if path.is_file()):
+                target = root / path.relative_to(staging)
+                target.parent.mkdir(exist_ok=True)
+                path.replace(target)
+            (root / HALF_WRITTEN).unlink()
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _without_training_state(_directory: str, names: list[str]) -> set[str]:
+    return {name for name in names if TRAINING_STATE.fullmatch(name)}

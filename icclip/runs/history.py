@@ -1,0 +1,40 @@
+"""What a run has logged: `metrics.jsonl`, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+HISTORY = "metrics.jsonl"
+SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
+"""What is logged at an evaluation beside the metrics, to tell a collapse."""
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; none where there is no such file. A last line cut short is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
+
+
+def evaluations(path: Path) -> dict[int, dict[str, float]]:
+    """`evaluations_in` a `metrics.jsonl`, as results have them: without what only tells of a collapse."""
+    return {
+        step: {name: value for name, value in metrics.items() if name not in SIGNS_OF_COLLAPSE}
+        for step, metrics in evaluations_in(read_history(path)).items()
+    }
+
+
+def evaluations_in(history: Iterable[Mapping[str, Any]]) -> dict[int, dict[str, float]]:
+    """Logged lines -> the validation metrics of each step that has some, without the prefix `eval_`."""
+    return {
+        line["step"]: {name.removeprefix("eval_"): line[name] for name in line if name.startswith("eval_")}
+        for line in history
+        if "eval_rsum" in line
+    }

@@ -1,0 +1,98 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), put into a model by peft and out again.
+
+The model stays what transformers made it: adapters sit inside its linear layers, and what is measured
+and saved has them merged into the weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icclip.config import LoraConfig
+from icclip.errors import UnknownNameError
+from icclip.training.gentle.layers import BLOCK, Place
+
+ADAPTER = re.compile(r"\.lora_\w+\.")
+WRAPPED = ".base_layer."
+"""In the names of parameters: of an adapter, and of the layer that it was put around."""
+
+
+def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfig, seed: int) -> None:
+    """Put adapters around the linear layers of the blocks, and let nothing else train but the temperature.
+
+    Frozen layers get none. The initial weights depend on `seed` alone; the outputs do not change.
+
+    Raises:
+        UnknownNameError: no such layer.
+    """
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    assert config.rank is not None, "adapters are asked for by their rank"
+    adapted = PeftConfig(
+        r=config.rank,
+        lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # type: ignore[arg-type] # it multiplies
+        lora_dropout=config.dropout,
+        target_modules=_targets(model, config.targets),
+    )
+    shared = {name for name, place in where.items() if place.tower is None}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(adapted, model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name in shared or ADAPTER.search(name) is not None
+
+
+def _targets(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and BLOCK.search(name)
+    ]
+    leaves = {name.rpartition(".")[2] for name in linear}
+    for leaf in wanted:
+        if leaf not in leaves:
+            raise UnknownNameError("layer to adapt", leaf, leaves)
+    return [name for name in linear if not wanted or name.rpartition(".")[2] in wanted]
+
+
+@contextlib.contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """While it lasts the adapters are part of the weights; after it the weights are what they were, to the bit."""
+    layers = list(_adapted(model).values())
+    before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    with torch.no_grad():
+        for layer in layers:
+            layer.merge()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, weight in zip(layers, before, strict=True):
+                layer.unmerge()
+                # Subtracting what was added does not give back every bit.
+                layer.get_base_layer().weight.copy_(weight)
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state under the names that it has without adapters. For use within `merged`."""
+    return {name.replace(WRAPPED, "."): t for name, t in model.state_dict().items() if not ADAPTER.search(name)}
+
+
+def remove_adapters(model: nn.Module) -> None:
+    """Take the adapters out, unmerged."""
+    for name, layer in _adapted(model).items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

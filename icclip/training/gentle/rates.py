@@ -1,0 +1,50 @@
+"""A learning rate for every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from icclip.config import TrainConfig
+from icclip.training.gentle.layers import Place
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def learning_rates(config: TrainConfig, where: Mapping[str, Place]) -> dict[str, float]:
+    """Parameter's name -> its highest rate: that of its tower times `layer_decay ** layers above`.
+
+    That is layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254, appendix): of a tower of n
+    blocks, what follows them has the full rate, the last block that times the decay, the embeddings
+    that times the decay to the power of n + 1. What belongs to both towers has `lr`.
+    """
+    of_tower = {"vision": config.gentle.vision_lr, "text": config.gentle.text_lr}
+    own = {tower: config.lr if rate is None else rate for tower, rate in of_tower.items()}
+    return {
+        name: config.lr if place.tower is None else own[place.tower] * config.gentle.layer_decay**place.above
+        for name, place in where.items()
+    }
+
+
+def split_by_rate(groups: Iterable[Mapping[str, Any]], rates: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
+    """An optimizer's parameter groups, each divided into groups of one rate; all else of a group is kept.
+
+    The highest rate comes first: the first group's is the one that is logged.
+    """
+    divided: list[dict[str, Any]] = []
+    for group in groups:
+        of_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            of_rate.setdefault(rates[parameter], []).append(parameter)
+        divided += [{**group, "params": parameters, "lr": rate} for rate, parameters in of_rate.items()]
+    return sorted(divided, key=lambda group: -group["lr"])
+
+
+def set_apart(groups: Iterable[Mapping[str, Any]], parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """An optimizer's parameter groups without some parameters, followed by the groups of these."""
+    apart = set(parameters)
+    parts = [
+        (group, [p for p in group["params"] if (p in apart) is taken]) for taken in (False, True) for group in groups
+    ]
+    return [{**group, "params": members} for group, members in parts if members]

@@ -1,0 +1,1 @@
+"""Several processes: who we are, what is exchanged, what is divided."""

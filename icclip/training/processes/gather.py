@@ -1,0 +1,88 @@
+"""Collecting everybody's rows, with gradients that find their way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate the rows of all processes; the gradient of a row is summed over all who used it."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        ctx.rows = len(local)
+        return _all_gather(local)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        distributed.all_reduce(total)
+        start = distributed.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
+
+
+def wait_for_all() -> None:
+    """Return once every process has come here; at once where there is only one."""
+    if is_distributed():
+        distributed.barrier()
+
+
+def is_distributed() -> bool:
+    """Whether there are other processes to talk to."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """The rows [b, ...] of all processes, in the order of their ranks: [processes * b, ...].
+
+    Every process must bring the same number of rows. Differentiable for floating tensors: with DDP's
+    averaging of the parameters' gradients, a mean loss per process gives the gradient of the mean
+    loss over the whole batch. Without a process group it returns its argument.
+    """
+    if not is_distributed():
+        return local
+    if local.is_floating_point():
+        gathered: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call] # torch leaves `apply` untyped
+        return gathered
+    return _all_gather(local)
+
+
+def to_first_process(value: T) -> list[T] | None:
+    """The values of all processes in the order of their ranks, on the first; None on the others."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] | None = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None
+    distributed.gather_object(value, values)
+    return values
+
+
+def from_first_process(value: T | None) -> T:
+    """The first process's value, on all; what the others bring is not looked at."""
+    box = [value]
+    if is_distributed():
+        distributed.broadcast_object_list(box)
+    return cast("T", box[0])
+
+
+def on_first_process(make: Callable[[], T]) -> T:
+    """What the first process makes, on all."""
+    first = not is_distributed() or distributed.get_rank() == 0
+    return from_first_process(make() if first else None)
+
+
+def own_columns(rows: int, device: torch.device) -> Tensor:
+    """int64 [rows]: where the local rows are after `gather_rows`."""
+    start = distributed.get_rank() * rows if is_distributed() else 0
+    return torch.arange(start, start + rows, device=device)
+
+
+def _all_gather(local: Tensor) -> Tensor:
+    parts = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, local.contiguous())
+    return torch.cat(parts)

@@ -1,0 +1,133 @@
+"""A model divided among the processes, for one that does not fit into each (FSDP; Zhao et al. 2023, arXiv:2304.11277).
+
+Every process holds a part of each matrix, of its gradient and of what the optimizer keeps for it; a
+transformer block is whole only while it runs. That is torch's `fully_shard`, which knows no scalar, as
+CLIP's temperature is one: it stays whole everywhere. To be measured and saved the model is put together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from icclip.models.quiet import quiet_transformers
+from icclip.training.gentle.layers import block_modules
+from icclip.training.gentle.lora import remove_adapters
+
+
+class Shards:
+    """Divides a model in place, evenly among all processes.
+
+    Args:
+        model: on any device, the same on every process.
+        temperature: parameters that stay whole. Their gradients are averaged over the processes, as those
+            of the parts are.
+        device: where the parts go.
+    """
+
+    def __init__(self, model: nn.Module, temperature: Sequence[nn.Parameter], device: torch.device) -> None:
+        self.model = model
+        self._plain = _without_weights(model).eval()
+        # Of what a forward pass gives, only the embeddings are used, and never changed in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+        mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
+        for block in block_modules(model):
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh, ignored_params=set(temperature))
+        for parameter in temperature:
+            parameter.data = parameter.data.to(device)
+            if parameter.requires_grad:
+                parameter.register_hook(_averaged)  # type: ignore[no-untyped-call] # torch leaves it untyped
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[nn.Module]:
+        """While it lasts there is the whole model, to look at: a copy in evaluation mode. All processes must ask."""
+        names = {name for name, _ in self._plain.named_parameters()}
+        self._fill({name: self.whole(tensor) for name, tensor in self.model.state_dict().items() if name in names})
+        try:
+            yield self._plain
+        finally:
+            self._fill({name: p.to("meta") for name, p in self._plain.named_parameters()})
+
+    def ended(self, checkpoint: Path, *, adapted: bool) -> nn.Module:
+        """The whole model with the weights of a checkpoint, on the CPU; for when training is over.
+
+        Args:
+            checkpoint: holds a plain model.
+            adapted: whether there are adapters in the one that was divided; they are taken out.
+        """
+        if adapted:
+            remove_adapters(self._plain)
+        with quiet_transformers():
+            self._fill(type(self._plain).from_pretrained(checkpoint).state_dict())  # type: ignore[attr-defined] # of transformers
+        return self._plain
+
+    def _fill(self, weights: Mapping[str, Tensor]) -> None:
+        self._plain.load_state_dict(weights, strict=False, assign=True)
+
+    def parts(self) -> list[Tensor]:
+        """What of each parameter is here, perhaps nothing."""
+        return [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
+
+    @staticmethod
+    def whole(tensor: Tensor) -> Tensor:
+        """A divided tensor put together, on every process, which must all ask; any other as it is."""
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    @staticmethod
+    def divided(tensor: Tensor, like: Tensor) -> Tensor:
+        """A tensor that all processes have whole, divided as another one is, on its device."""
+        tensor = tensor.to(like.device)
+        return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
+
+    def state_of(self, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
+        """An optimizer's state as if nothing were divided, on the CPU; all processes must ask.
+
+        Args:
+            optimizer: of the model.
+            keep: whether this process wants it; otherwise it only helps, and gets no averages.
+        """
+        state = optimizer.state_dict()
+        gathered: dict[int, dict[str, Any]] = {}
+        for index, values in state["state"].items():
+            for name, value in values.items():
+                together = self.whole(value).cpu() if isinstance(value, Tensor) else value
+                if keep:
+                    gathered.setdefault(index, {})[name] = together
+        return {**state, "state": gathered}
+
+    def load_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+        """Take up an optimizer's state that is not divided."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        own = {
+            index: {name: self._as_of(parameters[index], value) for name, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        optimizer.load_state_dict({**state, "state": own})
+
+    def _as_of(self, parameter: Tensor, value: Any) -> Any:
+        """Averages have their parameter's shape; a count of steps has not."""
+        same = isinstance(value, Tensor) and value.shape == parameter.shape
+        return self.divided(value, parameter) if same else value
+
+
+def _averaged(gradient: Tensor) -> Tensor:
+    total = gradient.clone()
+    distributed.all_reduce(total)
+    return total / distributed.get_world_size()
+
+
+def _without_weights(model: nn.Module) -> nn.Module:
+    """A copy whose parameters take no memory."""
+    weightless = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, weightless)

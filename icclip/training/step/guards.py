@@ -1,0 +1,81 @@
+"""Is it still getting better? Each evaluation is compared with that of step 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any
+
+from transformers import TrainerCallback
+from typing_extensions import override
+
+from icclip.console import Reporter
+from icclip.runs.history import SIGNS_OF_COLLAPSE, evaluations_in
+
+COLLAPSED = 0.1
+"""A variance below this share of that before training is a collapse."""
+TEMPERATURE_LOST = 0.5
+"""The temperature exp(logit_scale) below this share of that before training: the model gives up telling pairs apart."""
+
+
+class Guard(TrainerCallback):
+    """Stops a run that has lost what the model could before, and warns where its embeddings collapse.
+
+    Args:
+        patience: so many evaluations in a row below that of step 0 end the run.
+        reporter: hears about it.
+    """
+
+    def __init__(self, patience: int, reporter: Reporter) -> None:
+        self.patience, self.reporter = patience, reporter
+
+    @override
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        measured, step = evaluations_in(state.log_history), state.global_step
+        if collapse := collapsed(measured):
+            self.reporter.warn(f"step {step}: {collapse}: try a smaller --lr, or --freeze")
+        if has_given_up(measured, self.patience):
+            self.reporter.warn(
+                f"step {step}: the rsum is below the {measured[0]['rsum']:.1f} of step 0 and the patience of "
+                f"{self.patience} evaluations is over: stopping; the best checkpoint is kept; try a smaller --lr"
+            )
+            control.should_training_stop = True
+
+
+def has_given_up(measured: Mapping[int, Mapping[str, float]], patience: int) -> bool:
+    """Whether the last `patience` evaluations are all below that of step 0.
+
+    Args:
+        measured: step -> metrics with `rsum`, ascending.
+        patience: at least 1.
+    """
+    if 0 not in measured:
+        return False
+    start = measured[0]["rsum"]
+    later = [metrics["rsum"] for step, metrics in measured.items() if step > 0]
+    return len(list(takewhile(lambda rsum: rsum < start, reversed(later)))) >= patience
+
+
+def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
+    """What has collapsed since step 0, with the numbers; nothing where all is well.
+
+    A model from random weights has hardly any variance, and so nothing to lose.
+
+    Args:
+        measured: step -> metrics with SIGNS_OF_COLLAPSE, ascending.
+    """
+    if 0 not in measured:
+        return ""
+    start, now = measured[0], measured[max(measured)]
+    narrow = [tower for tower in ("image", "text") if now[f"{tower}_variance"] < COLLAPSED * start[f"{tower}_variance"]]
+    signs = [f"the {tower} embeddings collapse" for tower in narrow]
+    if temperature(now) < TEMPERATURE_LOST * temperature(start):
+        signs.append("the temperature falls")
+    numbers = ", ".join(f"{name} {start[name]:.3g} -> {now[name]:.3g}" for name in SIGNS_OF_COLLAPSE)
+    return f"{' and '.join(signs)} ({numbers})" if signs else ""
+
+
+def temperature(metrics: Mapping[str, float]) -> float:
+    """What cosines are multiplied by."""
+    return math.exp(metrics["logit_scale"])

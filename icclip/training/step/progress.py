@@ -1,0 +1,91 @@
+"""What a run says and records while it goes on. Nothing here changes the training."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from typing_extensions import override
+
+from icclip.console import Advance, Reporter
+from icclip.files import atomic_write_text, readable_os_errors
+from icclip.runs.history import read_history
+
+
+class Progress(TrainerCallback):
+    """Advances the bar by optimizer steps, and says one line at each evaluation."""
+
+    def __init__(self, reporter: Reporter, advance: Advance) -> None:
+        self.reporter, self.advance = reporter, advance
+        self.last: dict[str, float] = {}
+
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a resume the bar starts where the run was."""
+        self.advance(state.global_step)
+
+    @override
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step done."""
+        self.advance(1)
+
+    @override
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Keep the loss for the line that the next evaluation prints."""
+        self.last.update({name: logs[name] for name in ("loss", "learning_rate") if name in logs})
+
+    @override
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Say it."""
+        self.reporter.note(evaluation_line(state.global_step, state.max_steps, state.epoch or 0, self.last, metrics))
+
+
+def evaluation_line(
+    step: int, steps: int, epoch: float, training: Mapping[str, float], metrics: Mapping[str, float]
+) -> str:
+    """`step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
+    parts = [f"step {step}/{steps}", f"epoch {epoch:.3g}"]
+    if "loss" in training:
+        parts += [f"loss {training['loss']:.4g}", f"lr {training['learning_rate']:.1e}"]
+    parts.append(f"rsum {metrics['eval_rsum']:.1f}")
+    for direction in ("i2t", "t2i"):
+        recalls = " ".join(f"{metrics[f'eval_{direction}_R@{k}']:.3f}" for k in (1, 5, 10))
+        parts.append(f"{direction} R@1/5/10 {recalls}")
+    return "  ".join(parts)
+
+
+class History(TrainerCallback):
+    """Appends what Trainer logs to `metrics.jsonl`, one JSON object a line, on the first process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a resume, drop what had been logged beyond the checkpoint."""
+        if state.is_world_process_zero:
+            kept = [line for line in read_history(self.path) if line["step"] <= state.global_step]
+            atomic_write_text(self.path, "".join(map(_json_line, kept)))
+
+    @override
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Append a line, on the disk before the checkpoint that it belongs to.
+
+        What is not finite (a gradient under fp16) is null: JSON has no infinity. Trainer's last line is
+        about this process, not about the run: its speed and mean loss begin where it was resumed.
+        """
+        if state.is_world_process_zero and "train_runtime" not in logs:
+            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+            with readable_os_errors(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(_json_line({"step": state.global_step, **finite}))
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"

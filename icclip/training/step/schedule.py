@@ -1,0 +1,89 @@
+"""When a run is evaluated, saved and logged, and where in the data it is: after a resume as if it had not stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import IterableDataset
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+from typing_extensions import override
+
+from icclip.runs.checkpoints import CHECKPOINT
+
+
+class Schedule(TrainerCallback, ExportableState):
+    """Evaluates and saves at the end of every n-th epoch and of the last; saves in between where asked to.
+
+    Trainer's own count of epochs is a fraction of `max_steps` where the data has no known length, and so it
+    cannot find its place in a stream again: passes, and steps of the one under way, are counted here.
+
+    Args:
+        data: its `epoch` is set before each; a sampler of known length, or a stream.
+        every: epochs between evaluations.
+        save_every: steps between checkpoints without an evaluation; None: there are none.
+        reload_rng: sets the random state to that of the checkpoint that was resumed from.
+    """
+
+    def __init__(self, data: Any, every: int, save_every: int | None, reload_rng: Callable[[], None]) -> None:
+        self.data, self.every, self.save_every, self.reload_rng = data, every, save_every, reload_rng
+        self.streamed = isinstance(data, IterableDataset)
+        self.done = self.steps = 0
+        self.skipping = False
+
+    def state(self) -> dict[str, Any]:
+        """What `trainer_state.json` keeps."""
+        return {"args": {}, "attributes": {"done": self.done, "steps": self.steps}}
+
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the place, and the best checkpoint, again; the directory may have moved."""
+        place = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.done, self.steps = place["done"], place["steps"]
+        self.skipping = self.streamed and self.steps > 0
+        if state.best_global_step is not None:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"{CHECKPOINT}-{state.best_global_step}")
+
+    @override
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        """Tell the data the epoch. Of a split Trainer skips what was seen, by its indices; of a stream it must be read."""
+        self.data.epoch = self.done
+        if self.streamed:
+            train_dataloader.skip_batches = self.steps * args.gradient_accumulation_steps
+
+    @override
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starting to read has drawn from the random state."""
+        if self.skipping:
+            self.reload_rng()
+            self.skipping = False
+
+    @override
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save where it is due, but for an epoch's end, which has a say of its own."""
+        self.steps += 1
+        if self.streamed:
+            state.epoch = float(self.done)
+        ends = state.global_step >= state.max_steps or (not self.streamed and state.epoch == int(state.epoch))
+        # Logged as well, so that no mean of losses begins before a checkpoint and ends after it.
+        if self._due(state) and not ends:
+            control.should_save = control.should_log = True
+
+    @override
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.skipping:
+            # The pass had been read to its end, which Trainer takes for an empty stream.
+            control.should_training_stop = state.global_step >= state.max_steps
+            self.skipping = False
+        self.done, self.steps = self.done + 1, 0
+        if self.streamed:
+            state.epoch = float(self.done)
+        last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
+        evaluated = self.done % self.every == 0 or last or control.should_training_stop
+        control.should_evaluate = evaluated
+        control.should_save = control.should_log = evaluated or (not self.streamed and self._due(state))
+
+    def _due(self, state: Any) -> bool:
+        return self.save_every is not None and state.global_step % self.save_every == 0

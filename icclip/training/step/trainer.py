@@ -1,0 +1,446 @@
+"""transformers.Trainer, taught to contrast images with texts.
+
+Everything else (schedules, logging integrations, resuming, mixed precision) stays transformers'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from typing_extensions import override
+
+from icclip.config import DuplicatePolicy
+from icclip.errors import TrainingStoppedError
+from icclip.models.loaded import LoadedModel
+from icclip.runs.checkpoints import CHECKPOINT, rotate, staged_checkpoint
+from icclip.runs.history import evaluations_in
+from icclip.training.feeding.collate import IDS, CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
+from icclip.training.gentle.averaging import WeightAverage
+from icclip.training.gentle.lora import plain_state
+from icclip.training.gentle.plan import Gentle
+from icclip.training.gentle.rates import set_apart
+from icclip.training.processes.gather import gather_rows, is_distributed, own_columns, wait_for_all
+from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
+from icclip.training.step.losses import LOSSES, Pairs
+from icclip.training.step.schedule import Schedule
+
+if TYPE_CHECKING:
+    from icclip.training.processes.sharding import Shards
+
+MAX_LOGIT_SCALE = math.log(100)
+"""CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
+
+NO_STEP = torch.iinfo(torch.int64).max
+
+Evaluate = Callable[[LoadedModel], Mapping[str, float]]
+
+
+class ContrastiveTrainer(Trainer):
+    """Trains both towers so that a pair's embeddings meet.
+
+    Args:
+        loaded: its model is trained in place.
+        args: `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
+        train_dataset: gives Examples.
+        validate: metrics of the model as it stands, the same on every process.
+        micro_batch: pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None: all.
+        eval_every: epochs between evaluations, each of which saves a checkpoint.
+        save_every: steps between checkpoints without an evaluation; None: there are none.
+        callbacks: besides transformers' own.
+        gentle: what of the model trains and is saved; None: all of it, as it is.
+        collator: None: one that chooses captions by chance.
+        duplicates: what pairs that share a caption or an image are to each other.
+        fsdp: divide the model among the processes; see `icclip.training.processes.sharding`.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        args: TrainingArguments,
+        train_dataset: CaptionedImages | CaptionedStream,
+        validate: Evaluate,
+        *,
+        micro_batch: int | None = None,
+        eval_every: int = 1,
+        save_every: int | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        gentle: Gentle | None = None,
+        collator: Collator | None = None,
+        duplicates: DuplicatePolicy = "mask",
+        fsdp: bool = False,
+    ) -> None:
+        self._fsdp = fsdp
+        self._shards: Shards | None = None
+        super().__init__(
+            model=loaded.model,
+            args=args,
+            data_collator=collator or Collator(loaded, args.seed),
+            train_dataset=train_dataset,
+            # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
+            eval_dataset=train_dataset,
+            processing_class=loaded.processor,
+            callbacks=list(callbacks),
+        )
+        self.loaded, self.validate, self.micro_batch, self.duplicates = loaded, validate, micro_batch, duplicates
+        self.gentle = gentle or Gentle(loaded.model, {})
+        self._sampler = None
+        if isinstance(train_dataset, CaptionedImages):
+            step = args.train_batch_size * args.world_size
+            self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self._reload_rng))
+        self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
+        if self.gentle.average is not None:
+            self.add_callback(_Average(self.gentle.average))
+        # Our loss is a mean over the batch: it must be divided by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self._root = Path(str(args.output_dir))
+        self._output_dir = self._root
+        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
+        self._limit, args.save_total_limit = args.save_total_limit, None
+        self._resumed_from: str | None = None
+        self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
+
+    # The loss
+
+    @override
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The loss of the local pairs against those of all processes, float32 [].
+
+        It goes through the wrapped model's forward, which is where DDP hooks in.
+        """
+        model_inputs, ids = split_batch(inputs)
+        outputs = model(**model_inputs)
+        loss = self._loss(outputs.image_embeds, outputs.text_embeds, ids)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+        """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
+        pairs = _pairs(image, text, ids, self.duplicates)
+        scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
+        loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
+        self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
+        return loss
+
+    @override
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward of one batch, float32 []; in two passes where it has several micro-batches."""
+        if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
+            step: Tensor = super().training_step(model, inputs, num_items_in_batch)
+            return step
+        return self._cached_step(model, inputs) / self.current_gradient_accumulation_steps
+
+    def _cached_step(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        assert self.micro_batch is not None, "without micro-batches there is nothing to cache"
+        model_inputs, ids = split_batch(inputs)
+        ids = ids.to(self.args.device)
+
+        def encode(part: Inputs) -> Embeddings:
+            # Autocast keeps its copies of the weights to the end of its context, without a graph where
+            # they were made without one: each micro-batch has a context of its own.
+            with self.compute_loss_context_manager():
+                outputs = model(**self._prepare_inputs(part))
+            return outputs.image_embeds, outputs.text_embeds
+
+        model.train()
+        return cached_backward(
+            micro_batches(model_inputs, self.micro_batch),
+            encode,
+            lambda image, text: self._loss(image, text, ids),
+            temperature=self._temperature(),
+            backward=lambda part: self.accelerator.backward(part / self.current_gradient_accumulation_steps),
+            no_sync=lambda: self.accelerator.no_sync(model),
+        )
+
+    def _temperature(self) -> list[nn.Parameter]:
+        """What the loss learns besides the embeddings."""
+        return [parameter for parameter in self._scale_and_bias() if parameter.requires_grad]
+
+    def _scale_and_bias(self) -> list[nn.Parameter]:
+        """logit_scale, and logit_bias where there is one."""
+        found = (getattr(self.loaded.model, name, None) for name in ("logit_scale", "logit_bias"))
+        return [parameter for parameter in found if parameter is not None]
+
+    # Data
+
+    @override
+    def get_train_dataloader(self) -> Any:
+        """Trainer's, with a random state of its own.
+
+        Without one it draws a seed for its workers from the state that dropout draws from, each epoch or
+        once, as the workers live; a resumed run would go on with other numbers. With micro-batches, each
+        moves to the device by itself: a batch may not fit there.
+        """
+        loader: Any = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        if self.micro_batch is not None:
+            loader.device = None
+        return loader
+
+    @override
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
+        return self._sampler
+
+    def _align_special_tokens(self) -> None:
+        """Leave the config alone: CLIP's legacy `eos_token_id` 2 decides how its text is pooled."""
+
+    # Weight decay
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The matrices. Norms, biases and the temperature shrink to no one's good."""
+        return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
+
+    # Rates
+
+    @override
+    def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """transformers', with a learning rate for each parameter."""
+        if self._fsdp and self._shards is None:
+            self._divide()
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **options)
+        self.gentle.divide(optimizer)
+        # What is whole everywhere and what is divided cannot be stepped together. It is a group without
+        # FSDP too: a run can go on with it, or without.
+        optimizer.param_groups[:] = set_apart(optimizer.param_groups, self._temperature())
+        return optimizer
+
+    # FSDP
+
+    def _divide(self) -> None:
+        """Once the weights of a resumed run are there, and before the optimizer takes hold of the parameters."""
+        from icclip.training.processes.sharding import Shards
+
+        self._shards = Shards(self.loaded.model, self._scale_and_bias(), self.args.device)
+        if self.gentle.average is not None:
+            self.gentle.average.follow(self.loaded.model, self._shards.divided)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """Not the whole of one that is to be divided."""
+        if not self._fsdp:
+            super()._move_model_to_device(model, device)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **options: Any) -> nn.Module:
+        """A divided model exchanges its gradients itself: it gets autocast and no DistributedDataParallel."""
+        if self._shards is not None:
+            model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        wrapped: nn.Module = super()._wrap_model(model, *args, **options)
+        return wrapped
+
+    # Evaluation
+
+    @override
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """Validation metrics as `eval_*`, logged, on every process the same."""
+        training = self.loaded.model.training
+        self.loaded.model.eval()
+        with self._as_saved() as model:
+            metrics = {f"eval_{name}": value for name, value in self.validate(model).items()}
+        self.loaded.model.train(training)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @contextlib.contextmanager
+    def _as_saved(self) -> Iterator[LoadedModel]:
+        """While it lasts there is the model to measure and save, whole on every process."""
+        with self.gentle.as_saved(self._shards.gathered if self._shards else None) as model:
+            yield self.loaded if model is self.loaded.model else dataclasses.replace(self.loaded, model=model)
+
+    # Not finite
+
+    def _remember_if_bad(self, what: str, value: Any, step: int) -> None:
+        """Note the step without asking the device for the value, which would stall it."""
+        device = self.args.device
+        found = torch.where(torch.isfinite(torch.as_tensor(value, device=device)), NO_STEP, step)
+        self._first_bad[what] = torch.minimum(self._first_bad[what], found)
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **options: Any) -> None:
+        # Under fp16 the scaler skips such a step, and goes on with a smaller scale.
+        if grad_norm is not None and self.accelerator.scaler is None:
+            self._remember_if_bad("gradient", grad_norm, self.state.global_step)
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.stop_if_not_finite()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
+
+    def stop_if_not_finite(self) -> None:
+        """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
+        weights = self._shards.parts() if self._shards else self.loaded.model.parameters()
+        finite = torch.stack([torch.isfinite(p).all() for p in weights]).all()
+        found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
+        first = torch.stack([step.to(self.args.device) for step in found.values()])
+        if is_distributed():
+            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
+        step = int(first.min())
+        if step == NO_STEP:
+            return
+        what = list(found)[first.tolist().index(step)]
+        raise TrainingStoppedError(
+            f"non-finite {what} at step {step} (lr {self._get_learning_rate():.3g}, "
+            f"logit_scale {self.loaded.model.logit_scale.item():.3g}): "
+            "the checkpoints saved before are intact; try a smaller --lr, or bf16 instead of fp16"
+        )
+
+    # Checkpoints
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a run that has made all its steps: its state, and the weights of the best checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        self._load_best_model()
+
+    @override
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._resumed_from = checkpoint
+        super()._load_rng_state(checkpoint)
+
+    def _reload_rng(self) -> None:
+        super()._load_rng_state(self._resumed_from)
+
+    @override
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where `_save_checkpoint` writes: a staging directory while it does."""
+        return str(self._output_dir)
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What `icclip eval` reads; to be called on every process, one writes."""
+        if self._shards is None and not self.gentle.saves_other_weights:
+            super().save_model(output_dir, _internal_call)
+            return
+        target, in_training = Path(output_dir or self._output_dir), self.model
+        with self._as_saved() as saved:
+            self.model = saved.model
+            try:
+                if self.args.should_save:
+                    self._save(str(target), plain_state(saved.model))
+            finally:
+                self.model = in_training
+        self.gentle.save(target, self._shards.whole if self._shards else None, writer=self.args.should_save)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None, "the model is divided for it"
+        state = self._shards.state_of(self.optimizer, keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self._schedule().state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Through the CPU: of several processes there transformers asks for the device cpu:0, which torch does not know."""
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None, "there are steps to go on with"
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        if self._shards is None:
+            self.optimizer.load_state_dict(state)
+        else:
+            self._shards.load_state(self.optimizer, state)
+        self._schedule().load_state_dict(schedule)
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        assert self.lr_scheduler is not None, "it is made with the optimizer"
+        return self.lr_scheduler
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.gentle.saves_other_weights:
+            self.gentle.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._shards is not None:
+            # One process tests it.
+            if self.args.should_save:
+                best = Path(str(self.state.best_model_checkpoint))
+                whole = self._shards.ended(best, adapted=self.gentle.adapted)
+                self.loaded = dataclasses.replace(self.loaded, model=whole)
+            return
+        self.gentle.finish()
+        super()._load_best_model()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let Trainer write into a staging directory that appears as checkpoint-N when complete."""
+        root = self._root
+        name = f"{CHECKPOINT}-{self.state.global_step}"
+        with staged_checkpoint(root, name, writer=self.args.should_save, wait=wait_for_all) as staging:
+            self._output_dir = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._output_dir = root
+            self._name_the_best(root, staging / name)
+        if self.args.should_save:
+            evaluated = evaluations_in(self.state.log_history)
+            rotate(root, self._limit, self.state.best_global_step, evaluated)
+
+    def _name_the_best(self, root: Path, checkpoint: Path) -> None:
+        """Where the best one is the one just written, Trainer has noted its staging name."""
+        if self.state.best_global_step is not None:
+            self.state.best_model_checkpoint = str(root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        if self.args.should_save:
+            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
+
+
+def _pairs(image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy) -> Pairs:
+    """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
+    image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
+    own = own_columns(len(ids), ids.device)
+    if duplicates == "off":
+        # Each pair agrees with itself alone.
+        ids = own[:, None]
+    soft = duplicates == "soft"
+    return Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids), soft)
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith("bias")
+
+
+class _Average(TrainerCallback):
+    """Take each step into the average."""
+
+    def __init__(self, average: WeightAverage) -> None:
+        self.average = average
+
+    @override
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.average.update()
+
+
+class _ClampLogitScale(TrainerCallback):
+    """Keep exp(logit_scale) at most 100, or where the checkpoint has it.
+
+    The published SigLIP models have learnt a temperature above 100, without a limit: pulling it down
+    would spoil them at the first step.
+    """
+
+    def __init__(self, logit_scale: nn.Parameter) -> None:
+        self.ceiling = max(MAX_LOGIT_SCALE, logit_scale.max().item())
+
+    @override
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=self.ceiling)

@@ -1,0 +1,218 @@
+"""Is a bundle what the gate passed? Hashes, golden inputs and, with a dataset, the retrieval run again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from icclip.bundles.golden import Golden, read_golden
+from icclip.bundles.manifest import Manifest, ParityData, file_problem, read_manifest
+from icclip.bundles.parity_record import (
+    BATCH,
+    ParityRecord,
+    PrecisionParity,
+    Thresholds,
+    captions_fingerprint,
+    read_parity,
+    sampled_rows,
+)
+from icclip.console import Reporter
+from icclip.data.gallery import load_split
+from icclip.errors import CheckpointError, GateError, UsageError
+from icclip.plugins.registry import Registry
+from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.metrics import retrieval_metrics
+from icclip.retrieval.ranking import rank
+from icclip.runtime.encoder import Encoder
+from icclip.runtime.providers import Provider
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """All that was looked at."""
+
+    bundle: Path
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was as it should be."""
+        return all(check.passed for check in self.checks)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For `--json`."""
+        checks = [dataclasses.asdict(check) for check in self.checks]
+        return {"bundle": str(self.bundle), "passed": self.passed, "checks": checks}
+
+    def raise_if_failed(self) -> None:
+        """Raises GateError naming the first check that failed, and how many did."""
+        failed = [check for check in self.checks if not check.passed]
+        if failed:
+            more = f" ({len(failed)} of {len(self.checks)} checks failed)" if len(failed) > 1 else ""
+            raise GateError(f"{self.bundle} does not verify: {failed[0].name}: {failed[0].detail}{more}")
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """The images and captions that retrieval is measured on."""
+
+    images: Sequence[Image]
+    captions: CaptionMap
+    label: str
+
+
+def verify(
+    bundle: Path,
+    *,
+    precisions: Sequence[str] = (),
+    provider: Provider | None = None,
+    threads: int | None = None,
+    data: RetrievalData | None = None,
+    reporter: Reporter,
+) -> Verification:
+    """Check a bundle wherever it is.
+
+    Args:
+        bundle: its directory.
+        precisions: which of its precisions; none: all.
+        provider: as for `Encoder.open`.
+        threads: as for `Encoder.open`.
+        data: measure retrieval on this as well, and compare with parity.json.
+        reporter: shows progress, and says which provider runs.
+
+    Raises:
+        CheckpointError: it is no bundle, or was never gated.
+        UsageError: the precision or provider cannot be had, `data` is not what the gate measured.
+    """
+    manifest = read_manifest(bundle)
+    chosen = precisions or tuple(manifest.precisions)
+    for precision in chosen:
+        manifest.towers(precision)
+    checks = list(_check_hashes(bundle, manifest, reporter))
+    # Graphs that are not what they should be are not worth running.
+    if all(check.passed for check in checks):
+        parity, golden = read_parity(bundle), read_golden(bundle)
+        if data is not None:
+            _refuse_other_data(parity, data)
+        for precision in chosen:
+            gated = parity.result(precision)
+            if gated is None:
+                checks.append(Check(f"{precision}: gate", False, "parity.json has no result for this precision"))
+                continue
+            failures = "; ".join(gated.failures) or "passed"
+            checks.append(Check(f"{precision}: gate", gated.passed, failures))
+            encoder = Encoder.open(
+                bundle, precision, provider, threads=threads, verify_hashes=False, tf32=False, reporter=reporter
+            )
+            checks += _check_encoder(encoder, gated, golden, data)
+    return Verification(bundle, tuple(checks))
+
+
+def load_retrieval_data(
+    registry: Registry, dataset: str, bundle: Path, split: str | None, reporter: Reporter
+) -> RetrievalData:
+    """The split, or the sample of it, that the gate measured; `split` None: the one it used.
+
+    Raises:
+        MissingExtraError: reading datasets needs `datasets`.
+        UsageError: the dataset or split is not known, or unreadable.
+    """
+    parity = read_parity(bundle)
+    own = read_manifest(bundle).data or ParityData(dataset=parity.dataset, split=parity.split)
+    images, captions, label = load_split(
+        registry,
+        dataset,
+        split or own.split,
+        reporter,
+        options=own.options,
+        rows=lambda total: sampled_rows(total, parity.n_images, parity.seed),
+    )
+    return RetrievalData(images, captions, label)
+
+
+def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Check]:
+    problems = []
+    with reporter.progress("hashing", len(manifest.files)) as advance:
+        for name in manifest.files:
+            problems.append(file_problem(bundle, manifest, name))
+            advance(1)
+    found = [problem for problem in problems if problem]
+    if not found:
+        yield Check("files", True, f"{len(problems)} files are what icclip.json says")
+    for problem in found:
+        yield Check("files", False, problem)
+
+
+def _check_encoder(
+    encoder: Encoder, gated: PrecisionParity, golden: Golden, data: RetrievalData | None
+) -> Iterator[Check]:
+    where = f"{gated.precision} on {encoder.choice.provider}"
+    try:
+        yield from _check_golden(encoder, gated.thresholds, golden, where)
+        if data is not None:
+            yield from _check_retrieval(encoder, gated, data, where)
+    except CheckpointError as error:
+        yield Check(f"{where}: runs", False, str(error))
+
+
+def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Check]:
+    images = encoder.encode_images(golden.images)
+    yield _compared(
+        f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
+    )
+    texts = encoder.encode_texts(golden.texts)
+    yield _compared(f"{where}: golden texts", texts, golden.text_embeddings, thresholds, list(golden.texts))
+
+
+def _compared(
+    name: str, ours: np.ndarray, reference: np.ndarray, thresholds: Thresholds, inputs: Sequence[str]
+) -> Check:
+    if ours.shape != reference.shape:
+        return Check(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
+    cosines = np.einsum("nd,nd->n", ours, reference, dtype=np.float64)
+    worst = int(cosines.argmin())
+    apart = float(np.abs(ours - reference).max())
+    far = thresholds.embedding_abs is not None and apart > thresholds.embedding_abs
+    detail = (
+        f"lowest cosine with the checkpoint {cosines[worst]:.7f} (needs {thresholds.min_cosine:.7f}) "
+        f"at {inputs[worst][:40]!r}, largest difference {apart:.1e}"
+    )
+    return Check(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
+
+
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalData, where: str) -> Iterator[Check]:
+    """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
+    images = encoder.encode_images(data.images, batch_size=BATCH)
+    texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
+    metrics = retrieval_metrics(rank(images, texts, data.captions))
+    for key, allowed in gated.recall_limits.items():
+        before, now = float(gated.metrics[key]), metrics[key]
+        detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
+        yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+
+
+def _refuse_other_data(parity: ParityRecord, data: RetrievalData) -> None:
+    size = (data.captions.n_images, data.captions.n_texts)
+    other = parity.fingerprint is not None and captions_fingerprint(data.captions) != parity.fingerprint
+    if size != (parity.n_images, parity.n_texts) or other:
+        raise UsageError(
+            f"{data.label} ({size[0]} images, {size[1]} captions) is not what parity.json was measured on: "
+            f"{parity.dataset}, split {parity.split} ({parity.n_images} images, {parity.n_texts} captions); give that"
+        )

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from icclip.blending.run import blend, blend_config, shares
+from icclip.config import ModelConfig
+from icclip.errors import CheckpointError, ConfigError, UsageError
+from icclip.evaluating.request import eval_config
+from icclip.evaluating.run import evaluate
+from icclip.models.opening import open_model
+from icclip.training.run import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, registry, tiny, data):
+    """A run that fine-tuned the tiny CLIP for an epoch."""
+    from icclip.config import DatasetConfig, TrainConfig
+    from icclip.console import Reporter
+
+    config = TrainConfig(
+        model=ModelConfig(name=str(tiny["softmax"])),
+        data=DatasetConfig(name="hub", path=str(data), val_fraction=0.25, seed=5),
+        output_dir=tmp_path_factory.mktemp("finished") / "run",
+        epochs=1, lr=1e-2, train_bs=4, eval_bs=4, workers=0, device="cpu", report_to=(),
+    )  # fmt: skip
+    train(config, registry, Reporter(silent=True))
+    return config.output_dir
+
+
+@pytest.fixture
+def blended(registry, quiet, tmp_path):
+    def of(checkpoint, other=None, dataset=None, alphas=None, out="blend"):
+        options = {"device": "cpu", "workers": 0}
+        config = blend_config(registry, str(checkpoint), other, dataset, {}, output_dir=tmp_path / out,
+                              alphas=alphas, options=options)  # fmt: skip
+        return config, blend(config, registry, quiet)
+
+    return of
+
+
+def weights(directory):
+    return load_file(directory / "model.safetensors")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_a_mixture_by_hand(blended, finished, tiny, alpha):
+    _, result = blended(finished, alphas=[alpha])
+    before, after, mixed = weights(tiny["softmax"]), weights(finished), weights(result.output_dir)
+    assert mixed.keys() == before.keys() == after.keys()
+    for name, weight in mixed.items():
+        expected = (1 - alpha) * before[name] + alpha * after[name]
+        torch.testing.assert_close(weight, expected, atol=1e-7, rtol=1e-6)
+        if alpha in (0.0, 1.0):
+            assert torch.equal(weight, (before if alpha == 0.0 else after)[name])
+    assert result.rsums == {}
+
+
+def test_the_share_is_chosen_on_the_validation_split(blended, finished, registry, quiet):
+    config, result = blended(finished)
+    assert config.other.to_mapping() == json.loads((finished / "icclip.json").read_text())["config"]["model"]
+    assert config.validation is not None
+    assert config.validation.split == "validation"
+    assert list(result.rsums) == [tenth / 10 for tenth in range(11)]
+    assert result.rsums[result.alpha] == max(result.rsums.values())
+    assert result.alpha == min(alpha for alpha, rsum in result.rsums.items() if rsum == max(result.rsums.values()))
+    # It needs nothing but its directory, and scores there what the table says.
+    asked = eval_config(
+        registry, str(result.output_dir), None, {}, {"split": "validation", "bootstrap": 0, "workers": 0}
+    )
+    assert asked.data.seed == 5
+    assert evaluate(asked, registry, quiet)["rsum"] == result.rsums[result.alpha]
+    record = json.loads((result.output_dir / "icclip.json").read_text())
+    assert record["status"] == "blend"
+    assert record["blend"]["alpha"] == result.alpha
+    assert record["blend"]["chosen_on"].endswith("validation, by rsum")
+    assert len(record["blend"]["validation"]) == 11
+
+
+def test_the_ends_of_the_line_score_what_the_run_measured(blended, finished):
+    _, result = blended(finished, alphas=[0.0, 1.0])
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    measured = [line["eval_rsum"] for line in lines if "eval_rsum" in line]
+    assert list(result.rsums.values()) == measured
+
+
+def test_nothing_of_a_given_share_is_measured_unless_data_is_named(blended, finished, data):
+    _, result = blended(finished, dataset=str(data), alphas=[0.5])
+    assert list(result.rsums) == [0.5]
+
+
+def test_a_checkpoint_in_a_run_and_any_other_model(blended, finished, tiny):
+    _, result = blended(finished / "checkpoint-2", other=str(tiny["softmax"]), alphas=[1.0])
+    assert all(torch.equal(one, other) for one, other in zip(
+        weights(result.output_dir).values(), weights(finished / "checkpoint-2").values(), strict=True))  # fmt: skip
+
+
+def test_a_run_from_scratch_has_nothing_to_blend_with(blended, finished, tmp_path):
+    (run := tmp_path / "scratch").mkdir()
+    record = json.loads((finished / "icclip.json").read_text())
+    record["config"]["model"]["name"] = "clip-tiny"
+    (run / "icclip.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"was trained from scratch \(clip-tiny\), .*: give --with another checkpoint"):
+        blended(run)
+
+
+def test_what_is_not_known_has_to_be_said(blended, tiny):
+    with pytest.raises(
+        UsageError, match=r"is no run that says what it was trained from: check the path, or give --with"
+    ):
+        blended(tiny["softmax"])
+    with pytest.raises(UsageError, match=r"does not say what it was trained on: give --dataset"):
+        blended(tiny["softmax"], other=str(tiny["softmax"]))
+
+
+def test_nothing_is_overwritten(blended, finished, tmp_path):
+    (tmp_path / "blend").mkdir()
+    (tmp_path / "blend" / "mine").touch()
+    with pytest.raises(UsageError, match=r"blend is there already: give another --output-dir"):
+        blended(finished, alphas=[0.5])
+
+
+def test_models_that_do_not_belong_together(blended, finished, tiny, tmp_path, registry):
+    with pytest.raises(CheckpointError, match=r"cannot be blended: one is siglip, the other clip"):
+        blended(finished, other=str(tiny["sigmoid"]), alphas=[0.5])
+
+    wider = open_model(registry, ModelConfig(name=str(tiny["softmax"]), image_resize=64))
+    wider.save(tmp_path / "wider")
+    with pytest.raises(
+        CheckpointError, match=r"position_embedding.weight is \[65, 32\] in one, \[17, 32\] in the other"
+    ):
+        blended(finished, other=str(tmp_path / "wider"), alphas=[0.5])
+
+    brighter = open_model(registry, ModelConfig(name=str(tiny["softmax"])))
+    brighter.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    brighter.save(tmp_path / "brighter")
+    with pytest.raises(CheckpointError, match=r"their image processors differ in image_mean"):
+        blended(finished, other=str(tmp_path / "brighter"), alphas=[0.5])
+
+    shutil.copytree(tiny["softmax"], tmp_path / "words")
+    file = tmp_path / "words" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    one, other = [token for token in vocabulary if token.startswith("a")][:2]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"their tokenizers differ"):
+        blended(finished, other=str(tmp_path / "words"), alphas=[0.5])
+
+
+def test_shares():
+    assert shares(None, None) is None
+    assert shares(0.5, None) == [0.5]
+    assert shares(None, "0,0.25,1") == [0.0, 0.25, 1.0]
+    with pytest.raises(UsageError, match=r"--alpha and --alphas exclude each other: choose one"):
+        shares(0.5, "0,1")
+    with pytest.raises(UsageError, match=r"--alphas 0,much: write it as --alphas 0,0.5,1"):
+        shares(None, "0,much")
+
+
+def test_shares_out_of_range(blended, finished):
+    with pytest.raises(ConfigError, match=r"alpha is 1.5: give a share from 0 to 1"):
+        blended(finished, alphas=[1.5])
+
+
+def test_a_share_is_never_chosen_on_the_test_split(blended, finished):
+    config, _ = blended(finished, alphas=[0.0, 1.0])
+    assert config.validation is not None
+    values = {**config.to_mapping(), "validation": dataclasses.replace(config.validation, split="test")}
+    with pytest.raises(ConfigError, match=r"alpha is chosen on a split that is not the test split"):
+        type(config).from_mapping(values)
+
+
+def test_the_command(icclip, finished, tmp_path):
+    outcome = icclip("blend", finished, "--output-dir", tmp_path / "out", "--alphas", "0,1", "--workers", 0)
+    assert outcome.code == 0, outcome.err
+    assert "kept" in outcome.out
+    said = icclip("blend", finished, "--output-dir", tmp_path / "half", "--alpha", 0.5, "--json")
+    assert json.loads(said.out) == {"output_dir": str(tmp_path / "half"), "alpha": 0.5, "validation": []}
+    assert icclip("eval", tmp_path / "out", "--bootstrap", 0).code == 0

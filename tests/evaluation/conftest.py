@@ -1,5 +1,0 @@
-from __future__ import annotations
-
-from evaluation.runs import photos, run_directory
-
-__all__ = ["photos", "run_directory"]
