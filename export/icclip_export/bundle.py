@@ -156,7 +156,7 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
     """What feeds the encoders (config, processor, tokenizer), and golden inputs."""
     loaded.model.config.save_pretrained(staging)
-    loaded.save_processor(staging)
+    loaded.feeder.save(staging)
     write_tokenizer(loaded, staging, data.captions.texts[:PROVED_CAPTIONS])
     count = min(GOLDEN_IMAGES, data.captions.n_images)
     images = [data.images[row] for row in range(count)]

@@ -183,6 +183,6 @@ def _record(config: BlendConfig, mixture: Blend, result: BlendResult, registry: 
         "config": dict(run_config(config.checkpoint)),
         "versions": versions(),
         "model": mixture.loaded.describe(),
-        "text_policy": dataclasses.asdict(mixture.loaded.text_policy),
+        "text_policy": dataclasses.asdict(mixture.loaded.feeder.text_policy),
         "blend": about,
     }

@@ -57,7 +57,7 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
 
     registry = Registry.from_environment()
     source = model.config.name_or_path or type(model).__name__
-    loaded = LoadedModel(model, processor, registry.backend_for(model.config.model_type, source), source)
+    loaded = LoadedModel.of(model, processor, registry.backend_for(model.config.model_type, source), source)
     return evaluate_split(
         TorchEncoder(loaded, device=None if device is None else str(device)),
         SplitImages(split_ds),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -86,7 +85,7 @@ class TorchEncoder:
         return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
 
     def encode_images(self, images: Sequence[Image] | Sequence[np.ndarray], *, batch_size: int = 128) -> np.ndarray:
-        """`images`: as `LoadedModel.image_inputs` takes them; may decode lazily. Returns float32 [n, dim], unit rows.
+        """`images`: as `Feeder.image_inputs` takes them; may decode lazily. Returns float32 [n, dim], unit rows.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -94,8 +93,7 @@ class TorchEncoder:
         """
         inputs = prepared_batches(
             images,
-            # The workers get the processor alone: the model stays where it is.
-            dataclasses.replace(self.loaded, model=None).image_inputs,
+            self.loaded.feeder.image_inputs,
             batch_size=batch_size,
             workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -111,7 +109,7 @@ class TorchEncoder:
         # Texts of like length share a batch, so that little is spent on padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         inputs = (
-            self.loaded.text_inputs([texts[i] for i in order[start : start + batch_size]])
+            self.loaded.feeder.text_inputs([texts[i] for i in order[start : start + batch_size]])
             for start in range(0, len(texts), batch_size)
         )
         by_length = self._encode("texts", len(texts), inputs, self.loaded.text_features)

@@ -23,7 +23,7 @@ def record(config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Any]) 
         "versions": versions(),
         "data": {"splits": {name: about_split(split) for name, split in splits.items()}},
         "model": loaded.describe(),
-        "text_policy": dataclasses.asdict(loaded.text_policy),
+        "text_policy": dataclasses.asdict(loaded.feeder.text_policy),
     }
 
 

@@ -250,7 +250,7 @@ def _trainer(
     reporter: Reporter,
 ) -> ContrastiveTrainer:
     seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    sources = Sources(config, loaded, reporter)
+    sources = Sources(config, loaded.feeder, reporter)
     data = sources.training(splits["train"], seen=seen)
     validation = splits["validation"]
     validate = Validation.of(
@@ -261,7 +261,7 @@ def _trainer(
         loaded, arguments, data, validate,
         eval_every=config.eval_every, save_every=config.save_every_steps, callbacks=[history], gentle=gentle,
         micro_batch=config.micro_batch,
-        collator=Collator(loaded, config.seed, captions=config.captions, augment=config.augment),
+        collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
         duplicates=config.duplicates, fsdp=config.fsdp,
     )  # fmt: skip
 

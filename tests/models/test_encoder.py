@@ -42,14 +42,14 @@ def plain(features, inputs):
 
 def test_images_are_encoded_as_one_by_one(encoder, trained, images):
     found = encoder.encode_images(images, batch_size=2)
-    expected = plain(trained.loaded.image_features, [trained.loaded.image_inputs([i]) for i in images])
+    expected = plain(trained.loaded.image_features, [trained.loaded.feeder.image_inputs([i]) for i in images])
     assert (found.dtype, found.shape) == (np.float32, (5, 128))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_texts_are_encoded_as_one_by_one_in_their_order(encoder, trained, texts):
     found = encoder.encode_texts(texts, batch_size=2)
-    expected = plain(trained.loaded.text_features, [trained.loaded.text_inputs([t]) for t in texts])
+    expected = plain(trained.loaded.text_features, [trained.loaded.feeder.text_inputs([t]) for t in texts])
     assert (found.dtype, found.shape) == (np.float32, (4, 128))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 

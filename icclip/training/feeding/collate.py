@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from typing_extensions import override
 
 from icclip.config import Augmentation, CaptionPolicy
 from icclip.data.split import decode_cell
-from icclip.models.loaded import LoadedModel
+from icclip.models.feeder import Feeder
 from icclip.retrieval.captions import CaptionMap
 from icclip.training.feeding.augmentation import light
 from icclip.training.feeding.duplicates import Duplicates, Shared, caption_id, kept_apart, stable_int
@@ -160,7 +159,7 @@ class Collator:
     whatever the number of workers and processes.
 
     Args:
-        loaded: knows the inputs of its model.
+        feeder: makes the model's inputs.
         seed: of what is left to chance.
         captions: how one is chosen where an example does not say which.
         augment: what is done to images.
@@ -168,22 +167,20 @@ class Collator:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        feeder: Feeder,
         seed: int,
         *,
         captions: CaptionPolicy = "random",
         augment: Augmentation = "off",
     ) -> None:
-        # Workers need the config only; the weights would be copied to those that are not forked.
-        self.loaded = dataclasses.replace(loaded, model=SimpleNamespace(config=loaded.model.config))
-        self.seed, self.captions, self.augment = seed, captions, augment
+        self.feeder, self.seed, self.captions, self.augment = feeder, seed, captions, augment
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Examples [b] -> the inputs of both towers, and IDS."""
         captions = [self.choose(example) for example in examples]
         ids = [(caption_id(caption), example.group) for caption, example in zip(captions, examples, strict=True)]
-        batch = self.loaded.image_inputs([self.picture(example) for example in examples])
-        batch.update(self.loaded.text_inputs(captions))
+        batch = self.feeder.image_inputs([self.picture(example) for example in examples])
+        batch.update(self.feeder.text_inputs(captions))
         batch[IDS] = torch.tensor(ids, dtype=torch.int64)
         return batch
 

@@ -12,7 +12,7 @@ from icclip.config import CacheImages, TrainConfig
 from icclip.console import Reporter
 from icclip.data.split import SplitImages, caption_map
 from icclip.errors import UsageError
-from icclip.models.loaded import LoadedModel
+from icclip.models.feeder import Feeder
 from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, CaptionedStream
 from icclip.training.feeding.duplicates import Duplicates, image_digests, image_hashes, same_content, same_look
@@ -32,12 +32,12 @@ class Sources:
 
     Args:
         config: says what is cached and which pairs are duplicates.
-        loaded: resizes the images.
+        feeder: resizes the images.
         reporter: hears what is done.
     """
 
     config: TrainConfig
-    loaded: LoadedModel
+    feeder: Feeder
     reporter: Reporter
 
     def training(self, split: Any, *, seen: int) -> CaptionedImages | CaptionedStream:
@@ -74,13 +74,13 @@ class Sources:
         return "off"
 
     def _images(self, split: Dataset, name: str, mode: CacheImages, digests: Sequence[bytes], *, again: bool) -> Images:
-        images, pixels = SplitImages(split, name), self.loaded.pixels
+        images, pixels = SplitImages(split, name), self.feeder.pixels
         if mode == "off":
             return images
         if pixels is None:
             if mode == "on":
                 raise UsageError(
-                    f"{type(self.loaded.processor.image_processor).__name__} does more than resize and normalise: "
+                    f"{type(self.feeder.processor.image_processor).__name__} does more than resize and normalise: "
                     "its images cannot be cached; leave out --cache-images"
                 )
             return images

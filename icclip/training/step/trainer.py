@@ -84,11 +84,11 @@ class ContrastiveTrainer(Trainer):
         super().__init__(
             model=loaded.model,
             args=args,
-            data_collator=collator or Collator(loaded, args.seed),
+            data_collator=collator or Collator(loaded.feeder, args.seed),
             train_dataset=train_dataset,
             # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
             eval_dataset=train_dataset,
-            processing_class=loaded.processor,
+            processing_class=loaded.feeder.processor,
             callbacks=list(callbacks),
         )
         self.loaded, self.validate, self.micro_batch, self.duplicates = loaded, validate, micro_batch, duplicates

@@ -155,8 +155,8 @@ def adapted(loaded):
 def features(loaded, pictures):
     with torch.no_grad():
         return torch.cat([
-            loaded.image_features(loaded.image_inputs(pictures[:4])),
-            loaded.text_features(loaded.text_inputs(["a red square", "one"])),
+            loaded.image_features(loaded.feeder.image_inputs(pictures[:4])),
+            loaded.text_features(loaded.feeder.text_inputs(["a red square", "one"])),
         ])  # fmt: skip
 
 
