@@ -42,6 +42,7 @@ from benchmarks.support.timing import environment, medians, show, take_turns, ti
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
+from icclip.data.gallery import Gallery
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.evaluating.run import evaluate_split
@@ -209,7 +210,9 @@ def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
     )  # fmt: skip
     arguments = training_arguments(config, workers=0, resuming=True)
     loaded = work.loaded.ready_for(work.captions.texts)
-    data = Sources(config, loaded.feeder, Reporter(silent=True)).training(work.train, seen=STEPS * work.batch)
+    data = Sources(config, loaded.feeder, Reporter(silent=True)).training(
+        Gallery.of(work.train), seen=STEPS * work.batch
+    )
     return ContrastiveTrainer(loaded, arguments, data, lambda _loaded: {}, callbacks=[turns])
 
 

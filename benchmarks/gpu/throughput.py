@@ -45,6 +45,7 @@ from benchmarks.support.timing import rounded, show
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
+from icclip.data.gallery import Gallery
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.models.loaded import LoadedModel
@@ -202,7 +203,7 @@ def our_trainer(
     allow_fast_matmul(arguments)
     loaded = work.loaded.ready_for(caption_map(work.split).texts) if data else work.loaded
     sources = Sources(config, loaded.feeder, Reporter(silent=True))
-    rows = sources.training(work.split, seen=NEVER) if data else Blank(batch)
+    rows = sources.training(Gallery.of(work.split), seen=NEVER) if data else Blank(batch)
     trainer = ContrastiveTrainer(
         loaded, arguments, rows, lambda _: {}, micro_batch=micro, eval_every=NEVER, callbacks=[turns]
     )

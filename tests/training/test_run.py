@@ -159,7 +159,7 @@ def test_resuming_where_nothing_is_complete_starts_anew(config, registry, capsys
     (config.output_dir / ".checkpoint-4.partial" / "checkpoint-4").mkdir(parents=True)
     result = train(dataclasses.replace(config, resume=True, epochs=1), registry, Reporter())
     assert result.baseline
-    assert "holds no complete checkpoint yet: starting anew" in capsys.readouterr().err
+    assert "holds no complete checkpoint yet: starting from the beginning" in capsys.readouterr().err
     assert not list(config.output_dir.glob(".*"))
 
 
@@ -223,7 +223,7 @@ def test_an_interrupt_leaves_the_best_model_and_says_how_to_go_on(config, regist
         train(config, registry, Reporter())
     said = capsys.readouterr().err
     assert "interrupted at step 6" in said
-    assert "give the same command with --resume" in said
+    assert "run the same command with --resume" in said
     assert same(weights(config.output_dir), weights(config.output_dir / "checkpoint-4"))
 
 
@@ -306,3 +306,18 @@ def test_a_broken_image_is_one_line_even_from_a_worker(config, registry, quiet, 
     with pytest.raises(DataError) as caught:
         train(dataclasses.replace(config, data=data, workers=1, epochs=1), registry, quiet)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_reads_the_captions_of_each_split_once(config, registry, quiet, monkeypatch):
+    from icclip.data import gallery, split
+
+    read = []
+
+    def counted(rows, plain=split.caption_lists):
+        read.append(len(rows))
+        return plain(rows)
+
+    monkeypatch.setattr(split, "caption_lists", counted)
+    assert gallery.caption_map is split.caption_map
+    train(dataclasses.replace(config, near_duplicates=2), registry, quiet)
+    assert sorted(read) == [4, 4, 8]

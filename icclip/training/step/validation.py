@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import distributed
 
 from icclip.config import TrainConfig
-from icclip.data.split import caption_map
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import MetricSpec
@@ -20,9 +18,6 @@ from icclip.retrieval.ranking import rank
 from icclip.retrieval.spread import spread
 from icclip.training.feeding.sources import Images
 from icclip.training.processes.gather import from_first_process, is_distributed, to_first_process
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,6 @@ class Validation:
     metrics: Sequence[MetricSpec]
     config: TrainConfig
     device: str
-
-    @classmethod
-    def of(
-        cls, split: Dataset, images: Images, metrics: Sequence[MetricSpec], config: TrainConfig, device: str
-    ) -> Validation:
-        """For a split with `captions`, and its images."""
-        return cls(images, caption_map(split), metrics, config, device)
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
         """The metrics, the same on every process; and the numbers that show a collapse."""
