@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 from icclip import hookimpl
 from icclip.plugins.specs import ExportTargetSpec
+from icclip_export.precisions import NAMES
 
 if TYPE_CHECKING:
     from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.runtime import Encoder
 
 REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum")
+TENSORRT_PRECISIONS = ("fp32", "fp16")
+"""TensorRT does not read onnxruntime's dynamic quantization."""
 
 
 def export_onnx(request: ExportRequest) -> ExportResult:
@@ -30,15 +33,15 @@ def open_onnx(path: Path) -> Encoder:
 
 
 def export_tensorrt(request: ExportRequest) -> ExportResult:
-    """See `icclip_export.tensorrt.export`."""
-    from icclip_export.tensorrt import export
+    """See `icclip_export.tensorrt.target.export`."""
+    from icclip_export.tensorrt.target import export
 
     return export(request)
 
 
 def open_tensorrt(path: Path) -> Encoder:
-    """See `icclip_export.tensorrt.open_bundle`."""
-    from icclip_export.tensorrt import open_bundle
+    """See `icclip_export.tensorrt.target.open_bundle`."""
+    from icclip_export.tensorrt.target import open_bundle
 
     return open_bundle(path)
 
@@ -50,7 +53,7 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
         ExportTargetSpec(
             name="onnx",
             summary="two ONNX encoders for onnxruntime and transformers.js",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=NAMES,
             export=export_onnx,
             open=open_onnx,
             requires=REQUIRES,
@@ -58,7 +61,7 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
         ExportTargetSpec(
             name="tensorrt",
             summary="the same for engines of onnxruntime's TensorRT provider",
-            precisions=("fp32", "fp16"),
+            precisions=TENSORRT_PRECISIONS,
             export=export_tensorrt,
             open=open_tensorrt,
             requires=REQUIRES,

@@ -25,10 +25,9 @@ from huggingface_hub.errors import (
 )
 
 from icclip.config import ModelConfig
-from icclip.errors import CheckpointError, UnknownNameError
+from icclip.errors import CheckpointError, UnknownNameError, UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
-from icclip.models.resizing import resize_images
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import BackendSpec
 from icclip.runs.checkpoints import HALF_WRITTEN
@@ -76,10 +75,19 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
     model = _load_weights(directory, config)
     processor = load_processor(directory, trust_remote_code=config.trust_remote_code)
     if config.image_resize is not None:
-        model = resize_images(model, processor, config.image_resize)
-    model.set_attn_implementation(config.attention)
-    check_vocabulary(processor.tokenizer, model.config.text_config.vocab_size, source_label(config))
+        model = _resized(model, processor, config.image_resize, backend)
+    with quiet_transformers():
+        # Older families keep the implementation that they have, and say so.
+        model.set_attn_implementation(config.attention)
+    embeddings = getattr(model.config, backend.text.config).vocab_size
+    check_vocabulary(processor.tokenizer, embeddings, source_label(config))
     return LoadedModel.of(model.eval(), processor, backend, source_label(config))
+
+
+def _resized(model: Any, processor: Any, side: int, backend: BackendSpec) -> Any:
+    if backend.resize is None:
+        raise UsageError(f"models of the backend {backend.name!r} cannot be resized: leave out --image-resize")
+    return backend.resize(model, processor, side)
 
 
 def source_label(config: ModelConfig) -> str:

@@ -11,6 +11,8 @@ from icclip.plugins.specs import (
     Preset,
     Spec,
     TextPolicy,
+    TowerLayout,
+    numbered_blocks,
 )
 
 __all__ = [
@@ -23,5 +25,7 @@ __all__ = [
     "Preset",
     "Spec",
     "TextPolicy",
+    "TowerLayout",
     "hookimpl",
+    "numbered_blocks",
 ]

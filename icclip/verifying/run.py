@@ -32,8 +32,8 @@ from icclip.runtime.providers import Provider
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
+class Finding:
+    """One thing that was checked, and whether it was as it should be."""
 
     name: str
     passed: bool
@@ -45,7 +45,7 @@ class Verification:
     """All that was looked at."""
 
     bundle: Path
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
@@ -101,10 +101,10 @@ def verify(
         for precision in chosen:
             gated = parity.result(precision)
             if gated is None:
-                checks.append(Check(f"{precision}: gate", False, "parity.json has no result for this precision"))
+                checks.append(Finding(f"{precision}: gate", False, "parity.json has no result for this precision"))
                 continue
             failures = "; ".join(gated.failures) or "passed"
-            checks.append(Check(f"{precision}: gate", gated.passed, failures))
+            checks.append(Finding(f"{precision}: gate", gated.passed, failures))
             encoder = Encoder.open(
                 bundle, precision, provider, threads=threads, verify_hashes=False, tf32=False, reporter=reporter
             )
@@ -133,7 +133,7 @@ def load_retrieval_data(
     )
 
 
-def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Check]:
+def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
     problems = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
@@ -141,22 +141,22 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
             advance(1)
     found = [problem for problem in problems if problem]
     if not found:
-        yield Check("files", True, f"{len(problems)} files are what icclip.json says")
+        yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
     for problem in found:
-        yield Check("files", False, problem)
+        yield Finding("files", False, problem)
 
 
-def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Check]:
+def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Finding]:
     where = f"{gated.precision} on {encoder.choice.provider}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
         if data is not None:
             yield from _check_retrieval(encoder, gated, data, where)
     except CheckpointError as error:
-        yield Check(f"{where}: runs", False, str(error))
+        yield Finding(f"{where}: runs", False, str(error))
 
 
-def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Check]:
+def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Finding]:
     images = encoder.encode_images(golden.images)
     yield _compared(
         f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
@@ -167,9 +167,9 @@ def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, wher
 
 def _compared(
     name: str, ours: np.ndarray, reference: np.ndarray, thresholds: Thresholds, inputs: Sequence[str]
-) -> Check:
+) -> Finding:
     if ours.shape != reference.shape:
-        return Check(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
+        return Finding(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
     cosines = np.einsum("nd,nd->n", ours, reference, dtype=np.float64)
     worst = int(cosines.argmin())
     apart = float(np.abs(ours - reference).max())
@@ -178,10 +178,10 @@ def _compared(
         f"lowest cosine with the checkpoint {cosines[worst]:.7f} (needs {thresholds.min_cosine:.7f}) "
         f"at {inputs[worst][:40]!r}, largest difference {apart:.1e}"
     )
-    return Check(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
+    return Finding(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
 
 
-def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Check]:
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Finding]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     images = encoder.encode_images(data.images, batch_size=BATCH)
     texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
@@ -189,7 +189,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
-        yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+        yield Finding(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
 def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:

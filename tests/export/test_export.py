@@ -21,7 +21,7 @@ from icclip.errors import UsageError
 from icclip.exporting.request import thresholds_from
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
-from icclip_export.search import fewest_kept
+from icclip_export.precisions.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
 LOOSE = [
@@ -190,8 +190,8 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
-    monkeypatch.setattr("icclip_export.precision.fewest_kept", partial(fewest_kept, limit=2))
+    monkeypatch.setattr("icclip_export.precisions.reduction.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
         "--threshold", "similarity_abs=0",

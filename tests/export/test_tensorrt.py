@@ -8,7 +8,7 @@ from icclip.bundles.manifest import read_manifest
 from icclip.errors import UsageError
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.providers import choose_provider
-from icclip_export.tensorrt import build_engine
+from icclip_export.tensorrt.target import build_engine
 
 
 def tensorrt_works():
