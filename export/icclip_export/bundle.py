@@ -323,8 +323,3 @@ def _checked(
         provider=config.provider,
         reporter=reporter,
     )
-
-
-def open_bundle(path: Path) -> Encoder:
-    """`ExportTargetSpec.open`."""
-    return Encoder.open(path, reporter=Reporter.for_this_process())

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from icclip.config import DatasetConfig, ModelConfig
+    from icclip.console import Reporter
+    from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.models.loaded import LoadedModel
     from icclip.retrieval.ranking import RetrievalRanks
 
@@ -171,7 +173,7 @@ class Encoder(Protocol):
 
     @property
     def description(self) -> str:
-        """What runs where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
+        """What runs, and where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
 
     def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
         """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1."""
@@ -181,15 +183,47 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """For `ExportTargetSpec.open`: what to open, and how it is to run."""
+
+    path: Path
+    """What `export` wrote, at whatever place it is now."""
+    precision: str | None = None
+    """One of the target's precisions. None: the most exact one that was exported."""
+    provider: str | None = None
+    """Where to run, in the target's own terms (onnxruntime: `tensorrt`, `cuda`, `cpu`). None: the best that works."""
+    threads: int | None = None
+    """CPU threads. None: as many as suit the machine."""
+    hashed: bool = False
+    """Whether the content of all files has just been compared with its hashes."""
+    reporter: Reporter
+    """Shows progress and hears of what was chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportTargetSpec:
-    """A format that trained encoders are shipped in."""
+    """A format that trained encoders are shipped in.
+
+    `icclip eval`, `embed` and `verify` open what it wrote like any other checkpoint. `verify` compares
+    it with `golden/` and `parity.json`, which `export` writes beside it (`icclip.bundles`), and with the
+    hashes of `icclip.json` if there is one.
+    """
 
     name: str
     summary: str
     precisions: tuple[str, ...]
-    export: Callable[[Any], Any]
-    open: Callable[[Path], Encoder]
+    """All that can be exported, the most exact one first."""
+    export: Callable[[ExportRequest], ExportResult]
+    """Raises UsageError for what the user can correct, GateError where nothing usable came out."""
+    recognises: Callable[[Path], bool]
+    """Whether it wrote what is at a path; cheap, and False for whatever else is there, or for nothing."""
+    open: Callable[[OpenRequest], Encoder]
+    """Raises CheckpointError for damaged files, UsageError for a precision or provider that cannot be had.
+
+    The encoder may have an attribute `provider` that names where it runs; `verify` shows it.
+    """
     requires: tuple[str, ...] = ()
+    """Modules that `export` needs; `open` says by itself what it lacks (MissingExtraError)."""
     install: str = "pip install 'icclip[export]'"
 
 

@@ -17,8 +17,10 @@ from icclip.bundles.golden import read_golden
 from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import DatasetConfig, ExportConfig
+from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.exporting.request import thresholds_from
+from icclip.plugins import OpenRequest
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
 from icclip_export.precisions.search import fewest_kept
@@ -34,7 +36,6 @@ FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
 @pytest.fixture(scope="module")
 def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
-    from icclip.console import Reporter
     from icclip.exporting.request import export, export_config
     from icclip.plugins.registry import Registry
 
@@ -116,7 +117,7 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):
-    encoder = registry.export_target("onnx").open(outcome.bundle)
+    encoder = registry.export_target("onnx").open(OpenRequest(path=outcome.bundle, reporter=Reporter(silent=True)))
     assert encoder.encode_texts(["a"]).shape == (1, 128)
 
 

@@ -68,7 +68,7 @@ def metric(name="m", **fields) -> MetricSpec:
 
 
 def target(name="t") -> ExportTargetSpec:
-    return ExportTargetSpec(name=name, summary="s", precisions=("fp32",), export=len, open=len)
+    return ExportTargetSpec(name=name, summary="s", precisions=("fp32",), export=len, open=len, recognises=len)
 
 
 # Hooks
