@@ -75,7 +75,7 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         eager_attention: see `export_towers`.
 
     Raises:
-        UsageError: anything the user can mend.
+        UsageError: anything the user can correct.
         GateError: a graph is not what torch computes; nothing is kept.
     """
     config, reporter = request.config, request.reporter

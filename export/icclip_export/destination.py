@@ -22,7 +22,7 @@ def check_destination(directory: Path, *, overwrite: bool) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     if not is_bundle(directory):
-        raise UsageError(f"{directory} is there and is no bundle: choose another --output-dir")
+        raise UsageError(f"{directory} already exists and is not a bundle: choose another --output-dir")
     if not overwrite:
         raise UsageError(f"{directory} holds a bundle: choose another --output-dir, or give --overwrite")
 

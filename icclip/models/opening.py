@@ -149,7 +149,7 @@ def _download(config: ModelConfig) -> Path:
         raise CheckpointError(f"{name} is neither a directory nor a valid hub id: {_line(error)}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{name} is no directory here, is not in the cache, and the hub cannot be reached: "
+            f"{name} is not a directory here, is not in the cache, and the hub cannot be reached: "
             "give a local directory, or unset HF_HUB_OFFLINE and check the network"
         ) from error
     return Path(folder)
@@ -159,12 +159,12 @@ def model_type(directory: Path) -> str:
     """The `model_type` in a directory's config.json.
 
     Raises:
-        CheckpointError: there is no config.json, it is no JSON object, or it does not say.
+        CheckpointError: there is no config.json, it is not a JSON object, or it does not say.
     """
     values = read_json(directory / "config.json", _where_else(directory))
     found = values.get("model_type")
     if not isinstance(found, str):
-        raise CheckpointError(f"{directory / 'config.json'} has no model_type: it is no transformers configuration")
+        raise CheckpointError(f"{directory / 'config.json'} has no model_type: it is not a transformers configuration")
     return found
 
 
@@ -172,7 +172,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        CheckpointError: it is missing (followed by `hint`), unreadable or no JSON object.
+        CheckpointError: it is missing (followed by `hint`), unreadable or not a JSON object.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -181,13 +181,13 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {_line(error)}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} does not hold a JSON object")
     return values
 
 
 def _where_else(directory: Path) -> str:
     """After an interrupted run only its checkpoints are complete."""
-    return _last_checkpoint(directory) or ": it is no model directory"
+    return _last_checkpoint(directory) or ": it is not a model directory"
 
 
 def _last_checkpoint(directory: Path) -> str:

@@ -20,7 +20,7 @@ def check_side(side: int, patch: int) -> None:
         below = side // patch * patch
         near = [str(value) for value in (below, below + patch) if value]
         raise UsageError(
-            f"an image side of {side} pixels is no multiple of the model's patch size {patch}: "
+            f"an image side of {side} pixels is not a multiple of the model's patch size {patch}: "
             f"choose {' or '.join(near)}"
         )
 

@@ -142,7 +142,7 @@ class DatasetSpec:
 
     `load` returns splits named train / validation / test (those that the source has) with the
     columns `image` (`datasets.Image`) and `captions` (list of str, at least one). It raises
-    DataError for what the user can mend.
+    DataError for what the user can correct.
     """
 
     name: str

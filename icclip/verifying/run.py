@@ -87,7 +87,7 @@ def verify(
         reporter: shows progress, and says which provider runs.
 
     Raises:
-        CheckpointError: it is no bundle, or was never gated.
+        CheckpointError: no export target wrote it, or it never went through the gate.
         UsageError: the precision or provider cannot be had, `data` is not what the gate measured.
     """
     target = _target(registry, bundle, reporter)

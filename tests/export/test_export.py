@@ -224,7 +224,7 @@ def test_what_is_there_under_the_failed_name_is_not_lost(icclip, checkpoints, tm
     (tmp_path / "b.failed").mkdir()
     (tmp_path / "b.failed" / "mine").touch()
     line = refused(icclip, tmp_path, checkpoints["clip"], "-o", tmp_path / "b", *FEW)
-    assert "b.failed is there and is no bundle" in line
+    assert "b.failed already exists and is not a bundle" in line
 
 
 # Bad input: one line, and nothing half-written
@@ -249,7 +249,7 @@ def copied(checkpoints, tmp_path) -> Path:
 def test_no_checkpoint(icclip, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused(icclip, tmp_path, tmp_path / "empty", "-o", tmp_path / "b", *FEW)
-    assert "has no config.json: it is no model directory" in line
+    assert "has no config.json: it is not a model directory" in line
 
 
 def test_an_unsupported_model_type_names_the_supported_ones(icclip, copied, tmp_path):
@@ -278,7 +278,7 @@ def test_weights_that_are_not_finite(icclip, copied, tmp_path):
 
 def test_a_directory_in_use(icclip, copied, tmp_path):
     line = refused(icclip, tmp_path, copied, "-o", copied, "--overwrite", *FEW)
-    assert f"{copied} is there and is no bundle" in line
+    assert f"{copied} already exists and is not a bundle" in line
 
 
 def test_no_disk(icclip, copied, tmp_path, monkeypatch):
