@@ -74,7 +74,7 @@ class Gentle:
         kinds = ["adapters"] * self.adapted + ["saved averaged"] * (self.average is not None)
         return ", ".join([" of ".join(f"{count / 1e6:,.2f} M" for count in counts) + " parameters", *kinds])
 
-    def divide(self, optimizer: Any) -> None:
+    def set_rates(self, optimizer: Any) -> None:
         """Give each parameter of a new optimizer its rate. Where all have the same, there is nothing to do."""
         if len(set(self.rates.values())) > 1:
             own = {parameter: self.rates[name] for name, parameter in self.model.named_parameters()}
