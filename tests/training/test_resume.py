@@ -225,7 +225,7 @@ def test_the_tested_weights_are_the_best_ones_after_the_directory_has_moved(conf
 
 def test_a_complete_run_says_so_and_gives_its_result_again(config, registry, capsys, monkeypatch):
     whole = train(config, registry, Reporter(silent=True))
-    monkeypatch.setattr("icclip.training.run.load_splits", None)
+    monkeypatch.setattr("icclip.training.prepare.load_splits", None)
     again = train(dataclasses.replace(config, resume=True), registry, Reporter())
     said = capsys.readouterr().err
     assert "is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps" in said
