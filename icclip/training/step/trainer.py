@@ -42,17 +42,17 @@ class ContrastiveTrainer(SavingTrainer):
 
     Args:
         loaded: its model is trained in place.
-        args: `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
+        args: with `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
         train_dataset: gives Examples.
-        validate: metrics of the model as it stands, the same on every process.
+        validate: measures a model; must return the same metrics on every process.
         micro_batch: pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None: all.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
-        save_every: steps between checkpoints without an evaluation; None: there are none.
-        callbacks: besides transformers' own.
-        gentle: what of the model trains and is saved; None: all of it, as it is.
-        collator: None: one that chooses captions by chance.
-        duplicates: what pairs that share a caption or an image are to each other.
-        fsdp: divide the model among the processes; see `icclip.training.processes.sharding`.
+        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+        callbacks: in addition to transformers' own.
+        gentle: which weights train and which are saved; None: all of them, as they are.
+        collator: None: one that chooses captions at random.
+        duplicates: how pairs that share a caption or an image count to each other.
+        fsdp: shard the model across the processes; see `icclip.training.processes.sharding`.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ContrastiveTrainer(SavingTrainer):
     ) -> Any:
         """The loss of the local pairs against those of all processes, float32 [].
 
-        It goes through the wrapped model's forward, which is where DDP hooks in.
+        It calls the forward of the wrapped model, because that is where DDP hooks in.
         """
         model_inputs, ids = split_batch(inputs)
         outputs = model(**model_inputs)
@@ -125,7 +125,7 @@ class ContrastiveTrainer(SavingTrainer):
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of one batch, float32 []; in two passes where it has several micro-batches."""
+        """Run forward and backward of one batch, in two passes if it has several micro-batches. Returns the loss, float32 []."""
         if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
@@ -154,18 +154,18 @@ class ContrastiveTrainer(SavingTrainer):
         )
 
     def _temperature(self) -> list[nn.Parameter]:
-        """What the loss learns besides the embeddings."""
+        """The trainable parameters of the loss itself."""
         return [parameter for parameter in self.scale_and_bias() if parameter.requires_grad]
 
     # Data
 
     @override
     def get_train_dataloader(self) -> Any:
-        """Trainer's, with a random state of its own.
+        """Trainer's data loader, with a random state of its own.
 
-        Without one it draws a seed for its workers from the state that dropout draws from, each epoch or
-        once, as the workers live; a resumed run would go on with other numbers. With micro-batches, each
-        moves to the device by itself: a batch may not fit there.
+        Otherwise it would draw a seed for its workers from the state that dropout draws from, once or in
+        each epoch depending on how long the workers live, and a resumed run would draw other numbers.
+        With micro-batches, each one moves to the device by itself, since a whole batch may not fit there.
         """
         loader: Any = super().get_train_dataloader()
         loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
@@ -181,14 +181,14 @@ class ContrastiveTrainer(SavingTrainer):
     # Weight decay
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The matrices. Norms, biases and the temperature shrink to no one's good."""
+        """The matrices only: norms, biases and the temperature should not shrink."""
         return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
 
     # Rates
 
     @override
     def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
-        """transformers', with a learning rate for each parameter."""
+        """The optimizer of the base class, with a learning rate for each parameter."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **options)
         self.gentle.set_rates(optimizer)
         # What is whole everywhere and what is divided cannot be stepped together. It is a group without
@@ -200,7 +200,7 @@ class ContrastiveTrainer(SavingTrainer):
 
     @override
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Validation metrics as `eval_*`, logged, on every process the same."""
+        """Measure and log the validation metrics as `eval_*`; they are the same on every process."""
         training = self.loaded.model.training
         self.loaded.model.eval()
         with self.as_saved() as model:
@@ -228,7 +228,7 @@ class ContrastiveTrainer(SavingTrainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
 
     def stop_if_not_finite(self) -> None:
-        """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
+        """Raise TrainingStoppedError, on every process alike, if a loss, a gradient or a weight is not finite."""
         weights = self._shards.parts() if self._shards else self.loaded.model.parameters()
         finite = torch.stack([torch.isfinite(p).all() for p in weights]).all()
         found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
