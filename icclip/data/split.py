@@ -1,4 +1,4 @@
-"""One split, seen as images and as captions."""
+"""The images and the captions of a split."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class SplitImages(Sequence[Image.Image]):
         return decode_cell(self.rows[row]["image"], f"{self._name} row {row}".lstrip())
 
     def shard(self, shards: int, index: int) -> Self:
-        """The index-th of so many contiguous parts."""
+        """The part number `index` of `shards` contiguous parts."""
         return type(self)(self.rows.shard(shards, index, contiguous=True), self._name)
 
     def __iter__(self) -> Iterator[Image.Image]:
@@ -68,17 +68,17 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Imag
 
 
 def encoded(cell: Mapping[str, Any], where: str) -> bytes:
-    """The content of an image's file. Raises DataError where it cannot be read."""
+    """The encoded content of an image. Raises DataError if its file cannot be read."""
     content: bytes | None = cell["bytes"]
     return read_file(Path(cell["path"]), where) if content is None else content
 
 
 def caption_map(split: Dataset) -> CaptionMap:
-    """Which captions belong to which image; only the captions are read."""
+    """Which captions belong to which image. The images are not read."""
     return CaptionMap.from_lists(caption_lists(split))
 
 
 def caption_lists(split: Dataset) -> list[list[str]]:
-    """The column `captions`."""
+    """The column `captions`: one list of texts for each image."""
     lists: list[list[str]] = split.select_columns(["captions"]).with_format("arrow")[:]["captions"].to_pylist()
     return lists
