@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import assemble, blend, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
@@ -88,6 +88,7 @@ def root(
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("assemble")(assemble.assemble)
 app.command("blend")(blend.blend)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)

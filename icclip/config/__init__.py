@@ -3,6 +3,7 @@
 from icclip.config.configs import (
     MAX_DISTANCE,
     MAX_VAL_FRACTION,
+    AssembleConfig,
     Augmentation,
     BlendConfig,
     CacheImages,
@@ -26,6 +27,7 @@ from icclip.config.configs import (
 __all__ = [
     "MAX_DISTANCE",
     "MAX_VAL_FRACTION",
+    "AssembleConfig",
     "Augmentation",
     "BlendConfig",
     "CacheImages",

@@ -9,6 +9,7 @@
     └── data: DatasetConfig
     ExportConfig
     └── data: DatasetConfig
+    AssembleConfig
     BlendConfig
     ├── other: ModelConfig
     └── validation: EvalConfig
@@ -353,6 +354,28 @@ class BlendConfig(Config):
         if len(self.alphas) > 1 and (self.validation is None or self.validation.split == "test"):
             found.append("validation is missing: alpha is chosen on a split that is not the test split")
         return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssembleConfig(Config):
+    """Two pretrained towers that become one model."""
+
+    vision: str
+    """A hub id or a local directory."""
+    text: str
+    """A hub id or a local directory."""
+    output_dir: Path
+    projection_dim: int = 512
+    """Length of the embeddings."""
+    seed: int = 42
+    """Of the new projections."""
+    vision_revision: str | None = None
+    text_revision: str | None = None
+    trust_remote_code: bool = False
+
+    def problems(self) -> list[str]:
+        """Values out of range."""
+        return _at_least(self, projection_dim=1, seed=0)
 
 
 C = TypeVar("C", bound=Config)

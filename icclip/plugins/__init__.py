@@ -13,6 +13,7 @@ from icclip.plugins.specs import (
     Spec,
     TextPolicy,
     TowerLayout,
+    largest_list,
     numbered_blocks,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "TextPolicy",
     "TowerLayout",
     "hookimpl",
+    "largest_list",
     "numbered_blocks",
 ]

@@ -21,6 +21,7 @@ from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, Met
 
 DEFAULT_PLUGINS = (
     "icclip_plugins.backends.clip",
+    "icclip_plugins.backends.dual",
     "icclip_plugins.backends.siglip",
     "icclip_plugins.datasets.flickr8k",
     "icclip_plugins.datasets.flickr30k",

@@ -63,6 +63,32 @@ def numbered_blocks(pattern: str) -> Callable[[Any], tuple[str, ...]]:
     return lambda model: tuple(name for name, _ in model.named_modules() if block.fullmatch(name))
 
 
+def largest_list(tower: str) -> Callable[[Any], tuple[str, ...]]:
+    """A `TowerLayout.blocks` for towers of any architecture: the items of its largest list of modules.
+
+    These are the blocks of a transformer, the stages of a ConvNeXt or a Swin, the blocks of an EfficientNet.
+
+    Args:
+        tower: the name of the tower's module.
+    """
+
+    def blocks(model: Any) -> tuple[str, ...]:
+        modules = dict(model.named_modules())
+        # Only transformers' own lists are repeated blocks: a Sequential is a small network of its own.
+        lists = [
+            name
+            for name, module in modules.items()
+            if name.startswith(f"{tower}.") and type(module).__name__ == "ModuleList"
+        ]
+        if not lists:
+            return ()
+        # The first of the largest is the outermost: what is inside it is smaller, or as large.
+        largest = max(lists, key=lambda name: sum(p.numel() for p in modules[name].parameters()))
+        return tuple(f"{largest}.{item}" for item, _ in modules[largest].named_children())
+
+    return blocks
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerLayout:
     """Where one tower lies in the models of a family, and how its exported encoder names what it takes and gives.
@@ -75,6 +101,13 @@ class TowerLayout:
     """The tower's module inside the model: `vision_model`."""
     parameters: tuple[str, ...]
     """What the names of the tower's parameters begin with, its projection included."""
+    projection: tuple[str, ...] = ()
+    """What the names of the parameters begin with that project the tower's pooled output; empty: it has none.
+
+    They train on where both towers are frozen.
+    """
+    freezes_projection: bool = True
+    """Whether freezing this tower alone freezes its projection too, so that its embeddings stay as they are."""
     blocks: Callable[[Any], Sequence[str]]
     """(model) -> names of the modules that are the tower's repeated blocks, the first one first.
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from icclip.bundles.manifest import Tower, TowerIO
 from icclip.errors import CheckpointError, GateError
+from icclip.models.attention import set_attention
 from icclip.models.loaded import LoadedModel
-from icclip.models.quiet import quiet_transformers
 from icclip.runtime.providers import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -95,16 +95,11 @@ def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> No
 def _attention(model: Any, wanted: str | None) -> Iterator[None]:
     """Another implementation of attention while the block runs; `from_pretrained` would leave the towers as they are."""
     before = model.config._attn_implementation  # noqa: SLF001  there is no public way to read it
-    _set_attention(model, wanted or before)
+    set_attention(model, wanted or before)
     try:
         yield
     finally:
-        _set_attention(model, before)
-
-
-def _set_attention(model: Any, wanted: str) -> None:
-    with quiet_transformers():
-        model.set_attn_implementation(wanted)
+        set_attention(model, before)
 
 
 @contextlib.contextmanager
