@@ -61,7 +61,9 @@ def assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) -> 
     text = open_text(_tower(config, config.text, config.text_revision))
     for tower in (vision, text):
         if tower.new:
-            reporter.warn(f"{tower.source} has no weights for {', '.join(tower.new)}: they begin at random, and must train")
+            reporter.warn(
+                f"{tower.source} has no weights for {', '.join(tower.new)}: they begin at random, and must train"
+            )
     loaded = _joined(vision, text, config, registry.backend_for(MODEL_TYPE, "a model of two towers"))
     with atomic_directory(config.output_dir) as staging:
         loaded.save(staging)
@@ -90,6 +92,9 @@ def _joined(vision: OpenedTower, text: OpenedTower, config: AssembleConfig, back
     from icclip.models.loaded import LoadedModel
     from icclip.models.quiet import quiet_transformers
 
+    for tower in (vision, text):
+        # The path that it was read from says nothing to whoever reads the configuration.
+        tower.model.config.name_or_path = ""
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         joined = VisionTextDualEncoderConfig.from_vision_text_configs(
             vision.model.config, text.model.config, projection_dim=config.projection_dim

@@ -80,8 +80,10 @@ def open_text(config: ModelConfig) -> OpenedTower:
     check_vocabulary(tokenizer, model.config.vocab_size, f"--text {source}")
     where = f"--text {source}"
     _set_width(model, _pooled(model, _texts(tokenizer, "a caption"), where, "on a caption"), where)
-    tokenizer.model_max_length = _longest(model, tokenizer, where)
-    return OpenedTower(model, tokenizer, source, new)
+    # A tokenizer remembers, and saves, that it has cut a text: the one to save has seen none.
+    fresh = tokenizer_in(resolve(config), config)
+    fresh.model_max_length = _longest(model, tokenizer, where)
+    return OpenedTower(model, fresh, source, new)
 
 
 def _open(config: ModelConfig, tower: Tower, takes: str) -> tuple[Any, str, tuple[str, ...]]:
@@ -103,14 +105,16 @@ def _open(config: ModelConfig, tower: Tower, takes: str) -> tuple[Any, str, tupl
     missing = [key for key in info["missing_keys"] if not key.endswith(".position_ids")]
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     if [key for key in missing if "pooler" not in key] or mismatched:
-        raise CheckpointError(f"{where}: its weights do not fit its config.json: {', '.join([*missing, *mismatched][:3])}")
+        raise CheckpointError(
+            f"{where}: its weights do not fit its config.json: {', '.join([*missing, *mismatched][:3])}"
+        )
     return model.eval(), source, tuple(missing)
 
 
 def _texts(tokenizer: Any, text: str, length: int | None = None) -> Mapping[str, Tensor]:
     cut = {} if length is None else {"max_length": length, "truncation": True}
-    inputs: Mapping[str, Tensor] = tokenizer([text], return_tensors="pt", **cut)
-    return inputs
+    inputs = tokenizer([text], return_tensors="pt", **cut)
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
 
 def _pooled(model: Any, inputs: Mapping[str, Tensor], where: str, on: str) -> Tensor:
@@ -137,7 +141,7 @@ def _pooled(model: Any, inputs: Mapping[str, Tensor], where: str, on: str) -> Te
 
 
 def _set_width(model: Any, pooled: Tensor, where: str) -> None:
-    """transformers sizes the projections by `hidden_size`, which convolutional networks do not have."""
+    """Set what transformers sizes the projections by, `hidden_size`, which convolutional networks do not have."""
     width, said = pooled.shape[1], getattr(model.config, "hidden_size", None)
     if said is None:
         model.config.hidden_size = width
@@ -158,4 +162,6 @@ def _longest(model: Any, tokenizer: Any, where: str) -> int:
         except CheckpointError:
             continue
         return length
-    raise CheckpointError(f"{where}: it does not take texts of {most} tokens: set model_max_length in its tokenizer_config.json")
+    raise CheckpointError(
+        f"{where}: it does not take texts of {most} tokens: set model_max_length in its tokenizer_config.json"
+    )

@@ -37,7 +37,8 @@ class Blend:
 
     def at(self, alpha: float) -> LoadedModel:
         """The mixture, in place: the same LoadedModel each time."""
-        self.loaded.model.load_state_dict(interpolated(self._first, self._second, alpha))
+        # A bias that only the fine-tuned model has goes with the loss that it was trained with.
+        self.loaded.model.load_state_dict({**self._second, **interpolated(self._first, self._second, alpha)})
         return self.loaded
 
 
@@ -45,9 +46,12 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alph
     """(1 - alpha) * first + alpha * second, name by name; at 0 and 1 to the bit.
 
     Between a pretrained model and what was fine-tuned from it this is WiSE-FT (Wortsman et al. 2022,
-    arXiv:2109.01903, equation 1).
+    arXiv:2109.01903, equation 1). Counters, which are integers, are those of the second model.
     """
-    return {name: torch.lerp(weight, second[name], alpha) for name, weight in first.items()}
+    return {
+        name: torch.lerp(weight, second[name], alpha) if weight.is_floating_point() else second[name]
+        for name, weight in first.items()
+    }
 
 
 def check_alike(first: LoadedModel, second: LoadedModel) -> None:

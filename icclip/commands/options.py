@@ -102,6 +102,10 @@ Duplicates = Annotated[
     Literal["mask", "soft", "off"] | None,
     typer.Option(help="Pairs with the same caption or image: no negatives, positives too, or negatives. \\[mask]"),
 ]
+Loss = Annotated[
+    Literal["softmax", "sigmoid"] | None,
+    typer.Option(help="The contrastive loss, of CLIP or of SigLIP. \\[the model's]"),
+]
 NearDuplicates = Annotated[
     Number, typer.Option(help="Also take images for the same whose hashes differ in so many bits (of 64).")
 ]
@@ -118,8 +122,10 @@ Streaming = Annotated[Flag, typer.Option("--streaming", help="Read the data as i
 GENTLE = "Gentle fine-tuning"
 
 Freeze = Annotated[
-    Literal["vision", "text"] | None,
-    typer.Option(help="A tower that does not train.", rich_help_panel=GENTLE),
+    Literal["vision", "text", "both"] | None,
+    typer.Option(
+        help="A tower that does not train; both: only their projections and the temperature do.", rich_help_panel=GENTLE
+    ),
 ]
 FreezeBlocks = Annotated[
     Number, typer.Option(help="First blocks of each tower, with the embeddings, that do not train. [0]",

@@ -26,7 +26,7 @@ def requested(
     seed: o.Seed = None, eval_every: o.EvalEvery = None, save_every_steps: o.SaveEvery = None,
     guard: o.Guard = None, patience: o.Patience = None, logging_steps: o.LoggingSteps = None,
     report_to: o.ReportTo = None, workers: o.Workers = None, cache_images: o.CacheImages = None,
-    duplicates: o.Duplicates = None, near_duplicates: o.NearDuplicates = None,
+    loss: o.Loss = None, duplicates: o.Duplicates = None, near_duplicates: o.NearDuplicates = None,
     device: o.Device = None, resume: o.Resume = None, overwrite: o.Overwrite = None, setting: o.Set = None,
     revision: o.Revision = None, image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
     dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
@@ -63,7 +63,7 @@ def requested(
         "guard": guard, "patience": patience, "save_every_steps": save_every_steps,
         "report_to": listed(report_to), "workers": workers, "cache_images": cache_images, "device": device,
         "resume": resume, "overwrite": overwrite, "captions": captions, "augment": augment, "gentle": gentle,
-        "duplicates": duplicates, "near_duplicates": near_duplicates, "lora": lora,
+        "loss": loss, "duplicates": duplicates, "near_duplicates": near_duplicates, "lora": lora,
         "training_args": settings(setting or ()),
     }  # fmt: skip
     return train_config(context.find_root().obj, config, model, dataset, said)

@@ -36,6 +36,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 OnBadImage = Literal["fail", "skip"]
 Tower = Literal["vision", "text"]
 CaptionPolicy = Literal["random", "all", "round-robin"]
+LossFamily = Literal["softmax", "sigmoid"]
 Augmentation = Literal["off", "light"]
 CacheImages = Literal["auto", "on", "off"]
 DuplicatePolicy = Literal["mask", "soft", "off"]
@@ -130,8 +131,8 @@ class DatasetConfig(Config):
 class GentleConfig(Config):
     """What of a pretrained model changes, and how fast. By default all of it, at one rate."""
 
-    freeze: Tower | None = None
-    """A tower that does not train (LiT)."""
+    freeze: Literal["vision", "text", "both"] | None = None
+    """A tower that does not train (LiT); both: only their projections and the temperature do."""
     freeze_blocks: int = 0
     """So many first blocks of each tower, and the embeddings before them, do not train."""
     layer_decay: float = 1.0
@@ -228,6 +229,8 @@ class TrainConfig(Config):
     """Pairs that share a caption or an image: no negatives of each other, positives too, or negatives after all."""
     near_duplicates: int | None = None
     """Images whose difference hashes of 64 bits differ in at most so many are the same too; None: the same files are."""
+    loss: LossFamily | None = None
+    """None: what the model was trained with last, which is its family's unless it was told otherwise."""
     gentle: GentleConfig = field(default_factory=GentleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     training_args: Mapping[str, Any] = field(default_factory=dict)

@@ -36,7 +36,13 @@ from icclip.runs.checkpoints import HALF_WRITTEN
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("tokenizer.model",))
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 

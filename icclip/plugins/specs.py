@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+from icclip.config import LossFamily
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.models.loaded import LoadedModel
     from icclip.retrieval.ranking import RetrievalRanks
-
-LossFamily = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,9 @@ from icclip.runs.record import write_record
 from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_data
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
+from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
+from icclip.training.objective import with_loss
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
@@ -86,12 +88,16 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     steps = _steps(config, arguments, splits["train"])
+    validation = splits["validation"]
+    assert isinstance(validation, Gallery), "it was brought into memory"
+    loaded = with_loss(loaded, config.loss, validation, config.train_bs * arguments.world_size)
     about = record(config, loaded, splits)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
+    gentle = Gentle.prepare(loaded, config)
+    check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
-    gentle = Gentle.prepare(loaded, config)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
     return Run(
         config=config,
@@ -220,6 +226,7 @@ def _header(
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
         "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
+        "loss": loaded.loss,
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),
     }

@@ -106,7 +106,7 @@ class Scoring:
     def of_model(cls, loaded: LoadedModel) -> Scoring:
         """The checkpoint's."""
         bias = getattr(loaded.model, "logit_bias", None)
-        return cls(loaded.backend.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
+        return cls(loaded.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Scoring:

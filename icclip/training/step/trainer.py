@@ -119,7 +119,7 @@ class ContrastiveTrainer(SavingTrainer):
         """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
         pairs = _pairs(image, text, ids, self.duplicates)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
-        loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
+        loss = LOSSES[self.loaded.loss](pairs, scale, bias)
         self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
         return loss
 

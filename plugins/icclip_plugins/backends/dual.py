@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from icclip import hookimpl
@@ -33,8 +35,17 @@ def load(config: ModelConfig) -> LoadedModel:
     from icclip.models.opening import load_pretrained
 
     loaded = load_pretrained(config, BACKEND)
+    for layout in (BACKEND.vision, BACKEND.text):
+        loaded.model.get_submodule(layout.module).register_forward_pre_hook(_without_unknown, with_kwargs=True)
     check_longest_text(loaded)
     return loaded
+
+
+def _without_unknown(tower: Any, args: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The joint model asks every tower for attentions, also those that have none and do not know the word."""
+    known = inspect.signature(tower.forward).parameters
+    whatever = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
+    return args, {name: value for name, value in options.items() if whatever or name in known or value is not None}
 
 
 def check_longest_text(loaded: LoadedModel) -> None:
