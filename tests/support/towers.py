@@ -14,7 +14,15 @@ from support.foreign import SIZE, WORDS
 from icclip.models.quiet import quiet_transformers
 
 SIDE, POSITIONS = 32, 24
-BERT_WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"one size that is tiny huge grey".split()]
+BERT_WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *WORDS,
+    *["one", "size", "that", "is", "tiny", "huge", "grey"],
+]
 TEXT = SIZE | {"vocab_size": len(BERT_WORDS), "max_position_embeddings": POSITIONS, "initializer_range": 0.2}
 
 

@@ -64,7 +64,7 @@ def export_towers(
     check_finite(loaded)
     with _attention(loaded.model, "eager" if eager_attention else None):
         towers = tower_exports(loaded)
-        with quiet_export():
+        with quiet_export(), global_pooling(towers["vision"].module, towers["vision"].config.example):
             _export(towers, directory, opset)
     paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
     for tower, path in paths.items():
@@ -89,6 +89,46 @@ def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> No
 
     models = {f"{tower}_model": (one.module, one.config) for tower, one in towers.items()}
     export_models(models, directory, opset=opset, dtype="fp32")
+
+
+@contextlib.contextmanager
+def global_pooling(tower: Any, example: Any) -> Iterator[None]:
+    """While the block runs, average pooling with a window larger than its input is the mean over that input.
+
+    This is what torch computes for it. onnxruntime divides by the size of the window, which in
+    EfficientNet is far larger than the image.
+
+    Args:
+        tower: takes `example`.
+        example: an input.
+    """
+    import torch
+
+    found: list[torch.nn.AvgPool2d] = []
+
+    def look(pool: Any, inputs: tuple[Any, ...]) -> None:
+        if pool.ceil_mode and all(
+            window >= side for window, side in zip(_pair(pool.kernel_size), inputs[0].shape[-2:], strict=True)
+        ):
+            found.append(pool)
+
+    pools = [module for module in tower.modules() if isinstance(module, torch.nn.AvgPool2d)]
+    handles = [pool.register_forward_pre_hook(look) for pool in pools]
+    with torch.inference_mode():
+        tower(example)
+    for handle in handles:
+        handle.remove()
+    for pool in found:
+        pool.forward = lambda values: values.mean(dim=(-2, -1), keepdim=True)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for pool in found:
+            del pool.forward  # type: ignore[method-assign]
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 @contextlib.contextmanager
