@@ -49,9 +49,10 @@ def cut(config, registry, monkeypatch, step):
         if state.global_step == step:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Progress, "on_step_end", stop)
-        train(config, registry, Reporter(silent=True))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, registry, Reporter(silent=True))
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ def test_the_last_loss_holds_until_another_is_asked_for(config, registry, quiet)
         (BIAS, "much", "config.json has icclip_logit_bias 'much': expected a number"),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_refused(start, registry, tmp_path, key, value, message):
+def test_a_configuration_that_makes_no_sense_is_refused(start, registry, tmp_path, *, key, value, message):
     copy = shutil.copytree(start, tmp_path / "copy")
     values = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(values | {key: value}))
