@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from icclip.results import Result
+
 Advance = Callable[[int], None]
 
 
@@ -73,6 +75,11 @@ class Reporter:
             return
         for renderable in renderables:
             self.results.print(renderable)
+
+    def deliver(self, result: Result) -> None:
+        """Print what a job has given, as JSON or as tables. Raises GateError where that is its verdict."""
+        self.result(result.to_mapping(), *result.renderables())
+        result.verdict()
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Advance]:

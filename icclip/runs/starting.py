@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.config import TrainConfig
+from icclip.config.declare import fields_that
 from icclip.errors import CheckpointError, UsageError
 from icclip.files import readable_os_errors
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
@@ -26,15 +27,15 @@ PARTS = (
 )  # fmt: skip
 """Everything that a run writes, and so everything that --overwrite deletes."""
 
-WHAT_TRAINS = ("gentle", "lora")
+WHAT_TRAINS = fields_that(TrainConfig, "fixed")
 """Tables of the configuration that the optimizer state and the weights in training depend on."""
 
 CLEARING = ".clearing"
 """A marker that exists while `clear` deletes; the remains of an interrupted deletion are not resumed."""
 
-LENGTH = ("epochs", "max_steps", "guard", "patience")
+LENGTH = fields_that(TrainConfig, "extends")
 """Settings that can make a complete run train further."""
-OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to", "fsdp")
+OF_THE_SESSION = fields_that(TrainConfig, "free")
 """Settings that may differ when a run is resumed."""
 
 

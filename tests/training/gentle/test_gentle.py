@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from icclip.config import EvalConfig, GentleConfig, LoraConfig, ModelConfig
+from icclip.config import EncoderConfig, EvalConfig, GentleConfig, LoraConfig, ModelConfig
 from icclip.errors import UnknownNameError, UsageError
 from icclip.evaluating.run import evaluate
 from icclip.models.opening import open_model
@@ -301,9 +301,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(gently, registry, qu
 def assert_measured(config, registry, quiet, result):
     """What a run says of its best checkpoint is what the saved model gives."""
     for directory in map(str, (config.output_dir, config.output_dir / f"checkpoint-{result.best_step}")):
-        asked = EvalConfig(checkpoint=directory, data=config.data, split="validation", eval_bs=config.eval_bs,
-                           output_dir=config.output_dir / "again", bootstrap=0, workers=0, device="cpu")  # fmt: skip
-        again = evaluate(asked, registry, quiet)
+        encoder = EncoderConfig(checkpoint=directory, workers=0, device="cpu")
+        asked = EvalConfig(encoder=encoder, data=config.data, split="validation", eval_bs=config.eval_bs,
+                           output_dir=config.output_dir / "again", bootstrap=0)  # fmt: skip
+        again = evaluate(asked, registry, quiet).metrics
         (config.output_dir / "again" / "validation_metric.json").unlink()
         assert {name: again[name] for name in result.best} == result.best
 
