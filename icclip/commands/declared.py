@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from icclip.commands.completion import completer
 from icclip.config.base import Config
-from icclip.config.declare import OUTPUT, PANELS, Declared, declared, together
+from icclip.config.declare import OUTPUT, PANELS, REQUIRED, Declared, declared, together
 from icclip.config.problems import Problem
 from icclip.errors import ConfigError, UsageError
 
@@ -125,7 +125,6 @@ def _parameters(group: Group, first: Sequence[str]) -> Iterator[inspect.Paramete
     panel = FIRST if one.flags[0] in first else one.option.panel
     made = typer.Argument if one.option.argument else typer.Option
     flags = () if one.option.argument else one.flags
-    required = one.option.argument and not _repeated(one)
     annotation = made(
         *flags,
         help=_help(one),
@@ -137,8 +136,8 @@ def _parameters(group: Group, first: Sequence[str]) -> Iterator[inspect.Paramete
     hint = _typer_type(one)
     yield _parameter(
         _name(one),
-        Annotated[hint if required else hint | None, annotation],
-        inspect.Parameter.empty if required else None,
+        Annotated[hint if one.required else hint | None, annotation],
+        inspect.Parameter.empty if one.required else None,
     )
     for value in one.option.switches:
         text = f"The same as {one.flags[0]} {value}."
@@ -188,7 +187,7 @@ def _help(one: Declared) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None or value is False or (isinstance(value, tuple | dict) and not value):
+    if value is REQUIRED or value is None or value is False or (isinstance(value, tuple | dict) and not value):
         return ""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from icclip.config.base import Config
 from icclip.config.data import AS_TRAINED, DatasetConfig
 from icclip.config.declare import BATCH, MODEL_AND_DATA, REQUIRED, nested, option
-from icclip.config.encoder import EncoderConfig
+from icclip.config.encoder import MODEL_ONLY, EncoderConfig
 from icclip.config.evaluating import BATCH_FLAGS, EVAL_BATCH
 from icclip.config.model import ModelConfig
 
@@ -17,7 +17,7 @@ from icclip.config.model import ModelConfig
 class BlendConfig(Config):
     """The way between two checkpoints of one architecture, and where on it to stop."""
 
-    encoder: EncoderConfig = nested(leave_out=("provider", "threads"))
+    encoder: EncoderConfig = nested(leave_out=("provider", "threads"), help=MODEL_ONLY)
     """The fine-tuned checkpoint, and how the mixtures are run when they are measured."""
     other: ModelConfig = option(
         "The other model.", REQUIRED, panel=MODEL_AND_DATA, flags=("--with",), metavar="MODEL", complete="file",

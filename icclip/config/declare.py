@@ -90,6 +90,7 @@ _KEEPS: Mapping[str, Callable[[float, float], bool]] = {
 class _Nested:
     leave_out: frozenset[str]
     unset: Mapping[str, str]
+    help: Mapping[str, str]
     resume: Resume
 
 
@@ -117,6 +118,7 @@ def nested(
     *,
     leave_out: tuple[str, ...] = (),
     unset: Mapping[str, str] = types.MappingProxyType({}),
+    help: Mapping[str, str] = types.MappingProxyType({}),  # noqa: A002 # as in Option
     resume: Resume = "reported",
 ) -> Any:
     """A field that is a config itself, whose options are options of what holds it.
@@ -125,9 +127,10 @@ def nested(
         default: a value, or a config class that is made without arguments; REQUIRED: there is none.
         leave_out: fields that are not offered as options here.
         unset: field -> what happens here without its option, for the help text.
+        help: field -> its help here.
         resume: for all of its fields.
     """
-    metadata = {_NESTED: _Nested(frozenset(leave_out), unset, resume)}
+    metadata = {_NESTED: _Nested(frozenset(leave_out), unset, help, resume)}
     if isinstance(default, type):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -153,6 +156,12 @@ class Declared(typing.NamedTuple):
         return self.option.flags or (f"--{name.replace('_', '-')}",)
 
     @property
+    def required(self) -> bool:
+        """Whether a command cannot do without it: no default, and nothing else that is said to happen."""
+        alone = len(self.path) == 1 or self.option.argument
+        return alone and self.default is REQUIRED and not self.option.unset
+
+    @property
     def plain_hint(self) -> Any:
         """The annotated type without `| None`."""
         return without_none(self.hint)
@@ -165,7 +174,7 @@ def own_option(field: dataclasses.Field[Any]) -> Option | None:
 
 def declared(config: type) -> Iterator[Declared]:
     """All options of a config class, its own before those of the configs inside it."""
-    return _declared(config, (), _Nested(frozenset(), {}, "reported"))
+    return _declared(config, (), _Nested(frozenset(), {}, {}, "reported"))
 
 
 def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[Declared]:
@@ -176,8 +185,8 @@ def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[De
         found = own_option(field)
         if found is not None and field.name not in here.leave_out:
             place, owner = (*path, field.name), f"{config.__qualname__}.{field.name}"
-            shown = dataclasses.replace(found, unset=here.unset.get(field.name, found.unset))
-            yield Declared(place, owner, hints[field.name], _default(field), shown)
+            said = {"help": here.help.get(field.name, found.help), "unset": here.unset.get(field.name, found.unset)}
+            yield Declared(place, owner, hints[field.name], _default(field), dataclasses.replace(found, **said))
     for field in fields:
         inner: _Nested | None = field.metadata.get(_NESTED)
         if inner is not None:
@@ -224,4 +233,4 @@ def _default(field: dataclasses.Field[Any]) -> Any:
         return field.default
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
-    return None
+    return REQUIRED

@@ -16,6 +16,8 @@ Provider = Literal["tensorrt", "cuda", "cpu"]
 
 AUTOCASTS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
 
+MODEL_ONLY = {"checkpoint": "Run directory, directory of a transformers model, or hub id."}
+"""For commands that cannot take a bundle."""
 DEVICE = "PyTorch device: cpu, cuda, cuda:1 or mps."
 WORKERS = "Number of processes that load images."
 CORES = "from the number of cores"

@@ -9,14 +9,14 @@ from pathlib import Path
 from icclip.config.base import Config
 from icclip.config.data import AS_TRAINED, DatasetConfig
 from icclip.config.declare import MEASURE, MODEL_AND_DATA, PRECISION, REQUIRED, RUN, nested, option
-from icclip.config.encoder import EncoderConfig, Provider
+from icclip.config.encoder import MODEL_ONLY, EncoderConfig, Provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportConfig(Config):
     """One export of a checkpoint, and the split that it is proven on."""
 
-    encoder: EncoderConfig = nested(leave_out=("precision", "threads"))
+    encoder: EncoderConfig = nested(leave_out=("precision", "threads"), help=MODEL_ONLY)
     data: DatasetConfig = nested(leave_out=("streaming",), unset=AS_TRAINED)
     output_dir: Path = option(
         "Directory that the bundle is written to once it passes the parity gate.", REQUIRED, panel=MODEL_AND_DATA,

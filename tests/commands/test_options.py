@@ -134,6 +134,13 @@ def test_commands_that_open_an_encoder_take_the_same_options():
         assert {"--provider", "--threads", "--bf16", "--batch-size", "--eval-bs"} <= flags[name]
 
 
+@pytest.mark.parametrize("command", ["export", "blend"])
+def test_a_missing_option_is_named(icclip, tmp_path, command):
+    outcome = icclip(command, tmp_path)
+    assert outcome.code == 2
+    assert "--output-dir" in outcome.err
+
+
 def test_every_command_that_prints_a_result_can_print_json():
     assert [name for name in commands() if not any("--json" in row.flags for row in options_of(name))] == []
 
