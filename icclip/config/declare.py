@@ -185,8 +185,9 @@ def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[De
         found = own_option(field)
         if found is not None and field.name not in here.leave_out:
             place, owner = (*path, field.name), f"{config.__qualname__}.{field.name}"
-            said = {"help": here.help.get(field.name, found.help), "unset": here.unset.get(field.name, found.unset)}
-            yield Declared(place, owner, hints[field.name], _default(field), dataclasses.replace(found, **said))
+            text, unset = here.help.get(field.name, found.help), here.unset.get(field.name, found.unset)
+            shown = dataclasses.replace(found, help=text, unset=unset)
+            yield Declared(place, owner, hints[field.name], _default(field), shown)
     for field in fields:
         inner: _Nested | None = field.metadata.get(_NESTED)
         if inner is not None:
