@@ -18,7 +18,6 @@ from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
 from icclip.console import Reporter
-from icclip.errors import UsageError
 from icclip.plugins import OpenRequest
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
