@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from icclip.blending.run import BlendResult
 from icclip.report.tables import Bar
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from icclip.blending.run import BlendResult
 
 
 def blend_table(result: BlendResult) -> Table:
