@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 CONSTRAINTS = HERE / "constraints.txt"
 TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
+SOURCE_ROOTS = (".", "plugins", "export")
 TESTED = ".[export,lora]"  # export includes train and onnx
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
@@ -43,10 +44,19 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff."""
+    """Check style and formatting with ruff, and the directions of imports with import-linter."""
     _install(session, *_group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    # The sources are read, not imported: nothing of ours has to be installed.
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(SOURCE_ROOTS)})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation's site into dist/site; a link or an anchor that leads nowhere is an error."""
+    _install(session, "-e", ".", *_group("docs"))
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", *session.posargs)
 
 
 @nox.session
