@@ -2,7 +2,7 @@
 
     python -m benchmarks.readme
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function of this module.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->` in a README or a page; NAME is a function of this module.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ DOCUMENTS = tuple(
     if "<!-- table: " in path.read_text(encoding="utf-8")
 )
 BLOCK = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+LARGE_BATCH = 1024
 RECALLS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
 
 
@@ -49,7 +50,11 @@ def proof() -> str:
     """One line for each promise of the README."""
     gate, killed = result("mutants"), result("kill_test")["by_moment"].values()
     kills, same = (sum(row[name] for row in killed) for name in ("kills", "resumed_bit_identical"))
-    rows = [row for row in result("gradient_cache_memory")["rows"] if row["loss"] == "softmax" and row["batch"] == 1024]
+    rows = [
+        row
+        for row in result("gradient_cache_memory")["rows"]
+        if row["loss"] == "softmax" and row["batch"] == LARGE_BATCH
+    ]
     whole, cached = (
         next(row["peak_mib"] for row in rows if bool(row["micro_batch"]) is some) for some in (False, True)
     )
@@ -87,12 +92,13 @@ def mutants() -> str:
     kinds = {"broken in some way": False, "honest, made in an unusual way": True}
     families = list(dict.fromkeys(row["family"] for row in rows))
 
-    def right(family: str, honest: bool) -> str:
+    def right(family: str, *, honest: bool) -> str:
         own = [row for row in rows if row["family"] == family and row["honest"] is honest]
         return f"{sum(row['right'] for row in own)} of {len(own)} {'passed' if honest else 'refused'}"
 
     return table(
-        ("bundles", *families), ((kind, *(right(one, honest) for one in families)) for kind, honest in kinds.items())
+        ("bundles", *families),
+        ((kind, *(right(one, honest=honest) for one in families)) for kind, honest in kinds.items()),
     )
 
 
