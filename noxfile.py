@@ -36,10 +36,13 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, with coverage. Arguments after `--` go to pytest."""
+    """Run all tests, with coverage, in two processes. Arguments after `--` go to pytest, which then runs in one."""
     _install(session, "-e", TESTED, *_group("test"))
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
-    session.run("coverage", "report", "--skip-covered")
+    # A file stays in one process: its fixtures train models, and are made once.
+    chosen = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    # Each process of two has one core; torch would start as many threads as there are cores in both.
+    threads = {} if session.posargs else {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "--cov", "--cov-report=term:skip-covered", *chosen, env=threads)
 
 
 @nox.session

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 
 OPTIONS = "<!-- options -->"
-OTHERS = "Other options"
+OTHERS = "Options"
 SECTION = "How to"
 KINDS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 PAGES = Path(__file__).parent / "pages"
