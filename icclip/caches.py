@@ -97,7 +97,8 @@ def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
     Raises:
         UsageError: a file cannot be deleted.
     """
-    removed, kept = [], []
+    removed: list[CacheEntry] = []
+    kept: list[CacheEntry] = []
     for entry in entries:
         with _unless_busy(entry.path) as free:
             if free:
