@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from icclip.plugins.specs import Encoder
-    from icclip.training.run import TrainResult
+    from icclip.training.result import TrainResult
 
 __version__ = "0.1.0"
 __all__ = [

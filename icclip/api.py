@@ -25,7 +25,7 @@ from icclip.plugins.specs import Encoder
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from icclip.training.run import TrainResult
+    from icclip.training.result import TrainResult
 
 SPLITS = ("train", "validation", "test")
 
