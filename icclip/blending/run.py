@@ -97,7 +97,7 @@ def _measure(
     for option in leaking_options(registry, run, config.data):
         reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
     gallery = load_gallery(registry, config.data, SPLIT, reporter)
-    alphas, rsums = sorted(set(config.alphas)), {}
+    relevance, alphas, rsums = gallery.relevance(), sorted(set(config.alphas)), {}
     with reporter.progress("alphas", len(alphas)) as advance:
         for alpha in alphas:
             encoder = TorchEncoder(
@@ -106,7 +106,7 @@ def _measure(
                 precision=config.encoder.autocast,
                 workers=config.encoder.workers,
             )
-            metrics = evaluate_split(encoder, gallery.images, gallery.captions, image_batch=config.eval_bs, bootstrap=0)
+            metrics = evaluate_split(encoder, gallery.images, relevance, image_batch=config.eval_bs, bootstrap=0)
             rsums[alpha] = metrics["rsum"]
             advance(1)
     return rsums

@@ -100,8 +100,9 @@ def _is_shared(ranks: RetrievalRanks) -> np.ndarray:
     relevance = ranks.relevance
     owner = relevance.images.of_row[relevance.captions.image_of_text]
     distinct = np.unique(np.column_stack([relevance.texts.of_row, owner]), axis=0)
-    images: np.ndarray = np.bincount(distinct[:, 0], minlength=len(relevance.texts))
-    return images[relevance.texts.of_row] > 1
+    images = np.bincount(distinct[:, 0], minlength=len(relevance.texts))
+    shared: np.ndarray = images[relevance.texts.of_row] > 1
+    return shared
 
 
 @dataclass(frozen=True, slots=True)

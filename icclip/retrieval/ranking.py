@@ -77,7 +77,8 @@ class Answers:
         """int64 [entries]: right answers, counted as rows, that stand before each entry in its list."""
         ends = np.cumsum(self.sizes)
         starts = ends - self.sizes
-        return starts - np.repeat(starts[self.offsets[:-1]], np.diff(self.offsets))
+        before: np.ndarray = starts - np.repeat(starts[self.offsets[:-1]], np.diff(self.offsets))
+        return before
 
     @cached_property
     def relevant(self) -> np.ndarray:
@@ -105,7 +106,7 @@ class Answers:
 
     def _of_queries(self, values: np.ndarray) -> np.ndarray:
         """[lists] -> [queries], read-only."""
-        found = values[self.lists]
+        found: np.ndarray = values[self.lists]
         found.flags.writeable = False
         return found
 

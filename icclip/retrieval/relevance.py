@@ -13,13 +13,14 @@ import unicodedata
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from icclip.retrieval.captions import CaptionMap
 
-Protocol = Literal["text", "pair"]
+if TYPE_CHECKING:
+    from icclip.config import RelevanceProtocol
 
 
 def same_text(caption: str) -> str:
@@ -78,7 +79,7 @@ class Relevance:
     """float64 [pairs], above 0: how right each one is; None: all are equally right."""
 
     @classmethod
-    def of(cls, captions: CaptionMap, protocol: Protocol, images: Sequence[Hashable] | None = None) -> Self:
+    def of(cls, captions: CaptionMap, protocol: RelevanceProtocol, images: Sequence[Hashable] | None = None) -> Self:
         """From the content of a split.
 
         Args:

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from icclip.config import TrainConfig
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery
+from icclip.data.gallery import Gallery, relevance_protocol
 from icclip.data.loading import choose_split, load_splits
 from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
@@ -26,6 +26,7 @@ from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, 
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.plan import Gentle
+from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
@@ -140,13 +141,19 @@ def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[
     for name in ("train", "validation"):
         choose_split(found, name, label)
     found["validation"] = in_memory(found["validation"])
+    protocol = relevance_protocol(registry, config.data)
     splits: Splits = {
-        name: Gallery.of(split, name, label) if isinstance(split, Dataset) else split for name, split in found.items()
+        name: Gallery.of(split, name, label, protocol) if isinstance(split, Dataset) else split
+        for name, split in found.items()
     }
     loaded = open_model(registry, config.model, captions=lambda: _tokenizer_captions(splits["train"]))
     galleries = (splits[name] for name in ("train", "validation"))
     known = chain.from_iterable(gallery.captions.texts for gallery in galleries if isinstance(gallery, Gallery))
-    return splits, loaded.ready_for(list(known))
+    texts = list(known)
+    cut = loaded.feeder.cut_captions(texts)
+    if cut.line:
+        reporter.warn(cut.line)
+    return splits, loaded.ready_for(texts)
 
 
 def _tokenizer_captions(split: Gallery | IterableDataset) -> Sequence[str]:
@@ -195,7 +202,11 @@ def _trainer(
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
     validate = Validation(
-        sources.validation(validation), validation.captions, registry.default_metrics(), config, str(arguments.device)
+        sources.validation(validation),
+        on_first_process(validation.relevance),
+        registry.default_metrics(),
+        config,
+        str(arguments.device),
     )
     return ContrastiveTrainer(
         loaded, arguments, data, validate,

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import pytrec_eval
 
 from icclip.errors import PluginError
 from icclip.plugins.registry import Registry
@@ -130,7 +131,6 @@ def dense(relevance):
 @pytest.mark.parametrize("judged", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_trec_eval_measures_the_same(seed, judged):
-    trec = pytest.importorskip("pytrec_eval")
     relevance, images, texts = random_run(seed, judged=judged)
     metrics = retrieval_metrics(rank(images, texts, relevance), Registry().default_metrics())
     grades, cosines = dense(relevance), images.astype(np.float64) @ texts.T.astype(np.float64)
@@ -143,7 +143,7 @@ def test_trec_eval_measures_the_same(seed, judged):
         # Copies are tied: which one comes first makes no difference, as both are right or both wrong.
         run = {q: {f"d{d}": float(s) for d, s in enumerate(scores[int(q)])} for q in queries}
         measures = {"map", "ndcg_cut.10", "Rprec", "success.1,5"}
-        found = trec.RelevanceEvaluator(queries, measures).evaluate(run).values()
+        found = pytrec_eval.RelevanceEvaluator(queries, measures).evaluate(run).values()
         for theirs, ours in names.items():
             # Its scores are float32, its gains those of whole numbers.
             assert metrics[f"{direction}_{ours}"] == pytest.approx(np.mean([one[theirs] for one in found]), abs=1e-6)

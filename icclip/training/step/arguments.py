@@ -15,7 +15,7 @@ from transformers import TrainingArguments
 
 from icclip.config import TrainConfig
 from icclip.config.declare import replaced
-from icclip.data.batches import cores
+from icclip.data.cores import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
 from icclip.models.encoder import choose_device
 

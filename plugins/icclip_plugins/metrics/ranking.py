@@ -87,7 +87,8 @@ def _within_r(answers: Answers) -> np.ndarray:
     import numpy as np
 
     r = np.repeat(answers.relevant, np.diff(answers.offsets))
-    return np.clip(r - answers.before - answers.ahead, 0, answers.sizes)
+    within: np.ndarray = np.clip(r - answers.before - answers.ahead, 0, answers.sizes)
+    return within
 
 
 def _gained(answers: Answers) -> np.ndarray:
