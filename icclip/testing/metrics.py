@@ -34,12 +34,11 @@ def _hand_made_ranks() -> dict[str, Any]:
     images = np.eye(2, dtype=np.float32)
     right, tied = images[[0, 0, 1, 1]], np.ones((4, 2), np.float32)
     mixed = np.array([[1, 0], [0.2, 1], [1, 0.1], [0, 1]], np.float32)
-    ranks = {
+    return {
         "a perfect ranking": rank(images, right, relevance),
         "a collapsed model": rank(np.ones((2, 2), np.float32), tied, relevance),
         "a mixed ranking": rank(images, mixed, relevance),
     }
-    return ranks
 
 
 def _compute(spec: MetricSpec, ranks: Any) -> Mapping[str, float]:
