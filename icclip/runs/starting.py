@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from icclip.config import TrainConfig
 from icclip.config.declare import fields_that
 from icclip.errors import CheckpointError, UsageError
 from icclip.files import readable_os_errors
+from icclip.identity import identity
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
@@ -71,8 +71,7 @@ def checkpoint_to_resume(config: TrainConfig, run: RunDirectory) -> Path | None:
     if config.resume:
         return None if (root / CLEARING).exists() else run.last_checkpoint
     # The other processes may come here after the first has begun to write.
-    first_process = os.environ.get("RANK", "0") == "0"
-    if found and first_process and not config.overwrite:
+    if found and identity().first and not config.overwrite:
         raise UsageError(
             f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to continue it, "
             "or --overwrite to replace it"
