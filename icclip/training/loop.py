@@ -10,6 +10,7 @@ from icclip.errors import DataError, TrainingStoppedError
 from icclip.identity import identity
 from icclip.runs.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of
 from icclip.runs.history import HISTORY, evaluations
+from icclip.runs.record import write_record
 from icclip.training.prepare import Run
 from icclip.training.processes.watch import LauncherWatch
 from icclip.training.step.guards import Guard, has_given_up
@@ -59,6 +60,8 @@ def _kept_when_stopped(run: Run, reporter: Reporter) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, TrainingStoppedError) as error:
         step = publish_best(run)
+        if run.first_process:
+            write_record(run.root, {**run.record, "status": "interrupted"})
         if isinstance(error, KeyboardInterrupt):
             kept = "no checkpoint was complete" if step is None else f"{run.root} holds the model of step {step}"
             reporter.note(
