@@ -22,7 +22,7 @@ from icclip.runs.checkpoints import sweep
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
 from icclip.runs.record import write_record
-from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_data
+from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_batch, refuse_other_data
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.plan import Gentle
@@ -87,7 +87,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     steps = _steps(config, arguments, splits["train"])
-    about = record(config, loaded, splits)
+    about = record(config, loaded, splits, arguments.world_size)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     if arguments.should_save:
@@ -119,9 +119,20 @@ def _check_what_is_resumed(
         reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting from the beginning")
         return
     refuse_other_data(earlier, about["data"]["splits"])
-    reporter.note(f"resuming from {checkpoint}")
+    refuse_other_batch(earlier, config, about["processes"])
+    reporter.note(f"resuming from {checkpoint}{_elastic(earlier, about['processes'])}")
     if changed := changed_settings(config, earlier):
         reporter.warn(f"these settings differ from those the run began with: {', '.join(changed)}")
+
+
+def _elastic(earlier: RunDirectory, processes: int) -> str:
+    """What there is to know about other processes than the run began with."""
+    if earlier.processes in (None, processes):
+        return ""
+    return (
+        f" with {processes} instead of {earlier.processes} processes: the same batches, to float tolerance "
+        "(each process draws its own dropout, if the model has any)"
+    )
 
 
 def _begin_directory(root: Path, checkpoint: Path | None, about: Mapping[str, Any]) -> None:
@@ -176,13 +187,14 @@ def _workers(config: TrainConfig) -> int:
 def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | IterableDataset) -> int:
     each = config.captions == "all"
     pairs = (split.captions.n_texts if each else split.captions.n_images) if isinstance(split, Gallery) else None
-    steps = planned_steps(arguments, pairs)
-    if steps == 0:
+    batch = config.train_bs * arguments.world_size
+    # With --max-steps too: Trainer would make no step and call that a success.
+    if pairs is not None and pairs < batch:
         raise UsageError(
             f"the training split has {pairs} {'captions' if each else 'images'}, fewer than one batch of {config.train_bs} x "
             f"{arguments.world_size} processes: give a smaller --train-bs"
         )
-    return steps
+    return planned_steps(arguments, pairs)
 
 
 def _trainer(
@@ -230,7 +242,18 @@ def _header(
         "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
-        "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
+        "steps": _length(config, about, steps, batch),
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),
     }
+
+
+def _length(config: TrainConfig, about: Mapping[str, Any], steps: int, batch: int) -> str:
+    """`94 over 2 epochs`, `5 of the first epoch`, `1000 over a stream`."""
+    if config.data.streaming:
+        return f"{steps} over a stream"
+    pairs = about["data"]["splits"]["train"]["captions" if config.captions == "all" else "images"]
+    an_epoch = max(1, -(-(pairs // batch) // config.grad_accum))
+    if config.max_steps is None:
+        return f"{steps} over {config.epochs} epoch{'s' * (config.epochs > 1)}"
+    return f"{steps} of the first epoch" if steps < an_epoch else f"{steps} over {steps / an_epoch:.3g} epochs"
