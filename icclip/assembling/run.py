@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,11 @@ from icclip.console import Reporter
 from icclip.errors import CheckpointError
 from icclip.files import atomic_directory
 from icclip.plugins.registry import Registry
+from icclip.report.assembly import assembly_table
+from icclip.runs.claim import claim_beside, claimed
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from torch import Tensor
 
     from icclip.assembling.towers import OpenedTower
@@ -46,6 +50,15 @@ class AssembleResult:
             "parameters": self.parameters,
         }
 
+    def renderables(self) -> Iterable[RenderableType]:
+        """A row for each tower."""
+        towers = (("vision", self.vision, self.vision_width), ("text", self.text, self.text_width))
+        title = f"{self.output_dir}, {self.parameters / 1e6:.1f} M parameters"
+        return [assembly_table(title, towers, self.embedding_dim)]
+
+    def verdict(self) -> None:
+        """An untrained model has nothing to miss."""
+
 
 def assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) -> AssembleResult:
     """Write a dual encoder of two pretrained towers, whose projections are new, with its whole processor.
@@ -55,6 +68,11 @@ def assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) -> 
         CheckpointError: a tower cannot serve; the message says why.
         OSError: the disk is full, ...
     """
+    with claimed(config.output_dir, claim_beside(config.output_dir), reporter.note):
+        return _assemble(config, registry, reporter)
+
+
+def _assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) -> AssembleResult:
     from icclip.assembling.towers import open_text, open_vision
 
     vision = open_vision(_tower(config, config.vision, config.vision_revision))

@@ -1,29 +1,38 @@
-"""What is asked for: frozen dataclasses, checked together, in and out of TOML and JSON."""
+"""What is asked for: frozen dataclasses, checked together, in and out of TOML and JSON.
 
-from icclip.config.configs import (
+    TrainConfig
+    ├── model: ModelConfig
+    ├── data: DatasetConfig
+    ├── gentle: GentleConfig
+    └── lora: LoraConfig
+    AssembleConfig
+    EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
+    ├── encoder: EncoderConfig
+    └── data: DatasetConfig
+
+`icclip.config.declare` says how a field becomes an option.
+"""
+
+from icclip.config.assembling import AssembleConfig
+from icclip.config.base import Config, merged, read_toml
+from icclip.config.blending import BlendConfig
+from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage, RelevanceProtocol
+from icclip.config.embedding import EmbedConfig
+from icclip.config.encoder import EncoderConfig, Precision, Provider
+from icclip.config.evaluating import EvalConfig
+from icclip.config.exporting import ExportConfig
+from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.model import ModelConfig
+from icclip.config.training import (
     MAX_DISTANCE,
-    MAX_VAL_FRACTION,
-    AssembleConfig,
     Augmentation,
-    BlendConfig,
     CacheImages,
     CaptionPolicy,
-    Config,
-    DatasetConfig,
     DuplicatePolicy,
-    EvalConfig,
-    ExportConfig,
-    GentleConfig,
-    LoraConfig,
     LossFamily,
-    ModelConfig,
-    OnBadImage,
-    Precision,
-    Tower,
     TrainConfig,
-    merged,
-    read_toml,
 )
+from icclip.config.verifying import VerifyConfig
 
 __all__ = [
     "MAX_DISTANCE",
@@ -36,6 +45,8 @@ __all__ = [
     "Config",
     "DatasetConfig",
     "DuplicatePolicy",
+    "EmbedConfig",
+    "EncoderConfig",
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
@@ -44,8 +55,11 @@ __all__ = [
     "ModelConfig",
     "OnBadImage",
     "Precision",
+    "Provider",
+    "RelevanceProtocol",
     "Tower",
     "TrainConfig",
+    "VerifyConfig",
     "merged",
     "read_toml",
 ]

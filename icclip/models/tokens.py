@@ -54,8 +54,8 @@ def padded(rows: Sequence[np.ndarray], tokenizer: Any, policy: TextPolicy) -> di
     width = policy.max_length if policy.padding == "max_length" else max(map(len, rows))
     ids = np.full((len(rows), width), tokenizer.pad_token_id, np.int64)
     mask, types = np.zeros((2, len(rows), width), np.int64)
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         where = slice(width - len(row), width) if tokenizer.padding_side == "left" else slice(0, len(row))
-        ids[place, where], mask[place, where] = row, 1
+        ids[number, where], mask[number, where] = row, 1
     made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     return {name: torch.from_numpy(made[name]) for name in policy.inputs}

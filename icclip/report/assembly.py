@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
-
-from icclip.assembling.run import AssembleResult
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
-def assembly_table(result: AssembleResult) -> Table:
-    """A row for each tower."""
+def assembly_table(title: str, towers: Iterable[tuple[str, str, int]], embedding_dim: int) -> Table:
+    """A row for each tower.
+
+    Args:
+        title: of the table.
+        towers: each one's name, its model type and the width of its pooled output.
+        embedding_dim: what both are projected to.
+    """
     from rich import box
     from rich.table import Table
 
-    title = f"{result.output_dir}, {result.parameters / 1e6:.1f} M parameters"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("tower", "model", "pooled output", "embedding"):
         table.add_column(name, no_wrap=True)
-    rows = (("vision", result.vision, result.vision_width), ("text", result.text, result.text_width))
-    for tower, model, width in rows:
-        table.add_row(tower, model, f"{width:,}", f"{result.embedding_dim:,}")
+    for tower, model, width in towers:
+        table.add_row(tower, model, f"{width:,}", f"{embedding_dim:,}")
     return table

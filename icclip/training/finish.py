@@ -7,7 +7,7 @@ from typing import Any
 
 from icclip import __version__
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery
+from icclip.data.gallery import Gallery, relevance_protocol
 from icclip.evaluating.request import dataset_identity
 from icclip.evaluating.run import evaluate_split
 from icclip.files import atomic_write_text
@@ -41,6 +41,7 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
         best=measured[best_step],
         test=_test(run, registry, reporter),
         seconds=time.monotonic() - started,
+        guarded=run.config.guard == "on",
     )
     _write_metrics(run, registry, result)
     _write_card(run, result)
@@ -55,7 +56,8 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     if "test" not in run.splits:
         return {}
     split, config = run.splits["test"], run.config
-    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label)
+    protocol = relevance_protocol(registry, config.data)
+    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label, protocol)
     encoder = TorchEncoder(
         run.trainer.loaded,
         device=str(run.trainer.args.device),
@@ -66,7 +68,7 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     return evaluate_split(
         encoder,
         gallery.images,
-        gallery.captions,
+        *gallery.relevances(),
         image_batch=config.eval_bs,
         metrics=registry.default_metrics(),
         reporter=reporter,
@@ -76,7 +78,12 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
 def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
     for split, metrics in (("validation", result.best), ("test", result.test)):
         if metrics:
-            about = {"checkpoint": ".", "dataset": dataset_identity(registry, run.config.data), "split": split}
+            about = {
+                "checkpoint": ".",
+                "dataset": dataset_identity(registry, run.config.data),
+                "split": split,
+                "relevance": relevance_protocol(registry, run.config.data),
+            }
             path = metric_path(run.root, split)
             path.unlink(missing_ok=True)
             write_metrics(path, metrics, {**about, "icclip": __version__})

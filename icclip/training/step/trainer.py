@@ -96,6 +96,15 @@ class ContrastiveTrainer(SavingTrainer):
         self.model_accepts_loss_kwargs = False
         self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
 
+    @property
+    def _train_batch_size(self) -> int:
+        """What the arguments say. Trainer would take what the checkpoint says, whatever the number of processes."""
+        return self.args.train_batch_size
+
+    @_train_batch_size.setter
+    def _train_batch_size(self, _value: int) -> None:
+        """Trainer sets it when it starts and when it resumes."""
+
     # The loss
 
     @override
