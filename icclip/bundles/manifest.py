@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from icclip.config import Config
+from icclip.config import Config, LossFamily
 from icclip.errors import CheckpointError, ConfigError, UnknownNameError
 from icclip.files import atomic_write_json
-from icclip.plugins.specs import LossFamily
 
 FORMAT = 1
 NAME = "icclip.json"

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from icclip.config import LossFamily
 from icclip.models.feeder import Feeder
 from icclip.models.objective import attach_bias, storable, trained_loss
 from icclip.models.pixels import Pixels
 from icclip.models.quiet import quiet_transformers
-from icclip.plugins.specs import BackendSpec, LossFamily
+from icclip.plugins.specs import BackendSpec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from icclip.config import LossFamily
 from icclip.errors import CheckpointError
-from icclip.plugins.specs import LossFamily
 
 if TYPE_CHECKING:
     from torch import Tensor

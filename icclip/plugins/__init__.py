@@ -1,12 +1,12 @@
 """What plugins are made of: the specs they return, the hooks they implement, and the mark on an implementation."""
 
+from icclip.config import LossFamily
 from icclip.plugins.hooks import hookimpl
 from icclip.plugins.specs import (
     BackendSpec,
     DatasetSpec,
     Encoder,
     ExportTargetSpec,
-    LossFamily,
     MetricSpec,
     OpenRequest,
     Preset,

@@ -12,9 +12,9 @@ from torch.nn import functional
 from icclip.models.objective import set_loss
 
 if TYPE_CHECKING:
+    from icclip.config import LossFamily
     from icclip.data.gallery import Gallery
     from icclip.models.loaded import LoadedModel
-    from icclip.plugins.specs import LossFamily
 
 PAIRS = 64
 """Pairs that a new bias is fitted to."""

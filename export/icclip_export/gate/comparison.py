@@ -11,7 +11,7 @@ from icclip.bundles.manifest import Manifest
 from icclip.bundles.parity_record import BATCH, sampled_rows
 from icclip.errors import DataError
 from icclip.models.loaded import LoadedModel
-from icclip.plugins.specs import Encoder, LossFamily
+from icclip.plugins.specs import Encoder
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from icclip.config import RelevanceProtocol
+    from icclip.config import LossFamily, RelevanceProtocol
 
 SHOWN_CAPTION = 40
 

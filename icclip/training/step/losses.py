@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from icclip.plugins.specs import LossFamily
+from icclip.config import LossFamily
 
 LOGITS_AT_ONCE = 2**20
 """A block of rows has at most so many logits (4 MiB each time they are held), or is one row."""

@@ -46,8 +46,9 @@ class SavingTrainer(ShardedTrainer):
 
     @overrides_private
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        weights = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, storable(self.model, weights))
+        # Not `loaded.model`: `save_model` puts the one to be saved in its place.
+        model: Any = self.model
+        super()._save(output_dir, storable(model, model.state_dict() if state_dict is None else state_dict))
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
