@@ -77,6 +77,7 @@ class Matrix:
         targets: which entries are which.
         sizes: of the blocks.
         products: the precision that the products of matrices are taken in; their sums are not.
+        divisor: what the loss, a sum over the entries, is divided by.
         wanted: whether there are to be gradients at rows, columns, scale, bias.
     """
 
@@ -90,9 +91,10 @@ class Matrix:
         targets: Targets,
         sizes: Sizes,
         products: torch.dtype,
+        divisor: int,
         wanted: Sequence[bool],
     ) -> None:
-        self.rows, self.columns, self.targets = rows, columns, targets
+        self.rows, self.columns, self.targets, self.divisor = rows, columns, targets, divisor
         self.bias = None if bias is None else bias.detach().to(rows.dtype).reshape(())
         self.temperature = scale.detach().to(rows.dtype).exp().reshape(())
         self.product = _Product(products if products != rows.dtype else None)
@@ -112,6 +114,7 @@ class Matrix:
         self._logits = self.rows.new_empty(self.block_rows, n)
         self._scratch = self.rows.new_empty(self.strip_rows, n)
         self._scaled = self.rows.new_empty(self.block_rows, self.rows.shape[1])
+        self._scaled_are: slice | None = None
 
     @property
     def wants_any(self) -> bool:
@@ -125,7 +128,10 @@ class Matrix:
     def scaled(self, rows: slice) -> Tensor:
         """These rows times the temperature, in the precision of the products."""
         out = self._scaled[: rows.stop - rows.start]
-        return self.product.operand(torch.mul(self.rows[rows], self.temperature, out=out))
+        if rows != self._scaled_are:
+            torch.mul(self.rows[rows], self.temperature, out=out)
+            self._scaled_are = rows
+        return self.product.operand(out)
 
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """[r, n]: of these rows; in the buffer for them, or in `out`."""
@@ -146,14 +152,14 @@ class Matrix:
             return
         operand = self.product.operand(gradient)
         if self.wants_bias:
-            self.of_bias += gradient.sum()
+            self.of_bias += gradient.sum() / self.divisor
         if self.of_rows is not None:
             self.product(operand, self.columns_in, self.of_rows[rows])
-            self.of_rows[rows].mul_(self.temperature)
+            self.of_rows[rows].mul_(self.temperature / self.divisor)
             # d logits / d logit_scale is the logits without their bias: what the product has summed up.
             self.of_scale += torch.dot(self.of_rows[rows].flatten(), self.rows[rows].flatten())
         if self.of_columns is not None:
-            self.product.add(operand.T, self.scaled(rows), self.of_columns)
+            self.product.add(operand.T, self.scaled(rows), self.of_columns, 1 / self.divisor)
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         """At rows, columns, scale and bias; None where none is wanted."""
@@ -178,13 +184,13 @@ class _Product:
         else:
             out.copy_(left @ right)
 
-    def add(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+    def add(self, left: Tensor, right: Tensor, out: Tensor, factor: float) -> None:
         if self.half is None:
-            out.addmm_(left, right)
+            out.addmm_(left, right, alpha=factor)
         elif left.is_cuda:
-            torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, out=out)
+            torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, alpha=factor, out=out)
         else:
-            out.add_(left @ right)
+            out.add_(left @ right, alpha=factor)
 
 
 def kept_rows(matrix: Matrix, sizes: Sizes) -> int:
@@ -233,4 +239,6 @@ class _Computed(torch.autograd.Function):
                 "a contrastive loss was differentiated twice (create_graph=True), and its gradients have none of "
                 "their own: leave create_graph out"
             )
+        if outer[0].device.type == "cpu" and outer[0] == 1:
+            return None, None, *ctx.saved_tensors
         return None, None, *(None if one is None else one * outer[0] for one in ctx.saved_tensors)

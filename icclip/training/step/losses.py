@@ -47,7 +47,7 @@ class Pairs:
     own: Tensor
     """int64 [b]: the column of each row's own partner."""
     ids: Tensor
-    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other."""
+    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other. A negative id agrees with none."""
     all_ids: Tensor
     """int64 [n, k]."""
     soft: bool = False
@@ -61,6 +61,7 @@ class Pairs:
         return self.image is self.all_image and self.text is self.all_text
 
 
+@torch.compiler.disable
 def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None = None) -> Tensor:
     """CLIP's symmetric cross-entropy (InfoNCE; Radford et al. 2021, arXiv:2103.00020, figure 3).
 
@@ -74,16 +75,15 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
     Raises:
         UsageError: in a backward pass that asks for gradients of the gradients.
     """
-    targets = _targets(pairs)
+    targets, divisor = _targets(pairs), 2 * len(pairs.image)
     if pairs.one_matrix:
-        total = _summed(softmax_both_ways, pairs, targets, (pairs.image, pairs.text), logit_scale)
-    else:
-        directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
-        each = partial(_over_strips, _cross_entropy)
-        total = torch.stack([_summed(each, pairs, targets, one, logit_scale) for one in directions]).sum()
-    return total / (2 * len(pairs.image))
+        return _total(softmax_both_ways, pairs, targets, (pairs.image, pairs.text), logit_scale, divisor=divisor)
+    directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
+    each = partial(_over_strips, _cross_entropy)
+    return torch.stack([_total(each, pairs, targets, one, logit_scale, divisor=divisor) for one in directions]).sum()
 
 
+@torch.compiler.disable
 def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
     """SigLIP's pairwise loss (Zhai et al. 2023, arXiv:2303.15343, equation 2 and algorithm 1).
 
@@ -98,8 +98,8 @@ def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = 
         UsageError: in a backward pass that asks for gradients of the gradients.
     """
     each = partial(_over_strips, _negative_log_sigmoid)
-    total = _summed(each, pairs, _targets(pairs), (pairs.image, pairs.all_text), logit_scale, logit_bias)
-    return total / len(pairs.image)
+    operands, divisor = (pairs.image, pairs.all_text), len(pairs.image)
+    return _total(each, pairs, _targets(pairs), operands, logit_scale, logit_bias, divisor=divisor)
 
 
 Loss = Callable[[Pairs, Tensor, Tensor | None], Tensor]
@@ -161,16 +161,17 @@ def _dtype(pairs: Pairs) -> torch.dtype:
     return torch.float64 if pairs.image.dtype == torch.float64 else torch.float32
 
 
-@torch.compiler.disable
-def _summed(
+def _total(
     over_all: Callable[[Matrix, Sizes], Tensor],
     pairs: Pairs,
     targets: Targets,
     operands: Sequence[Tensor],
     scale: Tensor,
     bias: Tensor | None = None,
+    *,
+    divisor: int,
 ) -> Tensor:
-    """A loss summed over all local rows, [], differentiable at its operands, the scale and the bias."""
+    """A sum over all entries, divided, [], differentiable at operands, scale and bias."""
     dtype = _dtype(pairs)
     sizes = Sizes.of(operands[0].device)
 
@@ -179,8 +180,15 @@ def _summed(
         products = dtype if pairs.products == torch.float32 else pairs.products
         with torch.autocast(rows.device.type, enabled=False):
             matrix = Matrix(
-                rows, columns, *inputs[2:], targets=targets, sizes=sizes, products=products, wanted=wanted
+                rows,
+                columns,
+                *inputs[2:],
+                targets=targets,
+                sizes=sizes,
+                products=products,
+                divisor=divisor,
+                wanted=wanted,
             )
-            return over_all(matrix, sizes), matrix.gradients()
+            return over_all(matrix, sizes) / divisor, matrix.gradients()
 
     return differentiable(compute, *operands, scale, bias, dtype)
