@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional
 
 
-def plain_loss(family, image, text, scale, bias, ids, duplicates="mask"):
-    """[b, d] twice, the logit scale and bias, ids [b, k] -> [], in the precision of the inputs."""
+def plain_loss(family, leaves, ids, duplicates="mask"):
+    """Image and text [b, d], the logit scale and bias; ids [b, k] -> [], in the precision of the leaves."""
+    image, text, scale, bias = leaves
     logits = scale.exp() * image @ text.T
     mine = torch.eye(len(image), dtype=torch.bool)
     alike = (ids[:, None] == ids[None]).any(-1) & ~mine

@@ -208,11 +208,14 @@ Compute = Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]
 """(rows, columns, scale, bias, wanted) -> the loss [] and its gradients at the first four."""
 
 
-def differentiable(
-    compute: Compute, rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """The value of `compute`, of this dtype, [], with the gradients that it has computed."""
-    inputs = (rows, columns, scale, bias)
+def differentiable(compute: Compute, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
+    """The value of `compute`, of this dtype, [], with the gradients that it has computed.
+
+    Args:
+        compute: see there.
+        inputs: rows, columns, scale, bias.
+        dtype: float32 or float64.
+    """
     if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in inputs):
         return compute(*inputs, wanted=[False] * len(inputs))[0].to(dtype)
     value: Tensor = _Computed.apply(compute, dtype, *inputs)  # type: ignore[no-untyped-call]

@@ -77,10 +77,14 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
     """
     targets, divisor = _targets(pairs), 2 * len(pairs.image)
     if pairs.one_matrix:
-        return _total(softmax_both_ways, pairs, targets, (pairs.image, pairs.text), logit_scale, divisor=divisor)
-    directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
+        inputs = (pairs.image, pairs.text, logit_scale, None)
+        return _total(softmax_both_ways, pairs, targets, inputs, divisor=divisor)
+    directions = (
+        (pairs.image, pairs.all_text, logit_scale, None),
+        (pairs.text, pairs.all_image, logit_scale, None),
+    )
     each = partial(_over_strips, _cross_entropy)
-    return torch.stack([_total(each, pairs, targets, one, logit_scale, divisor=divisor) for one in directions]).sum()
+    return torch.stack([_total(each, pairs, targets, one, divisor=divisor) for one in directions]).sum()
 
 
 @torch.compiler.disable
@@ -98,8 +102,8 @@ def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = 
         UsageError: in a backward pass that asks for gradients of the gradients.
     """
     each = partial(_over_strips, _negative_log_sigmoid)
-    operands, divisor = (pairs.image, pairs.all_text), len(pairs.image)
-    return _total(each, pairs, _targets(pairs), operands, logit_scale, logit_bias, divisor=divisor)
+    inputs = (pairs.image, pairs.all_text, logit_scale, logit_bias)
+    return _total(each, pairs, _targets(pairs), inputs, divisor=len(pairs.image))
 
 
 Loss = Callable[[Pairs, Tensor, Tensor | None], Tensor]
@@ -165,24 +169,21 @@ def _total(
     over_all: Callable[[Matrix, Sizes], Tensor],
     pairs: Pairs,
     targets: Targets,
-    operands: Sequence[Tensor],
-    scale: Tensor,
-    bias: Tensor | None = None,
+    inputs: Sequence[Tensor | None],
     *,
     divisor: int,
 ) -> Tensor:
-    """A sum over all entries, divided, [], differentiable at operands, scale and bias."""
-    dtype = _dtype(pairs)
-    sizes = Sizes.of(operands[0].device)
+    """A sum over all entries, divided, [], differentiable at the inputs: rows, columns, scale and bias."""
+    dtype, sizes = _dtype(pairs), Sizes.of(pairs.image.device)
 
-    def compute(*inputs: Any, wanted: Sequence[bool]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        rows, columns = (operand.to(dtype) for operand in inputs[:2])
+    def compute(*values: Any, wanted: Sequence[bool]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        rows, columns = (operand.to(dtype) for operand in values[:2])
         products = dtype if pairs.products == torch.float32 else pairs.products
         with torch.autocast(rows.device.type, enabled=False):
             matrix = Matrix(
                 rows,
                 columns,
-                *inputs[2:],
+                *values[2:],
                 targets=targets,
                 sizes=sizes,
                 products=products,
@@ -191,4 +192,4 @@ def _total(
             )
             return over_all(matrix, sizes) / divisor, matrix.gradients()
 
-    return differentiable(compute, *operands, scale, bias, dtype)
+    return differentiable(compute, inputs, dtype)

@@ -25,7 +25,7 @@ def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor) -> Tensor:
 
 
 def _alike(ids: Tensor, all_ids: Tensor) -> Tensor:
-    """bool [b, n]."""
+    """Bool [b, n]."""
     found = torch.zeros(len(ids), len(all_ids), dtype=torch.bool, device=ids.device)
     for mine, theirs in zip(ids.T, all_ids.T, strict=True):
         found |= (mine[:, None] == theirs) & (mine[:, None] >= 0)
@@ -98,7 +98,7 @@ class Targets:
         return self._shared_rows[first:last] if last > first else None
 
     def _block(self, mine: Tensor) -> Tensor:
-        """bool [rows that share, columns that share]."""
+        """Bool [rows that share, columns that share]."""
         place = torch.searchsorted(self._shared_columns, self.own[mine])
         return not_negatives(self.ids[mine], self.all_ids[self._shared_columns], place)
 
@@ -111,7 +111,7 @@ class Targets:
 
 
 def _met_again(ids: Tensor) -> Tensor:
-    """bool [n]: whether another row has one of its ids, ids int64 [n, k]."""
+    """Bool [n]: whether another row has one of its ids, ids int64 [n, k]."""
     again = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for column in ids.T:
         ordered, places = column.sort()

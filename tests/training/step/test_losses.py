@@ -183,7 +183,7 @@ def blocks_of(monkeypatch):
 @pytest.mark.parametrize("size", [2, 3, 17, 64, 333])
 def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
     leaves, ids = batch_of(size)
-    expected = with_gradients(plain_loss(family, *leaves, ids, policy), leaves)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
 
@@ -192,18 +192,18 @@ def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
 )
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_of_any_size_give_the_same(family, policy, block, strip, kept, blocks_of):
+def test_blocks_of_any_size_give_the_same(family, policy, sizes, blocks_of):
     # 41 rows of 328 bytes: one row at once; 15 and 3; 15 and 6 with the first 45 kept, which is all; 30 and 1, all kept.
     leaves, ids = batch_of(41)
-    expected = with_gradients(plain_loss(family, *leaves, ids, policy), leaves)
-    blocks_of(block, strip, kept)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+    blocks_of(*sizes)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_some_rows_are_kept_for_the_second_pass_and_the_others_computed_again(policy, blocks_of, monkeypatch):
     leaves, ids = batch_of(41)
-    expected = with_gradients(plain_loss("softmax", *leaves, ids, policy), leaves)
+    expected = with_gradients(plain_loss("softmax", leaves, ids, policy), leaves)
     blocks_of(10 * 328, 3 * 328, 25 * 328)
     computed = []
     monkeypatch.setattr(Matrix, "logits", counting(Matrix.logits, computed))
@@ -225,7 +225,7 @@ def counting(method, calls):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_4096(family, policy):
     leaves, ids = batch_of(4096, repeated=0.05)
-    expected = with_gradients(plain_loss(family, *leaves, ids, policy), leaves)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
 
@@ -234,8 +234,8 @@ def test_a_batch_of_4096(family, policy):
 def test_float32_is_as_near_to_float64_as_the_plain_matrix_in_float32_is(family, size):
     leaves, ids = batch_of(size, dtype=torch.float32)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    expected = with_gradients(plain_loss(family, *exact, ids), exact)
-    plain = with_gradients(plain_loss(family, *leaves, ids), leaves)
+    expected = with_gradients(plain_loss(family, exact, ids), exact)
+    plain = with_gradients(plain_loss(family, leaves, ids), leaves)
     found = with_gradients(ours(family, leaves, ids), leaves)
     assert all(one.dtype == torch.float32 for one in found)
     for one, other, right in zip(found, plain, expected, strict=True):
@@ -252,7 +252,7 @@ def test_columns_far_below_the_highest_of_their_rows_keep_their_digits(policy, t
     text = functional.normalize(torch.cat([-torch.eye(16)[:1], image.detach()[1:] + text.detach()[1:] * 0.1]), dim=-1)
     leaves = [image, text.requires_grad_(), torch.tensor(math.log(temperature), requires_grad=True), bias]
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    expected = with_gradients(plain_loss("softmax", *exact, ids, policy), exact)
+    expected = with_gradients(plain_loss("softmax", exact, ids, policy), exact)
     # Logits of 100 have seven digits: their exponentials have five.
     assert_close(with_gradients(ours("softmax", leaves, ids, policy), leaves), expected, 1e-6 * max(3, temperature))
 
@@ -275,7 +275,7 @@ def test_two_exponentials_are_used_only_where_one_has_no_digits(monkeypatch):
 def test_everything_alike_is_no_special_case(family, policy):
     leaves, _ = batch_of(30)
     ids = torch.full((30, 1), 7)
-    expected = with_gradients(plain_loss(family, *leaves, ids, policy), leaves)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
 
@@ -321,7 +321,7 @@ def test_processes_give_the_loss_and_gradients_of_the_plain_matrix(processes, tm
     for case in script["CASES"]:
         leaves, ids = script["batch"]()
         family, policy, _ = case
-        value, image, text, *temperature = with_gradients(plain_loss(family, *leaves, ids, policy), leaves)
+        value, image, text, *temperature = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
         found = [report[case] for report in reports]
         # A process's own gradients count once, and what DDP averages counts as the mean.
         rows = [torch.cat([one[place] for one in found]) / processes for place in (1, 2)]
