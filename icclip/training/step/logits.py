@@ -186,7 +186,7 @@ class _Product:
 
     def add(self, left: Tensor, right: Tensor, out: Tensor, factor: float) -> None:
         if self.half is None:
-            out.addmm_(left, right, alpha=factor)
+            torch.addmm(out, left, right, alpha=factor, out=out)
         elif left.is_cuda:
             torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, alpha=factor, out=out)
         else:
