@@ -83,7 +83,7 @@ class _OneExponential:
 
     def serves(self) -> bool:
         """Whether all columns have their digits."""
-        return bool(self.column_sum.min() > LEAST)
+        return bool((self.column_sum.min() > LEAST).item())
 
     def gradients(self) -> None:
         """Hand the matrix the gradients at all logits."""
