@@ -91,7 +91,8 @@ class Targets:
         if mine is None:
             return None
         row, column = self._block(mine).nonzero(as_tuple=True)
-        return (mine[row] - rows.start) * self.columns + self._shared_columns[column]
+        positions: Tensor = (mine[row] - rows.start) * self.columns + self._shared_columns[column]
+        return positions
 
     def _shared_within(self, rows: slice) -> Tensor | None:
         first, last = (bisect_left(self._row_list, place) for place in (rows.start, rows.stop))
@@ -105,7 +106,7 @@ class Targets:
     def _weights(self) -> Tensor:
         counts = torch.ones(len(self.own), dtype=self.dtype, device=self.own.device)
         step = max(1, 2**20 // len(self._shared_columns))
-        for mine in self._shared_rows.split(step):
+        for mine in torch.split(self._shared_rows, step):
             counts[mine] += self._block(mine).sum(1)
         return counts.reciprocal()
 
