@@ -17,7 +17,10 @@ Forward and backward of embeddings of 512 dimensions and of the temperature, wit
 Seconds are those of calls in turns, in one process for a batch and a loss; ratios are medians over the rounds.
 Peak memory is that of the third call in a process of its own, beyond what was held before it: resident memory on a
 CPU, with the allocator as it is, and torch's on a GPU. Those that are not installed, or have no room, are left out and
-the result says why. Writes loss.json beside itself.
+the result says why.
+
+`steps` in the result are whole steps of training with both towers frozen and their features kept: a projection of each,
+the loss and AdamW, with icclip's loss, the plain matrix and the previous version. Writes loss.json beside itself.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ from benchmarks.support.memory import MIB, peak_since, start
 from benchmarks.support.timing import environment, medians, rounded, show, take_turns, times_faster, write
 
 BATCHES = (1024, 2048, 4096, 8192, 16384, 32768)
+STEP_BATCHES = (4096, 16384)
+"""Of whole steps with kept features."""
 QUICK = 4096
 """Up to here with --quick."""
 DIMENSIONS = 512
@@ -76,10 +81,19 @@ def main() -> None:
             reasons |= found["left out"]
             rows += found["rows"]
             show(found["rows"])
+    steps = [
+        row
+        for family in FAMILIES
+        for batch in STEP_BATCHES
+        if batch in batches
+        for row in frozen(family, batch, options)
+    ]
+    if steps:
+        show(steps)
     packages = ("icclip", "torch", "open-clip-torch", "sentence-transformers", "siglip-kernel", "inf-cl")
     about = {**environment(*packages), "device": device_name(options.device), "dtype": options.dtype}
     about["threads"] = torch.get_num_threads()
-    write(__file__, {"about": about, "rows": rows, "left out": reasons, "target": verdicts(rows)})
+    write(__file__, {"about": about, "rows": rows, "steps": steps, "left out": reasons, "target": verdicts(rows)})
 
 
 def case(family: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -104,6 +118,23 @@ def case(family: str, batch: int, options: argparse.Namespace) -> dict[str, Any]
         for name in middle
     ]
     return {"rows": rows, "left out": timed["left out"]}
+
+
+def frozen(family: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of whole steps with kept features."""
+    rounds = 2 if options.quick else 3
+    taken = alone("frozen", family, batch, options.device, options.dtype, rounds)["seconds"]
+    middle = medians(taken)
+    return [
+        {
+            "loss": family,
+            "batch": batch,
+            "who": name,
+            "ms a step": rounded(1000 * middle[name]),
+            "icclip is faster by": times_faster(taken, OURS, name),
+        }
+        for name in middle
+    ]
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -181,6 +212,32 @@ def memory_of(family: str, batch: int, device: str, dtype: str, name: str) -> di
     for _ in range(3):
         step()
     return {"peak_mib": (peak_since(work.device) - held) / MIB}
+
+
+def time_frozen(work: Work, rounds: int) -> dict[str, Any]:
+    """Seconds of steps with kept features, in turns."""
+    names = [name for name in (OURS, PLAIN, PREVIOUS) if why_not(name, work) is None]
+    return {"seconds": take_turns({name: frozen_step(work, name) for name in names}, rounds=rounds)}
+
+
+def frozen_step(work: Work, name: str) -> Callable[[], None]:
+    """Project both towers' features, lose, and update the projections and the temperature."""
+    features = [one.detach() for one in (work.image, work.text)]
+    heads = torch.nn.ModuleList([torch.nn.Linear(DIMENSIONS, DIMENSIONS, bias=False) for _ in features])
+    heads.to(work.device, work.dtype)
+    optimizer = torch.optim.AdamW([*heads.parameters(), work.scale, work.bias], lr=1e-4)
+
+    def step() -> None:
+        work.image, work.text = (
+            functional.normalize(head(own), dim=-1) for head, own in zip(heads, features, strict=True)
+        )
+        CONTESTANTS[name](work)().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if work.on_gpu:
+            torch.cuda.synchronize()
+
+    return step
 
 
 class Work:
@@ -339,6 +396,8 @@ def measured_here(what: str, *case_of: str) -> dict[str, Any]:
     family, batch, device, dtype, *more = case_of
     if what == "time":
         return time_all(Work(family, int(batch), device, dtype), int(more[0]), more[1])
+    if what == "frozen":
+        return time_frozen(Work(family, int(batch), device, dtype), int(more[0]))
     return memory_of(family, int(batch), device, dtype, more[0])
 
 
