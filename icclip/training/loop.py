@@ -11,6 +11,7 @@ from icclip.runs.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_
 from icclip.runs.history import HISTORY, evaluations
 from icclip.training.prepare import Run
 from icclip.training.step.guards import Guard, has_given_up
+from icclip.training.step.profiling import Profile
 from icclip.training.step.progress import Progress
 
 
@@ -29,6 +30,8 @@ def loop(run: Run, reporter: Reporter) -> None:
         run.trainer.add_callback(Progress(reporter, advance))
         if run.config.guard == "on":
             run.trainer.add_callback(Guard(run.config.patience, reporter))
+        if run.config.profile is not None:
+            run.trainer.add_callback(Profile(run.root, run.config.profile, reporter))
         run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
 
 
