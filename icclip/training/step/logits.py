@@ -218,7 +218,7 @@ def differentiable(compute: Compute, inputs: Sequence[Tensor | None], dtype: tor
     """
     if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in inputs):
         return compute(*inputs, wanted=[False] * len(inputs))[0].to(dtype)
-    value: Tensor = _Computed.apply(compute, dtype, *inputs)  # type: ignore[no-untyped-call]
+    value: Tensor = _Computed.apply(compute, dtype, *inputs)
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
@@ -31,7 +32,7 @@ def batch():
 
 
 def report(case, rank, processes):
-    """[loss, gradients at the process's image and text rows, at scale and bias]."""
+    """[loss, gradients at the process's image and text rows, at scale and bias, times that processes talked]."""
     family, duplicates, cached = case
     leaves, ids = batch()
     mine = slice(rank * PAIRS // processes, (rank + 1) * PAIRS // processes)
@@ -39,10 +40,24 @@ def report(case, rank, processes):
     image, text = (leaf.detach()[mine].clone().requires_grad_() for leaf in leaves[:2])
     ids = ids[mine] if duplicates != "off" else own_columns(PAIRS // processes, image.device)[:, None]
 
+    talked = []
+
+    @contextlib.contextmanager
+    def exchanging():
+        talked.append(1)
+        yield
+
     def loss(image, text):
         own = own_columns(len(ids), image.device)
         pairs = Pairs(
-            image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids), duplicates == "soft"
+            image,
+            text,
+            gather_rows(image, exchanging),
+            gather_rows(text, exchanging),
+            own,
+            ids,
+            gather_rows(ids, exchanging),
+            duplicates == "soft",
         )
         return LOSSES[family](pairs, scale, bias)
 
@@ -62,6 +77,7 @@ def report(case, rank, processes):
     return [
         value.detach(),
         *(torch.zeros_like(one) if one.grad is None else one.grad for one in (image, text, scale, bias)),
+        torch.tensor(len(talked)),
     ]
 
 

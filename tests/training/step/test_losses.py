@@ -180,7 +180,7 @@ def blocks_of(monkeypatch):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [2, 3, 17, 64, 333])
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 333])
 def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
     leaves, ids = batch_of(size)
     expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
@@ -277,6 +277,13 @@ def test_everything_alike_is_no_special_case(family, policy):
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_not_finite_shows_in_the_loss(family):
+    leaves, ids = batch_of(8, dtype=torch.float32)
+    leaves[1].data[3, 0] = torch.nan
+    assert ours(family, leaves, ids).isnan()
+
+
 def test_a_negative_id_agrees_with_none():
     leaves, _ = batch_of(6)
     some, none = torch.tensor([[1, -1]] * 2 + [[n, -1] for n in range(10, 14)]), torch.arange(6)[:, None]
@@ -321,6 +328,8 @@ def test_processes_give_the_loss_and_gradients_of_the_plain_matrix(processes, tm
         family, policy, _ = case
         value, image, text, *temperature = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
         found = [report[case] for report in reports]
+        # Images, texts and ids there; the gradients of texts, and of images where the loss has two matrices, back.
+        assert [int(one[5]) for one in found] == [5 if family == "softmax" else 4] * processes
         # A process's own gradients count once, and what DDP averages counts as the mean.
         rows = [torch.cat([one[place] for one in found]) / processes for place in (1, 2)]
         means = [torch.stack([one[place] for one in found]).mean(0) for place in (0, 3, 4)]
