@@ -74,26 +74,35 @@ def main() -> None:
     parser.add_argument("--without", nargs="+", default=[], help="contestants to leave out")
     options = parser.parse_args()
     batches = options.batches or [batch for batch in BATCHES if not options.quick or batch <= QUICK]
-    rows, reasons = [], dict[str, str]()
+    result = Result(options)
     for family in FAMILIES:
         for batch in batches:
-            found = case(family, batch, options)
-            reasons |= found["left out"]
-            rows += found["rows"]
-            show(found["rows"])
-    steps = [
-        row
-        for family in FAMILIES
-        for batch in STEP_BATCHES
-        if batch in batches
-        for row in frozen(family, batch, options)
-    ]
-    if steps:
-        show(steps)
-    packages = ("icclip", "torch", "open-clip-torch", "sentence-transformers", "siglip-kernel", "inf-cl")
-    about = {**environment(*packages), "device": device_name(options.device), "dtype": options.dtype}
-    about["threads"] = torch.get_num_threads()
-    write(__file__, {"about": about, "rows": rows, "steps": steps, "left out": reasons, "target": verdicts(rows)})
+            result.take(case(family, batch, options))
+    for family in FAMILIES:
+        for batch in STEP_BATCHES:
+            if batch in batches:
+                result.take({"steps": frozen(family, batch, options)})
+
+
+class Result:
+    """What has been measured so far; written each time, so that a long run may be ended before its end."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        packages = ("icclip", "torch", "open-clip-torch", "sentence-transformers", "siglip-kernel", "inf-cl")
+        where = {"device": device_name(options.device), "dtype": options.dtype, "threads": torch.get_num_threads()}
+        self.about = {**environment(*packages), **where, "quick": options.quick}
+        self.rows: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+
+    def take(self, found: Mapping[str, Any]) -> None:
+        """Show and write one more case."""
+        self.rows += found.get("rows", [])
+        self.steps += found.get("steps", [])
+        self.left_out |= found.get("left out", {})
+        show(found.get("rows") or found["steps"])
+        parts = {"about": self.about, "rows": self.rows, "steps": self.steps, "left out": self.left_out}
+        write(__file__, {**parts, "target": verdicts(self.rows)})
 
 
 def case(family: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
