@@ -22,7 +22,7 @@ SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
 """If a directory holds any of these, it is somebody's result."""
 
 PARTS = (
-    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip
