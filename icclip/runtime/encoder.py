@@ -123,7 +123,8 @@ class Encoder:
             UsageError: the precision or provider cannot be had; MissingExtraError: no onnxruntime.
             InputTypeError, InputValueError: an argument of another type, or out of range.
         """
-        path = as_path(bundle)
+        # Towers are loaded later, when the working directory may be another.
+        path = as_path(bundle).absolute()
         check_arguments(precision, threads, limits)
         manifest = read_manifest(path)
         if precision is None:
@@ -301,7 +302,7 @@ class Encoder:
             "engines": self.options.engines.absolute(),
             "limits": self.limits,
         }
-        where = (str(self.bundle.absolute()), self.precision, provider)
+        where = (str(self.bundle), self.precision, provider)
         return _reopened, (type(self), where, keywords, self.fingerprint)
 
     # Encoding
@@ -527,7 +528,7 @@ class Encoder:
         self._shared.check_usable()
         size = self._batch(batch_size, IMAGE_BATCH)
         # Where rows run alone, as many as usual are decoded at a time all the same.
-        together = max(size, 1 if batch_size is not None else IMAGE_BATCH)
+        together = IMAGE_BATCH if self.rows_alone and size == 1 else size
         decoder = Decoder(self.limits, self._shared.budget, count)
         with ThreadPoolExecutor(min(self.options.threads, total or self.options.threads)) as pool:
             for (own, last), (pixels, failures) in ahead(

@@ -11,7 +11,6 @@ import re
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -331,8 +330,8 @@ def check_text(item: Item, limits: Limits) -> str:
 
 
 def _items(given: object, name: str, wanted: str) -> tuple[Iterator[Item], int | None]:
-    if given is None or isinstance(given, Mapping | AbstractSet | bytes | bytearray | memoryview):
-        why = "has no order" if isinstance(given, AbstractSet) else "is not taken here"
+    if given is None or isinstance(given, Mapping | set | frozenset | bytes | bytearray | memoryview):
+        why = "has no order" if isinstance(given, set | frozenset) else "is not taken here"
         raise InputTypeError(f"{name} is of type {_kind(given)}, which {why}: give {wanted}")
     if isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0):
         return _indexed(given)

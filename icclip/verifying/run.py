@@ -13,11 +13,11 @@ import numpy as np
 from icclip.bundles.golden import Golden, read_golden
 from icclip.bundles.manifest import Manifest, ParityData, file_problem, read_manifest
 from icclip.bundles.parity_record import (
-    BATCH,
     ParityRecord,
     PrecisionParity,
     Thresholds,
     captions_fingerprint,
+    measured_batch,
     read_parity,
     sampled_rows,
 )
@@ -105,7 +105,7 @@ def verify(
     chosen = precisions or tuple(manifest.precisions)
     for precision in chosen:
         manifest.towers(precision)
-    checks = list(_check_hashes(bundle, manifest, reporter))
+    checks = [_check_digest(manifest), *_check_hashes(bundle, manifest, reporter)]
     # Graphs that are not what they should be are not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
@@ -145,6 +145,13 @@ def load_retrieval_data(
         rows=lambda total: sampled_rows(total, parity.n_images, parity.seed),
     )
     return RetrievalData(images, captions, label)
+
+
+def _check_digest(manifest: Manifest) -> Check:
+    """`read_manifest` has compared it; a manifest without one may say anything."""
+    if manifest.digest is None:
+        return Check("icclip.json", False, "carries no digest, so that a change to it cannot be seen: export again")
+    return Check("icclip.json", True, f"is what was written (sha256 {manifest.digest[:12]})")
 
 
 def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Check]:
@@ -199,8 +206,9 @@ def _compared(
 
 def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalData, where: str) -> Iterator[Check]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
-    images = encoder.encode_images(data.images, batch_size=BATCH)
-    texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
+    batch = measured_batch(encoder)
+    images = encoder.encode_images(data.images, batch_size=batch)
+    texts = encoder.encode_texts(data.captions.texts, batch_size=batch)
     metrics = retrieval_metrics(rank(images, texts, data.captions))
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
