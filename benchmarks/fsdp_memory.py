@@ -45,7 +45,7 @@ def main() -> None:
     """Measure, print, write."""
     with tempfile.TemporaryDirectory() as folder:
         model = write_base(
-            Path(folder), "clip", preset(Registry.from_environment(), "clip").processor.tokenizer, patch_size=32
+            Path(folder), "clip", preset(Registry.from_environment(), "clip").feeder.processor.tokenizer, patch_size=32
         )
         rows = [{"way": way, **launched(model, fsdp)} for way, fsdp in WAYS.items()]
     whole = rows[0]["peak MiB of each process"]

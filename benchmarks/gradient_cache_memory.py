@@ -100,7 +100,7 @@ def trainer_for(loss: str, batch: int, micro: int | None) -> ContrastiveTrainer:
 def inputs(trainer: ContrastiveTrainer, batch: int) -> dict[str, torch.Tensor]:
     """A batch of noise, in the CPU's memory, as the loader leaves it."""
     generator = torch.Generator().manual_seed(batch)
-    text = trainer.loaded.text_inputs(["a photo of a red square"] * batch)
+    text = trainer.loaded.feeder.text_inputs(["a photo of a red square"] * batch)
     pixels = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
     ids = torch.arange(batch)[:, None].expand(-1, 2).contiguous()
     return {"pixel_values": pixels, **text, IDS: ids}

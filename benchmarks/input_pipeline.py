@@ -64,7 +64,7 @@ def main() -> None:
         pipelines = {
             "ours_first_epoch": lambda: ours(split, loaded, empty=True),
             "ours_later": _later(split, loaded),
-            "plain": _epochs_of(plain(split, loaded.processor)),
+            "plain": _epochs_of(plain(split, loaded.feeder.processor)),
             **_optional(split, asked.processor),
         }
         seconds = {name: [] for name in pipelines}
@@ -89,7 +89,9 @@ def _arguments() -> argparse.Namespace:
 def _clip(registry: Registry, processor: str) -> LoadedModel:
     """OpenAI CLIP's processor; the model is never called."""
     loaded = open_model(registry, ModelConfig(name="clip-tiny"), lambda: ["a caption"])
-    return dataclasses.replace(loaded, processor=_processor(CLIPImageProcessor, processor))
+    return dataclasses.replace(
+        loaded, feeder=dataclasses.replace(loaded.feeder, processor=_processor(CLIPImageProcessor, processor))
+    )
 
 
 def _processor(kind: type[Any], source: str) -> CLIPProcessor:
@@ -138,17 +140,18 @@ class _Batches:
 
     def __iter__(self) -> Any:
         for batch in self.loader:
-            yield {**batch, "pixel_values": self.loaded.pixels.normalised(batch["pixel_values"])}
+            yield {**batch, "pixel_values": self.loaded.feeder.pixels.normalised(batch["pixel_values"])}
 
 
 def _our_batches(split: datasets.Dataset, loaded: LoadedModel) -> _Batches:
     captions = caption_map(split)
     loaded = loaded.ready_for(captions.texts)
-    images, path = SplitImages(split), cache_path(image_digests(split), loaded.pixels)
-    cache = cached_images(images, path, loaded.pixels, "on", workers=WORKERS, reporter=QUIET)
+    images, path = SplitImages(split), cache_path(image_digests(split), loaded.feeder.pixels)
+    cache = cached_images(images, path, loaded.feeder.pixels, "on", workers=WORKERS, reporter=QUIET)
     data, sampler = CaptionedImages(cache, captions), EpochSampler(len(split), seed=0)
     return _Batches(
-        DataLoader(data, sampler=sampler, collate_fn=Collator(loaded, seed=0), prefetch_factor=4, **LOADER), loaded
+        DataLoader(data, sampler=sampler, collate_fn=Collator(loaded.feeder, seed=0), prefetch_factor=4, **LOADER),
+        loaded,
     )
 
 

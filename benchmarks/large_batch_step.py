@@ -155,7 +155,7 @@ class Work:
         if self.name == "clip-tiny":
             return tiny
         with tempfile.TemporaryDirectory() as folder:
-            written = write_base(Path(folder), "clip", tiny.processor.tokenizer, patch_size=32)
+            written = write_base(Path(folder), "clip", tiny.feeder.processor.tokenizer, patch_size=32)
             return open_model(registry, ModelConfig(name=str(written)))
 
     @property
@@ -173,8 +173,10 @@ class Work:
         """pixel_values float32 [batch, 3, side, side] of noise, input_ids int64 [batch, full length]."""
         side, length = self.config.vision_config.image_size, self.config.text_config.max_position_embeddings
         pixels = torch.randn(self.batch, 3, side, side, generator=torch.Generator().manual_seed(0))
-        ids = self.loaded.text_inputs([f"a dog and {number} children" for number in range(self.batch)])["input_ids"]
-        padding = self.loaded.processor.tokenizer.pad_token_id
+        ids = self.loaded.feeder.text_inputs([f"a dog and {number} children" for number in range(self.batch)])[
+            "input_ids"
+        ]
+        padding = self.loaded.feeder.processor.tokenizer.pad_token_id
         return {"pixel_values": pixels, "input_ids": functional.pad(ids, (0, length - ids.shape[1]), value=padding)}
 
     def micro_batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -115,7 +115,7 @@ class Work:
         if self.size == "tiny":
             start.save(target)
             return target
-        return write_base(target, self.family, start.processor.tokenizer, patch_size=16)
+        return write_base(target, self.family, start.feeder.processor.tokenizer, patch_size=16)
 
     @cached_property
     def loaded(self) -> LoadedModel:

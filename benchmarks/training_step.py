@@ -42,6 +42,7 @@ from benchmarks.support.timing import environment, medians, show, take_turns, ti
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
+from icclip.data.gallery import Gallery
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.evaluating.run import evaluate_split
@@ -134,7 +135,7 @@ class Work:
     def loaded(self) -> LoadedModel:
         """Ours; the plain loop has a copy of its weights."""
         preset = open_model(self.registry, ModelConfig(name="clip-tiny"), lambda: self.captions.texts)
-        return preset if self.name == "clip-tiny" else base_model(self.registry, preset.processor.tokenizer)
+        return preset if self.name == "clip-tiny" else base_model(self.registry, preset.feeder.processor.tokenizer)
 
     @cached_property
     def plain(self) -> CLIPModel:
@@ -161,7 +162,7 @@ class Work:
     def tokenizer(self) -> HFTokenizer:
         """open_clip's, around the tokenizer that all three use."""
         with tempfile.TemporaryDirectory() as folder:
-            self.loaded.processor.tokenizer.save_pretrained(folder)
+            self.loaded.feeder.processor.tokenizer.save_pretrained(folder)
             return HFTokenizer(folder, context_length=self.context_length)
 
     @cached_property
@@ -172,9 +173,9 @@ class Work:
     def fixed_batch(self) -> dict[str, torch.Tensor]:
         """From our Collator, the texts padded to the full length."""
         rows = CaptionedImages(SplitImages(self.train), self.captions)
-        batch = Collator(self.loaded, seed=0)([rows[0, i] for i in range(self.batch)])
+        batch = Collator(self.loaded.feeder, seed=0)([rows[0, i] for i in range(self.batch)])
         ids = batch["input_ids"]
-        padding = self.loaded.processor.tokenizer.pad_token_id
+        padding = self.loaded.feeder.processor.tokenizer.pad_token_id
         batch["input_ids"] = functional.pad(ids, (0, self.context_length - ids.shape[1]), value=padding)
         return batch
 
@@ -209,7 +210,9 @@ def our_trainer(work: Work, folder: Path, turns: Turns) -> ContrastiveTrainer:
     )  # fmt: skip
     arguments = training_arguments(config, workers=0, resuming=True)
     loaded = work.loaded.ready_for(work.captions.texts)
-    data = Sources(config, loaded, Reporter(silent=True)).training(work.train, seen=STEPS * work.batch)
+    data = Sources(config, loaded.feeder, Reporter(silent=True)).training(
+        Gallery.of(work.train), seen=STEPS * work.batch
+    )
     return ContrastiveTrainer(loaded, arguments, data, lambda _loaded: {}, callbacks=[turns])
 
 
@@ -278,7 +281,7 @@ def open_clip_data(work: Work) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def plain_data(work: Work) -> Iterator[Mapping[str, torch.Tensor]]:
-    processor = work.loaded.processor
+    processor = work.loaded.feeder.processor
 
     def collate(pairs: Sequence[tuple[Image.Image, str]]) -> Mapping[str, torch.Tensor]:
         images, texts = zip(*pairs, strict=True)
@@ -315,7 +318,7 @@ def open_clip_embeddings(work: Work, captions: CaptionMap) -> tuple[torch.Tensor
 
 @torch.inference_mode()
 def plain_embeddings(work: Work, captions: CaptionMap) -> tuple[torch.Tensor, torch.Tensor]:
-    model, processor = work.plain.eval(), work.loaded.processor
+    model, processor = work.plain.eval(), work.loaded.feeder.processor
 
     def collate(pairs: Sequence[tuple[Image.Image, str]]) -> torch.Tensor:
         return processor(images=[image for image, _ in pairs], return_tensors="pt").pixel_values

@@ -83,13 +83,12 @@ def _export(
 
 
 def _picture(config: EvalConfig, registry: Registry) -> bytes:
-    from icclip.data.loading import choose_split, load_splits
-    from icclip.data.split import SplitImages, caption_map
+    from icclip.data.gallery import load_gallery
 
     # What there is to say about the data was said when it was evaluated.
     quiet = Reporter(silent=True)
-    split = choose_split(load_splits(registry, config.data, quiet), config.split, config.data.label)
-    queries = search(open_encoder(registry, EncoderRequest.of(config), quiet), SplitImages(split), caption_map(split))
+    gallery = load_gallery(registry, config.data, config.split, quiet)
+    queries = search(open_encoder(registry, EncoderRequest.of(config), quiet), gallery.images, gallery.captions)
     file = io.BytesIO()
     title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
     contact_sheet(queries, title).save(file, "PNG")

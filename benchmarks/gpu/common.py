@@ -41,7 +41,7 @@ def loaded(family: str, size: str, folder: Path) -> LoadedModel:
     if size == "tiny":
         start.save(folder)
     else:
-        write_base(folder, family, start.processor.tokenizer, patch_size=16)
+        write_base(folder, family, start.feeder.processor.tokenizer, patch_size=16)
     return open_model(registry, ModelConfig(name=str(folder)))
 
 

@@ -84,7 +84,7 @@ def write_checkpoint(folder: Path, size: str, registry: Registry, data: DatasetC
     if size == "tiny":
         preset.save(folder)
         return folder
-    tokenizer = preset.processor.tokenizer
+    tokenizer = preset.feeder.processor.tokenizer
     text = {**TOWER, "num_hidden_layers": 6, "max_position_embeddings": 48, "vocab_size": len(tokenizer)}
     vision = {**TOWER, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16}
     config = CLIPConfig(text_config=text | ends(tokenizer), vision_config=vision, projection_dim=384)

@@ -45,6 +45,7 @@ from benchmarks.support.timing import rounded, show
 from benchmarks.support.turns import Turns
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig
 from icclip.console import Reporter
+from icclip.data.gallery import Gallery
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages, caption_map
 from icclip.models.loaded import LoadedModel
@@ -163,9 +164,9 @@ class Work:
     def batch(self, size: int) -> dict[str, torch.Tensor]:
         """From our Collator, repeated; pinned where there is a GPU, as the DataLoader would have it."""
         rows = CaptionedImages(SplitImages(self.split), caption_map(self.split))
-        made = Collator(self.loaded, seed=0)([rows[0, i] for i in range(min(size, DISTINCT))])
+        made = Collator(self.loaded.feeder, seed=0)([rows[0, i] for i in range(min(size, DISTINCT))])
         missing = self.text_length - made["input_ids"].shape[1]
-        padding = self.loaded.processor.tokenizer.pad_token_id
+        padding = self.loaded.feeder.processor.tokenizer.pad_token_id
         made["input_ids"] = functional.pad(made["input_ids"], (0, missing), value=padding)
         whole = {
             name: value.repeat(-(-size // len(value)), *[1] * (value.ndim - 1))[:size] for name, value in made.items()
@@ -201,8 +202,8 @@ def our_trainer(
     arguments = training_arguments(config, workers=default_workers() if data else 0, resuming=True)
     allow_fast_matmul(arguments)
     loaded = work.loaded.ready_for(caption_map(work.split).texts) if data else work.loaded
-    sources = Sources(config, loaded, Reporter(silent=True))
-    rows = sources.training(work.split, seen=NEVER) if data else Blank(batch)
+    sources = Sources(config, loaded.feeder, Reporter(silent=True))
+    rows = sources.training(Gallery.of(work.split), seen=NEVER) if data else Blank(batch)
     trainer = ContrastiveTrainer(
         loaded, arguments, rows, lambda _: {}, micro_batch=micro, eval_every=NEVER, callbacks=[turns]
     )
@@ -290,7 +291,7 @@ def seed_trainer(work: Work, turns: Turns, batch: int, *, data: bool) -> Trainer
 
 
 def seed_collator(work: Work) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
-    policy, processor = work.loaded.text_policy, work.loaded.processor
+    policy, processor = work.loaded.feeder.text_policy, work.loaded.feeder.processor
 
     def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         images = [row["image"].convert("RGB") for row in rows]

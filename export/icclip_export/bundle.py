@@ -21,7 +21,6 @@ from icclip.config import ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.exporting.request import ExportRequest, ExportResult
 from icclip.files import put_in_place, staging_directory
-from icclip.retrieval.captions import CaptionMap
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.preprocessing import image_inputs_from
@@ -33,6 +32,7 @@ from icclip_export.thresholds import thresholds_for
 from icclip_export.tokenizer import text_inputs, write_tokenizer
 
 if TYPE_CHECKING:
+    from icclip.data.gallery import Gallery
     from icclip.models.encoder import TorchEncoder
     from icclip.models.loaded import LoadedModel
     from icclip_export.calibration import Calibration
@@ -59,10 +59,8 @@ _LIBRARIES = (
 class Data:
     """Images and captions of the split that decides, and of one that the search may look at."""
 
-    images: Any
-    captions: CaptionMap
-    search_images: Any
-    search_captions: CaptionMap
+    tested: Gallery
+    searched: Gallery
 
 
 def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportResult:
@@ -119,23 +117,23 @@ def _open(request: ExportRequest) -> LoadedModel:
 
 def _data(request: ExportRequest) -> Data:
     """Nodes are chosen on the validation (or else the training) split, so that the test split is a test."""
+    from icclip.data.gallery import Gallery
     from icclip.data.loading import choose_split, load_splits
-    from icclip.data.split import SplitImages, caption_map
 
     config = request.config
     splits = load_splits(request.registry, config.data, request.reporter)
-    tested = choose_split(splits, config.split, config.data.label)
+    tested = Gallery.of(choose_split(splits, config.split, config.data.label), config.split, config.data.label)
     others = [name for name in ("validation", "train") if name in splits and name != config.split]
-    searched = splits[others[0]] if others else tested
-    return Data(SplitImages(tested), caption_map(tested), SplitImages(searched), caption_map(searched))
+    searched = Gallery.of(splits[others[0]], others[0], config.data.label) if others else tested
+    return Data(tested, searched)
 
 
 def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, object]:
-    compared = min(config.sample, data.captions.n_images)
+    compared = min(config.sample, data.tested.captions.n_images)
     return {
         "checkpoint": f"{config.checkpoint} ({loaded.model.config.model_type}, {_parameters(loaded) / 1e6:.1f} M parameters)",
         "target": f"{config.target}: {', '.join(config.precisions)}",
-        "proven on": f"{config.data.label}, split {config.split}: {compared:,} of {data.captions.n_images:,} images",
+        "proven on": f"{config.data.label}, split {config.split}: {compared:,} of {data.tested.captions.n_images:,} images",
         "bundle": config.output_dir,
     }
 
@@ -156,11 +154,11 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
     """What feeds the encoders (config, processor, tokenizer), and golden inputs."""
     loaded.model.config.save_pretrained(staging)
-    loaded.save_processor(staging)
-    write_tokenizer(loaded, staging, data.captions.texts[:PROVED_CAPTIONS])
-    count = min(GOLDEN_IMAGES, data.captions.n_images)
-    images = [data.images[row] for row in range(count)]
-    texts = data.captions.texts[: data.captions.offsets[count]]
+    loaded.feeder.save(staging)
+    write_tokenizer(loaded, staging, data.tested.captions.texts[:PROVED_CAPTIONS])
+    count = min(GOLDEN_IMAGES, data.tested.captions.n_images)
+    images = [data.tested.images[row] for row in range(count)]
+    texts = data.tested.captions.texts[: data.tested.captions.offsets[count]]
     with _checkpoint(loaded, config) as encoder:
         write_golden(staging, images, texts, encoder.encode_images(images), encoder.encode_texts(texts))
 
@@ -285,7 +283,7 @@ def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Refer
     from icclip_export.comparison import Compared, Reference, Scoring
 
     config = request.config
-    compared = Compared.of(data.images, data.captions, config.sample, config.seed)
+    compared = Compared.of(data.tested.images, data.tested.captions, config.sample, config.seed)
     with _checkpoint(loaded, config, request.reporter) as encoder:
         return Reference.of(encoder, Scoring.of_model(loaded), compared)
 
@@ -295,7 +293,7 @@ def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapp
 
     if set(config.precisions) == {"fp32"}:
         return {}
-    return calibrations(loaded, data.search_images, data.search_captions)
+    return calibrations(loaded, data.searched.images, data.searched.captions)
 
 
 def _checked(

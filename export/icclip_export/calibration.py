@@ -68,8 +68,8 @@ def calibrations(loaded: LoadedModel, images: Sequence[Image], captions: Caption
     from icclip_export.towers import tower_ios
 
     count, ios = min(IMAGES, captions.n_images), tower_ios(loaded)
-    pixels = loaded.image_inputs([images[row] for row in range(count)])
-    tokens = loaded.text_inputs([captions.texts[captions.offsets[row]] for row in range(count)])
+    pixels = loaded.feeder.image_inputs([images[row] for row in range(count)])
+    tokens = loaded.feeder.text_inputs([captions.texts[captions.offsets[row]] for row in range(count)])
     return {
         "vision": _calibration(ios["vision"], pixels, loaded.image_features),
         "text": _calibration(ios["text"], tokens, loaded.text_features),

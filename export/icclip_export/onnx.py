@@ -172,8 +172,8 @@ def _examples(tower: Tower, loaded: LoadedModel) -> list[Any]:
 
     if tower == "vision":
         return [example_pixels(loaded, batch) for batch in BATCHES]
-    longest = loaded.text_policy.max_length
-    lengths = [longest] if loaded.text_policy.padding == "max_length" else [3, longest // 2, longest]
+    longest = loaded.feeder.text_policy.max_length
+    lengths = [longest] if loaded.feeder.text_policy.padding == "max_length" else [3, longest // 2, longest]
     return [example_tokens(loaded, batch, length) for batch in BATCHES for length in lengths]
 
 

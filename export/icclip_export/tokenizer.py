@@ -30,7 +30,7 @@ PROBES = (
 
 def text_inputs(loaded: LoadedModel) -> TextInputs:
     """The checkpoint's text policy with what its tokenizer pads with."""
-    tokenizer, policy = loaded.processor.tokenizer, loaded.text_policy
+    tokenizer, policy = loaded.feeder.processor.tokenizer, loaded.feeder.text_policy
     return TextInputs(
         padding=policy.padding,
         max_length=policy.max_length,
@@ -52,7 +52,7 @@ def write_tokenizer(loaded: LoadedModel, directory: Path, texts: Sequence[str]) 
     Raises:
         CheckpointError: there is no way to the same ids without transformers.
     """
-    tokenizer = loaded.processor.tokenizer
+    tokenizer = loaded.feeder.processor.tokenizer
     if tokenizer.pad_token_id is None:
         raise CheckpointError(f"{loaded.source}: the tokenizer has no pad token: set one in tokenizer_config.json")
     if not tokenizer.is_fast:
@@ -64,10 +64,10 @@ def check_tokens(loaded: LoadedModel, directory: Path, texts: Sequence[str]) -> 
     """Raises CheckpointError where tokenizer.json gives other ids than the checkpoint's processor."""
     tokenization = Tokenization.open(directory, text_inputs(loaded))
     for text in texts:
-        expected = loaded.text_inputs([text])["input_ids"].numpy()
+        expected = loaded.feeder.text_inputs([text])["input_ids"].numpy()
         if not np.array_equal(tokenization([text]), expected):
             raise CheckpointError(
-                f"{loaded.source}: {type(loaded.processor.tokenizer).__name__} cannot be carried over to {TOKENIZER}: "
+                f"{loaded.source}: {type(loaded.feeder.processor.tokenizer).__name__} cannot be carried over to {TOKENIZER}: "
                 f"its ids differ on {text[:60]!r}; save the checkpoint with a fast tokenizer"
             )
 

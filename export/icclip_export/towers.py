@@ -97,7 +97,7 @@ def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
     check_exportable(loaded)
     config = loaded.model.config
     axes = {0: BATCH_AXIS}
-    text_axes = axes | ({1: LENGTH_AXIS} if loaded.text_policy.padding == "longest" else {})
+    text_axes = axes | ({1: LENGTH_AXIS} if loaded.feeder.text_policy.padding == "longest" else {})
     ios = tower_ios(loaded)
     image, text = example_pixels(loaded, _TRACED_BATCH), example_tokens(loaded, _TRACED_BATCH)
     return {
@@ -121,7 +121,7 @@ def check_exportable(loaded: LoadedModel) -> None:
             f"{loaded.source} takes images of any shape (NaFlex), which cannot be exported: "
             "use a checkpoint of a fixed resolution (its name ends in -patch16-224 or the like)"
         )
-    if loaded.text_policy.attention_mask:
+    if loaded.feeder.text_policy.attention_mask:
         raise CheckpointError(
             f"{loaded.source}: backend {loaded.backend.name!r} needs an attention mask, and exported text encoders "
             "take input_ids alone: it cannot be exported"
@@ -142,7 +142,7 @@ def example_tokens(loaded: LoadedModel, batch: int, length: int | None = None) -
         batch: rows.
         length: None, or any where the model pads to its full length: the full length.
     """
-    tokenizer, policy = loaded.processor.tokenizer, loaded.text_policy
+    tokenizer, policy = loaded.feeder.processor.tokenizer, loaded.feeder.text_policy
     length = policy.max_length if length is None or policy.padding == "max_length" else length
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
     # Special tokens, which could end a text early, have the highest ids in CLIP and the lowest in SigLIP.

@@ -69,9 +69,9 @@ def _difference(first: LoadedModel, second: LoadedModel) -> str | None:
     if different := [name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)]:
         name = different[0]
         return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'not there')} in the other"
-    if first.processor.tokenizer.get_vocab() != second.processor.tokenizer.get_vocab():
+    if first.feeder.processor.tokenizer.get_vocab() != second.feeder.processor.tokenizer.get_vocab():
         return "their tokenizers differ"
-    processors = [loaded.processor.image_processor for loaded in (first, second)]
+    processors = [loaded.feeder.processor.image_processor for loaded in (first, second)]
     for key in PREPROCESSING:
         if getattr(processors[0], key, None) != getattr(processors[1], key, None):
             return f"their image processors differ in {key}"

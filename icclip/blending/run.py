@@ -14,7 +14,7 @@ from icclip.errors import UsageError
 from icclip.evaluating.request import dataset_identity, eval_config, leaking_options
 from icclip.files import atomic_directory, atomic_write_json
 from icclip.plugins.registry import Registry
-from icclip.runs.record import run_config
+from icclip.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from icclip.blending.mixture import Blend
@@ -92,7 +92,7 @@ def step_zero(registry: Registry, checkpoint: str) -> Mapping[str, Any]:
     Raises:
         UsageError: the run does not say, or began with random weights.
     """
-    model = run_config(checkpoint).get("model")
+    model = RunDirectory.open(checkpoint).config.get("model")
     if not isinstance(model, Mapping):
         raise UsageError(f"{checkpoint} is no run that says what it was trained from: check the path, or give --with")
     if registry.preset(model["name"]) is not None:
@@ -119,15 +119,20 @@ def blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendR
     from icclip.models.opening import open_model
 
     _refuse_existing(config.output_dir)
+    run = RunDirectory.open(config.checkpoint)
     tuned = ModelConfig(name=config.checkpoint, trust_remote_code=config.other.trust_remote_code)
     mixture = Blend(open_model(registry, config.other), open_model(registry, tuned))
     alphas = sorted(set(config.alphas))
-    rsums = {} if config.validation is None else _measure(mixture, alphas, config.validation, registry, reporter)
+    rsums = (
+        {}
+        if config.validation is None
+        else _measure(mixture, alphas, run, config.validation, registry=registry, reporter=reporter)
+    )
     best = max(alphas, key=lambda alpha: rsums.get(alpha, 0.0))
     result = BlendResult(output_dir=config.output_dir, alpha=best, rsums=rsums)
     with atomic_directory(config.output_dir) as staging:
         mixture.at(best).save(staging)
-        atomic_write_json(staging / "icclip.json", _record(config, mixture, result, registry))
+        atomic_write_json(staging / "icclip.json", _record(config, run, mixture, result, registry))
     reporter.note(f"wrote {config.output_dir}: {best:g} of {config.checkpoint}, the rest {config.other.name}")
     return result
 
@@ -138,18 +143,22 @@ def _refuse_existing(directory: Path) -> None:
 
 
 def _measure(
-    mixture: Blend, alphas: Sequence[float], validation: EvalConfig, registry: Registry, reporter: Reporter
+    mixture: Blend,
+    alphas: Sequence[float],
+    run: RunDirectory,
+    validation: EvalConfig,
+    *,
+    registry: Registry,
+    reporter: Reporter,
 ) -> dict[float, float]:
     """Alpha -> rsum."""
-    from icclip.data.loading import choose_split, load_splits
-    from icclip.data.split import SplitImages, caption_map
+    from icclip.data.gallery import load_gallery
     from icclip.evaluating.run import evaluate_split
     from icclip.models.encoder import TorchEncoder
 
-    for option in leaking_options(registry, validation):
+    for option in leaking_options(registry, run, validation):
         reporter.warn(f"{option} is not the one of training: a made split may hold images that were trained on")
-    split = choose_split(load_splits(registry, validation.data, reporter), validation.split, validation.data.label)
-    images, captions = SplitImages(split, validation.split), caption_map(split)
+    gallery = load_gallery(registry, validation.data, validation.split, reporter)
     rsums = {}
     with reporter.progress("alphas", len(alphas)) as advance:
         for alpha in alphas:
@@ -159,13 +168,17 @@ def _measure(
                 precision=validation.precision,
                 workers=validation.workers,
             )
-            metrics = evaluate_split(encoder, images, captions, image_batch=validation.eval_bs, bootstrap=0)
+            metrics = evaluate_split(
+                encoder, gallery.images, gallery.captions, image_batch=validation.eval_bs, bootstrap=0
+            )
             rsums[alpha] = metrics["rsum"]
             advance(1)
     return rsums
 
 
-def _record(config: BlendConfig, mixture: Blend, result: BlendResult, registry: Registry) -> dict[str, Any]:
+def _record(
+    config: BlendConfig, run: RunDirectory, mixture: Blend, result: BlendResult, registry: Registry
+) -> dict[str, Any]:
     """The `icclip.json`: the run's own configuration, so that it is evaluated on the run's data, and the blend."""
     from icclip.runs.record import FORMAT, versions
 
@@ -180,9 +193,9 @@ def _record(config: BlendConfig, mixture: Blend, result: BlendResult, registry: 
     return {
         "format": FORMAT,
         "status": "blend",
-        "config": dict(run_config(config.checkpoint)),
+        "config": dict(run.config),
         "versions": versions(),
         "model": mixture.loaded.describe(),
-        "text_policy": dataclasses.asdict(mixture.loaded.text_policy),
+        "text_policy": dataclasses.asdict(mixture.loaded.feeder.text_policy),
         "blend": about,
     }

@@ -1,50 +1,97 @@
-"""Real images and captions for a bundle: needs `datasets`, and neither torch nor transformers."""
+"""A split as retrieval sees it: images, the captions that describe them, and a label. The captions are read once.
+
+Loading one needs the package `datasets`, and neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
+from icclip.config import DatasetConfig
 from icclip.console import Reporter
+from icclip.data.split import SplitImages, caption_map, encoded
 from icclip.errors import MissingExtraError
 from icclip.plugins.registry import Registry
 from icclip.retrieval.captions import CaptionMap
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import numpy as np
+    from datasets import Dataset
+
+FINGERPRINT_IMAGES = 64
 
 
-def load_split(
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """One split, made once and passed to whoever trains, evaluates, exports or verifies on it."""
+
+    images: SplitImages
+    """Decoded when asked for."""
+    captions: CaptionMap
+    """Which texts describe which image."""
+    label: str = ""
+    """What messages and results call it: `shapes, split test`."""
+
+    @classmethod
+    def of(cls, split: Dataset, name: str = "", source: str = "") -> Self:
+        """Read the captions of a split that has the columns `image` and `captions`.
+
+        Args:
+            split: as `load_splits` returns it.
+            name: the split's name, for the label and for messages about an image.
+            source: the dataset's label, likewise.
+        """
+        label = f"{source}, split {name}" if source else name
+        return cls(SplitImages(split, f"{source} {name}".strip()), caption_map(split), label)
+
+    def fingerprint(self) -> str:
+        """Recognises a split again: SHA-256 over its captions, its length and some of its images.
+
+        At most 64 images, spread evenly, are read: enough to notice other sizes, another encoding or
+        another order, at a cost that does not grow with the images.
+
+        Raises:
+            DataError: one of these images cannot be read.
+        """
+        texts, rows = self.captions.texts, self.images.rows
+        lists = [list(texts[start:end]) for start, end in pairwise(self.captions.offsets.tolist())]
+        digest = hashlib.sha256(repr((len(rows), lists)).encode())
+        for row in range(0, len(rows), max(1, len(rows) // FINGERPRINT_IMAGES)):
+            digest.update(hashlib.sha256(encoded(rows[row]["image"], f"row {row}")).digest())
+        return digest.hexdigest()
+
+
+def load_gallery(
     registry: Registry,
-    dataset: str,
+    dataset: DatasetConfig | str,
     split: str,
     reporter: Reporter,
     *,
     options: Mapping[str, Any] | None = None,
-    rows: Callable[[int], np.ndarray] = np.arange,
-) -> tuple[Sequence[Image], CaptionMap, str]:
-    """The images (decoded when asked for), captions and label of a split.
+    rows: Callable[[int], np.ndarray] | None = None,
+) -> Gallery:
+    """Load a dataset and open one of its splits.
 
     Args:
-        registry: the datasets there are.
-        dataset: as the user writes it.
-        split: its name.
-        reporter: shows progress.
-        options: further fields of DatasetConfig.
-        rows: the number of rows there are -> those that are wanted.
+        registry: knows the datasets.
+        dataset: a config, or what the user wrote after `--dataset`.
+        split: the split's name.
+        reporter: shows the progress of loading.
+        options: further fields of DatasetConfig, used where `dataset` is not a config yet.
+        rows: maps the number of rows to the indices of the wanted ones; None: all rows.
 
     Raises:
-        MissingExtraError: reading datasets needs `datasets`.
-        UsageError: the dataset or split is not known, or unreadable.
+        MissingExtraError: the package `datasets` is not installed.
+        UsageError: the dataset or split is unknown or cannot be read.
     """
     try:
         from icclip.data.loading import choose_split, dataset_config, load_splits
-        from icclip.data.split import SplitImages, caption_map
     except ImportError as error:
         raise MissingExtraError("--dataset", ["datasets"], "pip install datasets") from error
-    config = dataset_config(registry, dataset, **(options or {}))
+    config = dataset if isinstance(dataset, DatasetConfig) else dataset_config(registry, dataset, **(options or {}))
     found: Any = choose_split(load_splits(registry, config, reporter), split, config.label)
-    chosen = found.select(rows(len(found)))
-    return SplitImages(chosen, f"{config.label} {split}"), caption_map(chosen), f"{config.label}, split {split}"
+    return Gallery.of(found if rows is None else found.select(rows(len(found))), split, config.label)

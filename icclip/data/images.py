@@ -84,7 +84,7 @@ def _open(source: bytes | Path, where: str) -> Image.Image:
 
 
 def read_file(path: Path, where: str) -> bytes:
-    """The content of an image file. Raises DataError(where ...)."""
+    """The content of an image file. Raises DataError, with `where` in its message, if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -141,7 +141,7 @@ def _one_bar() -> Iterator[None]:
 
 
 def choose_split(splits: Splits, name: str, source: str) -> Dataset | IterableDataset:
-    """One split by name. Raises UnknownNameError with the names there are; `source` is for the message."""
+    """One split by name. Raises UnknownNameError, which lists the splits of `source`, if there is none of that name."""
     if name not in splits:
         raise UnknownNameError("split", name, splits, f"in {source}")
     return splits[name]
@@ -263,7 +263,7 @@ def _completed(splits: dict[str, Dataset], config: DatasetConfig, reporter: Repo
         splits[name] = train.select(sorted(order[number * size : (number + 1) * size]))
     splits["train"] = train.select(sorted(order[len(missing) * size :]))
     reporter.note(
-        f"{config.label} has no {' or '.join(missing)} split: took {size} of its {len(train)} training images "
+        f"{config.label} has no {' or '.join(missing)} split: icclip sets aside {size} of its {len(train)} training images "
         f"for {'each' if len(missing) > 1 else 'it'} (val-fraction {config.val_fraction:g}, seed {config.seed})"
     )
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES})

@@ -1,8 +1,7 @@
-"""One split, seen as images and as captions."""
+"""The images and the captions of a split."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -15,8 +14,6 @@ from icclip.retrieval.captions import CaptionMap
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FINGERPRINT_IMAGES = 64
-
 
 class SplitImages(Sequence[Image.Image]):
     """The images of a split, each decoded when it is asked for: RGB, the right way up.
@@ -27,11 +24,12 @@ class SplitImages(Sequence[Image.Image]):
     """
 
     def __init__(self, split: Dataset, name: str = "") -> None:
-        self._rows = split.select_columns(["image"])
+        self.rows = split.select_columns(["image"])
+        """The rows that have not been decoded, with the column `image` alone."""
         self._name = name
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @overload
     def __getitem__(self, index: int) -> Image.Image: ...
@@ -45,11 +43,11 @@ class SplitImages(Sequence[Image.Image]):
         if not 0 <= row < len(self):
             # datasets words this differently for each layout of a table; Sequence relies on the type.
             raise IndexError(f"row {index} of {len(self)}")
-        return decode_cell(self._rows[row]["image"], f"{self._name} row {row}".lstrip())
+        return decode_cell(self.rows[row]["image"], f"{self._name} row {row}".lstrip())
 
     def shard(self, shards: int, index: int) -> Self:
-        """The index-th of so many contiguous parts."""
-        return type(self)(self._rows.shard(shards, index, contiguous=True), self._name)
+        """The part number `index` of `shards` contiguous parts."""
+        return type(self)(self.rows.shard(shards, index, contiguous=True), self._name)
 
     def __iter__(self) -> Iterator[Image.Image]:
         for row in range(len(self)):
@@ -70,30 +68,17 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Imag
 
 
 def encoded(cell: Mapping[str, Any], where: str) -> bytes:
-    """The content of an image's file. Raises DataError where it cannot be read."""
+    """The encoded content of an image. Raises DataError if its file cannot be read."""
     content: bytes | None = cell["bytes"]
     return read_file(Path(cell["path"]), where) if content is None else content
 
 
 def caption_map(split: Dataset) -> CaptionMap:
-    """Which captions belong to which image; only the captions are read."""
+    """Which captions belong to which image. The images are not read."""
     return CaptionMap.from_lists(caption_lists(split))
 
 
 def caption_lists(split: Dataset) -> list[list[str]]:
-    """The column `captions`."""
+    """The column `captions`: one list of texts for each image."""
     lists: list[list[str]] = split.select_columns(["captions"]).with_format("arrow")[:]["captions"].to_pylist()
     return lists
-
-
-def fingerprint(split: Dataset) -> str:
-    """Recognises a split again: SHA-256 over its captions, its length and some of its images.
-
-    At most 64 images, spread evenly, are read: enough to notice other sizes, another encoding or
-    another order, at a cost that does not grow with the images.
-    """
-    digest = hashlib.sha256(repr((len(split), caption_lists(split))).encode())
-    images = split.select_columns(["image"])
-    for row in range(0, len(split), max(1, len(split) // FINGERPRINT_IMAGES)):
-        digest.update(hashlib.sha256(encoded(images[row]["image"], f"row {row}")).digest())
-    return digest.hexdigest()

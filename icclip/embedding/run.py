@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip.console import Reporter
-from icclip.data.gallery import load_split
+from icclip.data.gallery import load_gallery
 from icclip.data.images import decode_image
 from icclip.encoders import EncoderRequest, open_encoder
 from icclip.errors import MissingExtraError, UsageError
@@ -72,7 +72,7 @@ def _encode(
     if request.dataset is None:
         names = [str(path) for path in request.images]
         return names, encoder.encode_images(ImageFiles(request.images), batch_size=request.batch_size)
-    images, _, _ = load_split(registry, request.dataset, request.split, reporter)
+    images = load_gallery(registry, request.dataset, request.split, reporter).images
     names = [f"{request.dataset} {request.split} {row}" for row in range(len(images))]
     return names, encoder.encode_images(images, batch_size=request.batch_size)
 

@@ -49,7 +49,7 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     if unknown:
         raise TypeError(f"compute_retrieval_metrics() got unexpected arguments: {', '.join(sorted(unknown))}")
 
-    from icclip.data.split import SplitImages, caption_map
+    from icclip.data.gallery import Gallery
     from icclip.evaluating.run import evaluate_split
     from icclip.models.encoder import TorchEncoder
     from icclip.models.loaded import LoadedModel
@@ -57,11 +57,12 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
 
     registry = Registry.from_environment()
     source = model.config.name_or_path or type(model).__name__
-    loaded = LoadedModel(model, processor, registry.backend_for(model.config.model_type, source), source)
+    loaded = LoadedModel.of(model, processor, registry.backend_for(model.config.model_type, source), source)
+    gallery = Gallery.of(split_ds)
     return evaluate_split(
         TorchEncoder(loaded, device=None if device is None else str(device)),
-        SplitImages(split_ds),
-        caption_map(split_ds),
+        gallery.images,
+        gallery.captions,
         image_batch=eval_image_bs,
         text_batch=eval_text_bs,
         metrics=registry.default_metrics(),

@@ -15,7 +15,7 @@ from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, merged
 from icclip.errors import UsageError
 from icclip.plugins.registry import Registry
-from icclip.runs.record import run_config
+from icclip.runs.directory import RunDirectory
 
 OWN_OPTIONS = ("eval_bs", "precision")
 SPLIT_OPTIONS = ("val_fraction", "seed")
@@ -40,8 +40,9 @@ def eval_config(
     Raises:
         UsageError: no dataset is known, or an option is wrong.
     """
-    trained = run_config(checkpoint)
-    data = _data(registry, checkpoint, dataset, data_options)
+    run = RunDirectory.open(checkpoint)
+    trained = run.config
+    data = _data(registry, run, checkpoint, dataset, data_options)
     own = {key: trained[key] for key in OWN_OPTIONS if key in trained}
     proven = _proven_on(checkpoint)
     if proven is not None and dataset is None:
@@ -49,9 +50,9 @@ def eval_config(
     return EvalConfig.from_mapping({**merged(own, options), "checkpoint": checkpoint, "data": data})
 
 
-def training_data(registry: Registry, checkpoint: str, data: DatasetConfig | None = None) -> DatasetConfig | None:
+def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
     """The data a run was trained on; None where that is unknown, or is not the source that `data` reads."""
-    trained = run_config(checkpoint).get("data")
+    trained = run.config.get("data")
     if trained is None:
         return None
     own = DatasetConfig.from_mapping(trained)
@@ -72,19 +73,21 @@ def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
     return f"{config.name}@{path.resolve() if path.exists() else path}"
 
 
-def leaking_options(registry: Registry, config: EvalConfig) -> list[str]:
+def leaking_options(registry: Registry, run: RunDirectory, config: EvalConfig) -> list[str]:
     """Options that split the run's own data otherwise than training did."""
-    own = training_data(registry, config.checkpoint, config.data)
+    own = training_data(registry, run, config.data)
     return [key for key in SPLIT_OPTIONS if own is not None and getattr(own, key) != getattr(config.data, key)]
 
 
-def _data(registry: Registry, checkpoint: str, dataset: str | None, options: Mapping[str, Any]) -> DatasetConfig:
+def _data(
+    registry: Registry, run: RunDirectory, checkpoint: str, dataset: str | None, options: Mapping[str, Any]
+) -> DatasetConfig:
     from icclip.data.loading import dataset_config
 
     # Streaming is for training: an evaluation needs every image, in order.
     options = {**options, "streaming": False}
     asked = None if dataset is None else dataset_config(registry, dataset, **options)
-    own = training_data(registry, checkpoint, asked)
+    own = training_data(registry, run, asked)
     if own is not None:
         place = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})

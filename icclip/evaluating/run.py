@@ -20,6 +20,7 @@ from icclip.retrieval import bootstrap as intervals
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
 from icclip.retrieval.ranking import RetrievalRanks, rank
+from icclip.runs.directory import RunDirectory
 from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
 
 if TYPE_CHECKING:
@@ -37,25 +38,24 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
     Raises:
         UsageError: anything the user can mend: names, paths, data, what is in the way of the file.
     """
-    from icclip.data.loading import choose_split, load_splits
-    from icclip.data.split import SplitImages, caption_map
+    from icclip.data.gallery import load_gallery
 
     specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
-    directory = output_directory(registry, config)
+    run = RunDirectory.open(config.checkpoint)
+    directory = output_directory(registry, run, config)
     about = _about(registry, config, directory)
     path = metric_path(directory, config.split)
     # Before the work, not after it.
     refuse_other_numbers(path, about)
-    for option in leaking_options(registry, config):
+    for option in leaking_options(registry, run, config):
         reporter.warn(f"{option} is not the one of training: a made split may hold images that were trained on")
-    split = choose_split(load_splits(registry, config.data, reporter), config.split, config.data.label)
-    captions = caption_map(split)
+    gallery = load_gallery(registry, config.data, config.split, reporter)
     encoder = open_encoder(registry, EncoderRequest.of(config), reporter)
-    reporter.header(_header(config, encoder, captions, path))
+    reporter.header(_header(config, encoder, gallery.captions, path))
     metrics = evaluate_split(
         encoder,
-        SplitImages(split),
-        captions,
+        gallery.images,
+        gallery.captions,
         image_batch=config.eval_bs,
         metrics=list(specs),
         bootstrap=config.bootstrap,
@@ -126,14 +126,14 @@ def doubts(ranks: RetrievalRanks) -> list[str]:
     return found
 
 
-def output_directory(registry: Registry, config: EvalConfig) -> Path:
+def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) -> Path:
     """Where the metrics go: what the user said, the run's own directory, or one below `eval/`.
 
     A run's directory takes only the numbers of the data it was trained on.
     """
     if config.output_dir is not None:
         return config.output_dir
-    if training_data(registry, config.checkpoint, config.data) is not None:
+    if training_data(registry, run, config.data) is not None:
         return Path(config.checkpoint)
     dataset = Path(dataset_identity(registry, config.data)).stem
     return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}"

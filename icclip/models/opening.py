@@ -79,7 +79,7 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
         model = resize_images(model, processor, config.image_resize)
     model.set_attn_implementation(config.attention)
     check_vocabulary(processor.tokenizer, model.config.text_config.vocab_size, source_label(config))
-    return LoadedModel(model.eval(), processor, backend, source_label(config))
+    return LoadedModel.of(model.eval(), processor, backend, source_label(config))
 
 
 def source_label(config: ModelConfig) -> str:

@@ -74,7 +74,7 @@ def clip_tiny(config: ModelConfig, captions: Sequence[str], backend: BackendSpec
             vision_config=VISION | {"image_size": side, "patch_size": PATCH},
             projection_dim=VISION["hidden_size"],
         )
-    return LoadedModel(_seeded(CLIPModel, model_config, config), processor, backend, config.name)
+    return LoadedModel.of(_seeded(CLIPModel, model_config, config), processor, backend, config.name)
 
 
 def siglip_tiny(config: ModelConfig, captions: Sequence[str], backend: BackendSpec) -> LoadedModel:
@@ -99,7 +99,7 @@ def siglip_tiny(config: ModelConfig, captions: Sequence[str], backend: BackendSp
     # positives' gradients would be drowned for the first epochs.
     torch.nn.init.constant_(model.logit_scale, math.log(10))
     torch.nn.init.constant_(model.logit_bias, -math.log(PRESET_BATCH - 1))
-    return LoadedModel(model, processor, backend, config.name)
+    return LoadedModel.of(model, processor, backend, config.name)
 
 
 def _side(config: ModelConfig) -> int:

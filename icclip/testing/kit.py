@@ -347,7 +347,7 @@ def _check_model_type(spec: BackendSpec, loaded: LoadedModel) -> None:
 
 
 def _check_policy(spec: BackendSpec, loaded: LoadedModel) -> None:
-    policy = spec.text_policy(loaded.model.config, loaded.processor.tokenizer)
+    policy = spec.text_policy(loaded.model.config, loaded.feeder.processor.tokenizer)
     if not isinstance(policy, TextPolicy):
         raise TypeError(f"text_policy returned {type(policy).__name__}: return a TextPolicy")
     if policy.padding not in ("longest", "max_length") or policy.max_length < 1:
@@ -363,8 +363,8 @@ def _features(loaded: LoadedModel) -> tuple[Any, Any]:
     images = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     with torch.no_grad():
         return (
-            loaded.image_features(loaded.image_inputs(images)),
-            loaded.text_features(loaded.text_inputs(_CAPTIONS[:2])),
+            loaded.image_features(loaded.feeder.image_inputs(images)),
+            loaded.text_features(loaded.feeder.text_inputs(_CAPTIONS[:2])),
         )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from icclip.config import TrainConfig
-from icclip.data.split import caption_lists, fingerprint
+from icclip.data.gallery import Gallery
 from icclip.models.loaded import LoadedModel
 from icclip.runs.record import FORMAT, versions, without_secrets
 
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
-def record(config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Any]) -> dict[str, Any]:
-    """All that it takes to know, and to repeat, what was done; no name of the machine or its user."""
+
+def record(config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Gallery | IterableDataset]) -> dict[str, Any]:
+    """Everything needed to know what was done and to repeat it; nothing names the machine or its user."""
     return {
         "format": FORMAT,
         "status": "running",
@@ -23,13 +24,13 @@ def record(config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Any]) 
         "versions": versions(),
         "data": {"splits": {name: about_split(split) for name, split in splits.items()}},
         "model": loaded.describe(),
-        "text_policy": dataclasses.asdict(loaded.text_policy),
+        "text_policy": dataclasses.asdict(loaded.feeder.text_policy),
     }
 
 
-def about_split(split: Any) -> dict[str, Any]:
-    """Size and fingerprint; nothing is known of a stream."""
-    if not isinstance(split, Dataset):
+def about_split(split: Gallery | IterableDataset) -> dict[str, Any]:
+    """The size and fingerprint of a split; null for a stream, of which nothing is known in advance."""
+    if not isinstance(split, Gallery):
         return {"images": None, "captions": None, "fingerprint": None}
-    captions = sum(map(len, caption_lists(split)))
-    return {"images": len(split), "captions": captions, "fingerprint": fingerprint(split)}
+    captions = split.captions
+    return {"images": captions.n_images, "captions": captions.n_texts, "fingerprint": split.fingerprint()}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,17 +22,13 @@ from icclip.bundles.parity_record import (
     sampled_rows,
 )
 from icclip.console import Reporter
-from icclip.data.gallery import load_split
+from icclip.data.gallery import Gallery, load_gallery
 from icclip.errors import CheckpointError, GateError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.providers import Provider
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +65,13 @@ class Verification:
             raise GateError(f"{self.bundle} does not verify: {failed[0].name}: {failed[0].detail}{more}")
 
 
-@dataclass(frozen=True)
-class RetrievalData:
-    """The images and captions that retrieval is measured on."""
-
-    images: Sequence[Image]
-    captions: CaptionMap
-    label: str
-
-
 def verify(
     bundle: Path,
     *,
     precisions: Sequence[str] = (),
     provider: Provider | None = None,
     threads: int | None = None,
-    data: RetrievalData | None = None,
+    data: Gallery | None = None,
     reporter: Reporter,
 ) -> Verification:
     """Check a bundle wherever it is.
@@ -127,7 +114,7 @@ def verify(
 
 def load_retrieval_data(
     registry: Registry, dataset: str, bundle: Path, split: str | None, reporter: Reporter
-) -> RetrievalData:
+) -> Gallery:
     """The split, or the sample of it, that the gate measured; `split` None: the one it used.
 
     Raises:
@@ -136,7 +123,7 @@ def load_retrieval_data(
     """
     parity = read_parity(bundle)
     own = read_manifest(bundle).data or ParityData(dataset=parity.dataset, split=parity.split)
-    images, captions, label = load_split(
+    return load_gallery(
         registry,
         dataset,
         split or own.split,
@@ -144,7 +131,6 @@ def load_retrieval_data(
         options=own.options,
         rows=lambda total: sampled_rows(total, parity.n_images, parity.seed),
     )
-    return RetrievalData(images, captions, label)
 
 
 def _check_digest(manifest: Manifest) -> Check:
@@ -167,9 +153,7 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
         yield Check("files", False, problem)
 
 
-def _check_encoder(
-    encoder: Encoder, gated: PrecisionParity, golden: Golden, data: RetrievalData | None
-) -> Iterator[Check]:
+def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Check]:
     where = f"{gated.precision} on {encoder.choice.provider}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
@@ -204,7 +188,7 @@ def _compared(
     return Check(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
 
 
-def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalData, where: str) -> Iterator[Check]:
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Check]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     batch = measured_batch(encoder)
     images = encoder.encode_images(data.images, batch_size=batch)
@@ -216,7 +200,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: RetrievalDa
         yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
-def _refuse_other_data(parity: ParityRecord, data: RetrievalData) -> None:
+def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:
     size = (data.captions.n_images, data.captions.n_texts)
     other = parity.fingerprint is not None and captions_fingerprint(data.captions) != parity.fingerprint
     if size != (parity.n_images, parity.n_texts) or other:

@@ -137,7 +137,7 @@ def test_models_that_do_not_belong_together(blended, finished, tiny, tmp_path, r
         blended(finished, other=str(tmp_path / "wider"), alphas=[0.5])
 
     brighter = open_model(registry, ModelConfig(name=str(tiny["softmax"])))
-    brighter.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    brighter.feeder.processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     brighter.save(tmp_path / "brighter")
     with pytest.raises(CheckpointError, match=r"their image processors differ in image_mean"):
         blended(finished, other=str(tmp_path / "brighter"), alphas=[0.5])

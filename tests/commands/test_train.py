@@ -211,7 +211,7 @@ def test_a_divided_model_learns_as_a_whole_one(icclip, images, tmp_path, model):
     alone = icclip(*arguments(images, tmp_path / "one", *gently, "--train-bs", 8))
     assert alone.code == 0, alone.err
     finished = launched(TORCHRUN, arguments(images, tmp_path / "two", *gently, "--train-bs", 4, *FSDP))
-    assert "divided among 2 processes" in finished.stderr
+    assert "sharded across 2 processes" in finished.stderr
     assert "Warning" not in finished.stderr
     written = sorted(path.name for path in (tmp_path / "one" / "checkpoint-6").iterdir())
     for name in written:
@@ -241,7 +241,7 @@ def test_a_run_of_two_processes_goes_on_as_if_nothing_had_happened(images, tmp_p
     launched(TORCHRUN, arguments(images, through, *steady, *first, "--epochs", 2))
     launched(TORCHRUN, arguments(images, cut, *steady, *first, "--epochs", 1))
     resumed = launched(TORCHRUN, arguments(images, cut, *steady, *then, "--epochs", 2, "--resume"))
-    assert "going on from" in resumed.stderr
+    assert "resuming from" in resumed.stderr
     for name in ("model", "weights_in_training", "weight_average"):
         one, two = (load_file(run / "checkpoint-6" / f"{name}.safetensors") for run in (through, cut))
         for key, weight in one.items():

@@ -9,8 +9,9 @@ from datasets import Image
 from support.flickr import jpeg, write_flickr8k, write_flickr30k
 
 from icclip.console import Reporter
+from icclip.data.gallery import Gallery
 from icclip.data.loading import dataset_config, load_splits
-from icclip.data.split import SplitImages, caption_map, fingerprint
+from icclip.data.split import SplitImages, caption_map
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import DatasetSpec
 
@@ -78,7 +79,9 @@ def test_the_contract(config):
 
 def test_loading_again_gives_the_same(config):
     first, second = (load_splits(REGISTRY, config, Reporter(silent=True)) for _ in range(2))
-    assert {n: fingerprint(s) for n, s in first.items()} == {n: fingerprint(s) for n, s in second.items()}
+    assert {n: Gallery.of(s).fingerprint() for n, s in first.items()} == {
+        n: Gallery.of(s).fingerprint() for n, s in second.items()
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {"shapes"}))

@@ -16,8 +16,9 @@ from icclip import load_image_text_dataset
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
 from icclip.data.columns import dataset_of, with_captions
+from icclip.data.gallery import Gallery
 from icclip.data.loading import choose_split, dataset_config, load_splits
-from icclip.data.split import SplitImages, caption_map, fingerprint
+from icclip.data.split import SplitImages, caption_map
 from icclip.errors import ConfigError, DataError, PluginError, UnknownNameError
 from icclip.plugins.registry import Plugin, Registry
 from icclip.plugins.specs import DatasetSpec
@@ -185,7 +186,7 @@ def test_missing_splits_are_made_from_train_and_said_so(capsys):
     texts = [text for split in made.values() for text in caption_map(split).texts]
     assert sorted(texts) == sorted(f"picture {i}" for i in range(50))
     assert capsys.readouterr().err == (
-        "it has no validation or test split: took 5 of its 50 training images for each (val-fraction 0.1, seed 42)\n"
+        "it has no validation or test split: icclip sets aside 5 of its 50 training images for each (val-fraction 0.1, seed 42)\n"
     )
 
 
@@ -193,7 +194,7 @@ def test_only_what_is_missing_is_made(capsys):
     made = loaded(DatasetDict(train=some(10), test=some(3, start=100)), capsys)
     assert list(made) == ["train", "validation", "test"]
     assert [len(split) for split in made.values()] == [9, 1, 3]
-    assert "no validation split: took 1 of its 10 training images for it" in capsys.readouterr().err
+    assert "no validation split: icclip sets aside 1 of its 10 training images for it" in capsys.readouterr().err
 
 
 def test_made_splits_depend_on_the_seed_alone():
@@ -301,15 +302,18 @@ def test_captions_follow_a_selection():
 
 def test_the_fingerprint_tells_splits_apart():
     split = some(5)
-    assert fingerprint(split) == fingerprint(some(5))
+    assert Gallery.of(split).fingerprint() == Gallery.of(some(5)).fingerprint()
     others = [some(4), some(5, start=1), split.select([1, 0, 2, 3, 4]), some(5, captions=[["a"]] * 5)]
-    assert len({fingerprint(s) for s in [split, *others]}) == 5
+    assert len({Gallery.of(s).fingerprint() for s in [split, *others]}) == 5
 
 
 def test_the_fingerprint_of_files_is_that_of_their_content(tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg(1))
     captions = [["a"]]
-    assert fingerprint(dataset_of([str(tmp_path / "a.jpg")], captions)) == fingerprint(dataset_of([jpeg(1)], captions))
+    assert (
+        Gallery.of(dataset_of([str(tmp_path / "a.jpg")], captions)).fingerprint()
+        == Gallery.of(dataset_of([jpeg(1)], captions)).fingerprint()
+    )
 
 
 def test_captions_of_several_columns_leave_nulls_out():
@@ -408,4 +412,4 @@ def test_flickr8k_itself(flickr8k, registry):
     }
     assert SplitImages(splits["test"])[999].size == (224, 224)
     bare = load_splits(registry, replace(dataset_config(registry, str(flickr8k))), Reporter(silent=True))
-    assert fingerprint(bare["test"]) == fingerprint(splits["test"])
+    assert Gallery.of(bare["test"]).fingerprint() == Gallery.of(splits["test"]).fingerprint()

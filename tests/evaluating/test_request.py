@@ -10,7 +10,7 @@ from icclip.errors import CheckpointError, UsageError
 from icclip.evaluating.request import dataset_identity, eval_config, leaking_options
 from icclip.evaluating.run import output_directory
 from icclip.plugins.registry import Registry
-from icclip.runs.record import run_config
+from icclip.runs.directory import RunDirectory
 
 REGISTRY = Registry(load_plugins=frozenset())
 DATA = {"name": "flickr8k", "path": "/copy", "val_fraction": 0.2, "seed": 3, "streaming": True}
@@ -36,14 +36,14 @@ def test_a_run_is_evaluated_as_it_was_trained(run):
 def test_what_the_user_says_wins(run):
     config = asked(run, data={"seed": 9}, eval_bs=8, precision="fp32", split="validation")
     assert (config.eval_bs, config.precision, config.split, config.data.seed) == (8, "fp32", "validation", 9)
-    assert leaking_options(REGISTRY, config) == ["seed"]
+    assert leaking_options(REGISTRY, RunDirectory.open(run), config) == ["seed"]
 
 
 def test_another_copy_of_the_same_dataset_is_split_alike(run):
     config = asked(run, "flickr8k@/elsewhere")
     assert (config.data.path, config.data.seed, config.data.val_fraction) == ("/elsewhere", 3, 0.2)
     assert asked(run, "flickr8k").data.path is None
-    assert leaking_options(REGISTRY, config) == []
+    assert leaking_options(REGISTRY, RunDirectory.open(run), config) == []
 
 
 def test_another_dataset_takes_nothing_over(run):
@@ -53,8 +53,8 @@ def test_another_dataset_takes_nothing_over(run):
 def test_a_checkpoint_of_a_run_knows_its_run(run):
     (run / "checkpoint-3").mkdir()
     (run / "elsewhere").mkdir()
-    assert run_config(str(run / "checkpoint-3"))["eval_bs"] == 32
-    assert run_config(str(run / "elsewhere")) == {}
+    assert RunDirectory.open(run / "checkpoint-3").config["eval_bs"] == 32
+    assert RunDirectory.open(run / "elsewhere").config == {}
 
 
 def test_without_a_run_a_dataset_has_to_be_named(tmp_path):
@@ -71,7 +71,7 @@ def test_a_broken_record_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["[]", '{"format": 1}', '{"config": 3}'])
 def test_a_record_of_something_else_is_no_run(tmp_path, content):
     (tmp_path / "icclip.json").write_text(content)
-    assert run_config(str(tmp_path)) == {}
+    assert RunDirectory.open(tmp_path).config == {}
 
 
 def test_a_dataset_that_is_a_path_is_that_path(tmp_path):
@@ -84,6 +84,6 @@ def test_a_dataset_that_is_a_path_is_that_path(tmp_path):
 def test_where_the_metrics_go(run, tmp_path):
     own = asked(run)
     other = EvalConfig(checkpoint=str(run), data=DatasetConfig(name="hub", path="owner/photos"))
-    assert output_directory(REGISTRY, own) == run
-    assert output_directory(REGISTRY, other) == Path("eval") / f"{run.name}-photos"
-    assert output_directory(REGISTRY, asked(run, output_dir=tmp_path / "x")) == tmp_path / "x"
+    assert output_directory(REGISTRY, RunDirectory.open(run), own) == run
+    assert output_directory(REGISTRY, RunDirectory.open(run), other) == Path("eval") / f"{run.name}-photos"
+    assert output_directory(REGISTRY, RunDirectory.open(run), asked(run, output_dir=tmp_path / "x")) == tmp_path / "x"

@@ -109,9 +109,10 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
     processor = AutoProcessor.from_pretrained(outcome.bundle)
     assert AutoConfig.from_pretrained(outcome.bundle).model_type == loaded.model.config.model_type
     assert (
-        processor.tokenizer(["A red square"])["input_ids"] == loaded.processor.tokenizer(["A red square"])["input_ids"]
+        processor.tokenizer(["A red square"])["input_ids"]
+        == loaded.feeder.processor.tokenizer(["A red square"])["input_ids"]
     )
-    assert processor.image_processor.size == loaded.processor.image_processor.size
+    assert processor.image_processor.size == loaded.feeder.processor.image_processor.size
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):

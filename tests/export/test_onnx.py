@@ -89,8 +89,8 @@ def test_a_file_that_is_no_valid_graph_is_refused(graphs, tmp_path):
 
 
 def test_every_example_text_has_one_end_in_its_own_place(loaded):
-    end = loaded.processor.tokenizer.eos_token_id
-    padding = loaded.processor.tokenizer.pad_token_id
+    end = loaded.feeder.processor.tokenizer.eos_token_id
+    padding = loaded.feeder.processor.tokenizer.pad_token_id
     ids = example_tokens(loaded, 3, 9)
     firsts = [row.tolist().index(end) for row in ids]
     assert len(set(firsts)) == 3
@@ -140,10 +140,10 @@ def test_models_for_images_of_any_shape_are_refused(models):
 
 
 def test_backends_that_need_a_mask_are_refused(models):
-    policy = dataclasses.replace(models["clip"].text_policy, attention_mask=True)
-    backend = dataclasses.replace(models["clip"].backend, text_policy=lambda config, tokenizer: policy)
+    policy = dataclasses.replace(models["clip"].feeder.text_policy, attention_mask=True)
+    feeder = dataclasses.replace(models["clip"].feeder, text_policy=policy)
     with pytest.raises(CheckpointError, match="needs an attention mask"):
-        check_exportable(dataclasses.replace(models["clip"], backend=backend))
+        check_exportable(dataclasses.replace(models["clip"], feeder=feeder))
 
 
 def test_graphs_open_after_a_move(graphs, loaded, tmp_path):

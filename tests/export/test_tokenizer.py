@@ -28,20 +28,24 @@ def sentencepiece_siglip(models, tmp_path_factory):
     )  # fmt: skip
     tokenizer = SiglipTokenizer(str(root / "spiece.model"))
     loaded = models["siglip"]
-    processor = types.SimpleNamespace(tokenizer=tokenizer, image_processor=loaded.processor.image_processor)
-    return dataclasses.replace(loaded, processor=processor)
+    processor = types.SimpleNamespace(tokenizer=tokenizer, image_processor=loaded.feeder.processor.image_processor)
+    return _with_processor(loaded, processor)
+
+
+def _with_processor(loaded, processor):
+    return dataclasses.replace(loaded, feeder=dataclasses.replace(loaded.feeder, processor=processor))
 
 
 def test_sentencepiece_becomes_one_file_with_the_same_ids(sentencepiece_siglip, tmp_path):
     write_tokenizer(sentencepiece_siglip, tmp_path, TEXTS)
     tokenization = Tokenization.open(tmp_path, text_inputs(sentencepiece_siglip))
     for text in (*PROBES, *TEXTS):
-        assert tokenization([text]).tolist() == sentencepiece_siglip.text_inputs([text])["input_ids"].tolist()
+        assert tokenization([text]).tolist() == sentencepiece_siglip.feeder.text_inputs([text])["input_ids"].tolist()
     assert (tokenization(["A RED dog!"]) == tokenization(["a red dog"])).all()
 
 
 def test_a_fast_tokenizer_is_what_the_processor_saved(loaded, tmp_path):
-    loaded.save_processor(tmp_path)
+    loaded.feeder.save(tmp_path)
     before = (tmp_path / "tokenizer.json").read_bytes()
     write_tokenizer(loaded, tmp_path, TEXTS)
     assert (tmp_path / "tokenizer.json").read_bytes() == before
@@ -51,7 +55,7 @@ def test_other_ids_are_refused(models, tmp_path):
     from tokenizers import Tokenizer, normalizers
 
     loaded = models["clip"]
-    loaded.save_processor(tmp_path)
+    loaded.feeder.save(tmp_path)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     tokenizer.normalizer = normalizers.NFC()  # no longer lower case
     tokenizer.save(str(tmp_path / "tokenizer.json"))
@@ -62,7 +66,7 @@ def test_other_ids_are_refused(models, tmp_path):
 def test_a_tokenizer_without_any_fast_form_is_refused(models, tmp_path):
     slow = types.SimpleNamespace(is_fast=False, pad_token_id=0)
     processor = types.SimpleNamespace(tokenizer=slow)
-    loaded = dataclasses.replace(models["clip"], processor=processor)
+    loaded = _with_processor(models["clip"], processor)
     with pytest.raises(CheckpointError, match="has no fast form: save the checkpoint with a fast tokenizer"):
         write_tokenizer(loaded, tmp_path, TEXTS)
 
@@ -70,4 +74,4 @@ def test_a_tokenizer_without_any_fast_form_is_refused(models, tmp_path):
 def test_a_tokenizer_that_cannot_pad_is_refused(models, tmp_path):
     processor = types.SimpleNamespace(tokenizer=types.SimpleNamespace(is_fast=True, pad_token_id=None))
     with pytest.raises(CheckpointError, match="has no pad token"):
-        write_tokenizer(dataclasses.replace(models["clip"], processor=processor), tmp_path, TEXTS)
+        write_tokenizer(_with_processor(models["clip"], processor), tmp_path, TEXTS)

@@ -35,9 +35,9 @@ def test_openai_clip_vit_base_patch16(registry, clip_tokenizer, images, tmp_path
     again = open_model(registry, ModelConfig(name=str(tmp_path / "saved")))
     for a, b in zip(model.state_dict().values(), again.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    ids = again.text_inputs(["a photo of a Cat"])["input_ids"].tolist()
+    ids = again.feeder.text_inputs(["a photo of a Cat"])["input_ids"].tolist()
     assert ids == [[49406, 320, 1125, 539, 320, 2368, 49407]]
-    assert again.image_inputs(images)["pixel_values"].shape == (5, 3, 224, 224)
+    assert again.feeder.image_inputs(images)["pixel_values"].shape == (5, 3, 224, 224)
     encoder = TorchEncoder(again, device="cpu", workers=0)
     assert encoder.encode_images(images[:2]).shape == encoder.encode_texts(["a", "b"]).shape == (2, 512)
 
@@ -45,7 +45,7 @@ def test_openai_clip_vit_base_patch16(registry, clip_tokenizer, images, tmp_path
 @pytest.fixture
 def naflex(registry, texts, tmp_path):
     """A tiny SigLIP 2 that takes images in their own shape."""
-    tokenizer = open_model(registry, ModelConfig(name="siglip-tiny"), lambda: texts).processor.tokenizer
+    tokenizer = open_model(registry, ModelConfig(name="siglip-tiny"), lambda: texts).feeder.processor.tokenizer
     small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     with quiet_transformers():
         config = Siglip2Config(
@@ -61,12 +61,12 @@ def naflex(registry, texts, tmp_path):
 
 def test_naflex_siglip2_encodes_and_trains(registry, naflex, images, texts):
     loaded = open_model(registry, ModelConfig(name=str(naflex)))
-    inputs = loaded.image_inputs(images)
+    inputs = loaded.feeder.image_inputs(images)
     assert set(inputs) == {"pixel_values", "pixel_attention_mask", "spatial_shapes"}
     encoder = TorchEncoder(loaded, device="cpu", workers=0)
     assert encoder.encode_images(images, batch_size=2).shape == (5, 32)
     loaded.image_features(inputs).sum().backward()
-    loaded.text_features(loaded.text_inputs(texts)).sum().backward()
+    loaded.text_features(loaded.feeder.text_inputs(texts)).sum().backward()
     without = {n for n, p in loaded.model.named_parameters() if p.grad is None}
     assert without == {"logit_scale", "logit_bias"}
 

@@ -186,7 +186,7 @@ def test_the_wrong_end_token_of_old_configs_is_understood(registry, copy, traine
     edit_json(copy / "config.json", text_config={"eos_token_id": 2})
     old, new = opened(registry, copy), trained.loaded
     with torch.inference_mode():
-        a, b = (m.text_features(m.text_inputs(texts)) for m in (old, new))
+        a, b = (m.text_features(m.feeder.text_inputs(texts)) for m in (old, new))
     torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 

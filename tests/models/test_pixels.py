@@ -94,9 +94,9 @@ def test_settings_tell_what_decides_the_grey_levels_and_nothing_else():
 def test_a_model_takes_uint8_wherever_it_is_called(trained, registry, images):
     plain = open_model(registry, ModelConfig(name=str(trained.directory)))
     ready = open_model(registry, ModelConfig(name=str(trained.directory))).ready_for([])
-    inputs, bytes_ = plain.image_inputs(images), ready.image_inputs(images)
+    inputs, bytes_ = plain.feeder.image_inputs(images), ready.feeder.image_inputs(images)
     assert bytes_["pixel_values"].dtype == torch.uint8
-    text = plain.text_inputs(["a red circle"] * len(images))
+    text = plain.feeder.text_inputs(["a red circle"] * len(images))
     with torch.inference_mode():
         assert torch.equal(ready.image_features(bytes_), plain.image_features(inputs))
         assert torch.equal(ready.image_features(inputs), plain.image_features(inputs))
@@ -109,15 +109,14 @@ def test_a_model_takes_uint8_wherever_it_is_called(trained, registry, images):
 
 def test_a_model_without_a_vision_model_stays_as_it_was(trained):
     other = dataclasses.replace(trained.loaded, model=torch.nn.Linear(1, 1))
-    object.__setattr__(other, "text_policy", trained.loaded.text_policy)
-    assert other.ready_for([]).pixels is None
+    assert other.ready_for([]).feeder.pixels is None
 
 
 def test_tokens_are_those_of_the_tokenizer(trained, registry, texts):
     plain = open_model(registry, ModelConfig(name=str(trained.directory)))
-    ready = plain.ready_for([*texts, *texts])
+    ready = plain.feeder.with_tokens([*texts, *texts])
     for some in (texts, texts[2:], texts[:1], [*texts, "never seen before"]):
-        found, expected = ready.text_inputs(some), plain.text_inputs(some)
+        found, expected = ready.text_inputs(some), plain.feeder.text_inputs(some)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert found[name].dtype == value.dtype
@@ -128,12 +127,10 @@ def test_tokens_are_those_of_the_tokenizer(trained, registry, texts):
 @pytest.mark.parametrize("padding", ["longest", "max_length"])
 def test_padding_and_mask_are_those_of_the_tokenizer(trained, registry, texts, side, padding):
     plain = open_model(registry, ModelConfig(name=str(trained.directory)))
-    policy = dataclasses.replace(plain.text_policy, padding=padding, attention_mask=True, max_length=12)
-    object.__setattr__(plain, "text_policy", policy)
-    plain.processor.tokenizer.padding_side = side
-    ready = plain.ready_for(texts)
-    object.__setattr__(ready, "text_policy", policy)
-    found, expected = ready.text_inputs(texts), plain.text_inputs(texts)
+    policy = dataclasses.replace(plain.feeder.text_policy, padding=padding, attention_mask=True, max_length=12)
+    feeder = dataclasses.replace(plain.feeder, text_policy=policy)
+    feeder.processor.tokenizer.padding_side = side
+    found, expected = feeder.with_tokens(texts).text_inputs(texts), feeder.text_inputs(texts)
     assert found.keys() == expected.keys() == {"input_ids", "attention_mask"}
     for name, value in expected.items():
         assert torch.equal(found[name], value), name

@@ -12,23 +12,23 @@ LENGTHS = {"clip-tiny": 48, "siglip-tiny": 32}
 
 
 def test_the_encoders_never_get_a_mask(trained, texts):
-    assert set(trained.loaded.text_inputs(texts)) == {"input_ids"}
+    assert set(trained.loaded.feeder.text_inputs(texts)) == {"input_ids"}
 
 
 def test_padding_stops_at_the_longest_or_never_early(trained, texts):
-    policy, ids = trained.loaded.text_policy, trained.loaded.text_inputs(texts[2:3])["input_ids"]
+    policy, ids = trained.loaded.feeder.text_policy, trained.loaded.feeder.text_inputs(texts[2:3])["input_ids"]
     assert policy.max_length == LENGTHS[trained.name]
     assert (ids.shape[1] == policy.max_length) == (policy.padding == "max_length")
 
 
 def test_long_texts_are_cut_to_the_models_length(trained):
-    assert trained.loaded.text_inputs(["word " * 500])["input_ids"].shape == (1, LENGTHS[trained.name])
+    assert trained.loaded.feeder.text_inputs(["word " * 500])["input_ids"].shape == (1, LENGTHS[trained.name])
 
 
 def test_features_of_a_text_do_not_depend_on_its_batch(trained, texts):
     with torch.inference_mode():
-        together = trained.loaded.text_features(trained.loaded.text_inputs(texts))
-        alone = torch.cat([trained.loaded.text_features(trained.loaded.text_inputs([t])) for t in texts])
+        together = trained.loaded.text_features(trained.loaded.feeder.text_inputs(texts))
+        alone = torch.cat([trained.loaded.text_features(trained.loaded.feeder.text_inputs([t])) for t in texts])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 

@@ -21,9 +21,13 @@ def same_weights(a, b):
 def test_a_saved_preset_comes_back_bit_for_bit(trained, registry, texts, images):
     again = open_model(registry, ModelConfig(name=str(trained.directory)))
     assert same_weights(trained.loaded, again)
-    assert again.text_policy == trained.loaded.text_policy
-    assert torch.equal(again.text_inputs(texts)["input_ids"], trained.loaded.text_inputs(texts)["input_ids"])
-    assert torch.equal(again.image_inputs(images)["pixel_values"], trained.loaded.image_inputs(images)["pixel_values"])
+    assert again.feeder.text_policy == trained.loaded.feeder.text_policy
+    assert torch.equal(
+        again.feeder.text_inputs(texts)["input_ids"], trained.loaded.feeder.text_inputs(texts)["input_ids"]
+    )
+    assert torch.equal(
+        again.feeder.image_inputs(images)["pixel_values"], trained.loaded.feeder.image_inputs(images)["pixel_values"]
+    )
 
 
 def test_the_seed_and_the_captions_decide_everything(trained, registry, texts):
@@ -32,10 +36,10 @@ def test_the_seed_and_the_captions_decide_everything(trained, registry, texts):
 
     assert same_weights(trained.loaded, built())
     assert not same_weights(trained.loaded, built(seed=43))
-    assert built().processor.tokenizer.get_vocab() == trained.loaded.processor.tokenizer.get_vocab()
-    other = built(captions=["green triangle green triangle"]).processor.tokenizer
+    assert built().feeder.processor.tokenizer.get_vocab() == trained.loaded.feeder.processor.tokenizer.get_vocab()
+    other = built(captions=["green triangle green triangle"]).feeder.processor.tokenizer
     assert "triangle</w>" in other.get_vocab()
-    assert "triangle</w>" not in trained.loaded.processor.tokenizer.get_vocab()
+    assert "triangle</w>" not in trained.loaded.feeder.processor.tokenizer.get_vocab()
 
 
 def test_building_leaves_the_callers_random_state_alone(trained, registry, texts):
@@ -47,7 +51,7 @@ def test_building_leaves_the_callers_random_state_alone(trained, registry, texts
 def test_images_of_different_content_start_apart(trained, images):
     """A tower that maps everything to one point would be slow to leave it."""
     with torch.inference_mode():
-        features = trained.loaded.image_features(trained.loaded.image_inputs(images))
+        features = trained.loaded.image_features(trained.loaded.feeder.image_inputs(images))
     units = torch.nn.functional.normalize(features, dim=-1)
     assert (units @ units.T).min() < 0.999
 
@@ -59,12 +63,12 @@ def test_a_given_tokenizer_is_used_and_saved(registry, clip_tokenizer, trained, 
     again = open_model(registry, ModelConfig(name=str(tmp_path)))
     expected = [49406, 320, 1125, 539, 320, 2368, 49407]
     for model in (loaded, again):
-        assert model.text_inputs(["a photo of a Cat"])["input_ids"][0, :7].tolist() == expected
+        assert model.feeder.text_inputs(["a photo of a Cat"])["input_ids"][0, :7].tolist() == expected
 
 
 def test_image_resize_gives_a_preset_for_that_size(registry, trained, texts, images):
     loaded = open_model(registry, ModelConfig(name=trained.name, image_resize=32), lambda: texts)
-    assert loaded.image_inputs(images)["pixel_values"].shape == (5, 3, 32, 32)
+    assert loaded.feeder.image_inputs(images)["pixel_values"].shape == (5, 3, 32, 32)
     assert loaded.model.config.vision_config.image_size == 32
 
 
@@ -87,8 +91,8 @@ def test_gradient_checkpointing_changes_no_gradient(registry, trained, texts, im
         if checkpointing:
             loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
         features = (
-            loaded.image_features(loaded.image_inputs(images[:2])),
-            loaded.text_features(loaded.text_inputs(texts[:2])),
+            loaded.image_features(loaded.feeder.image_inputs(images[:2])),
+            loaded.text_features(loaded.feeder.text_inputs(texts[:2])),
         )
         (features[0] * features[1]).sum().backward()
         return [p.grad for p in loaded.model.parameters() if p.grad is not None]

@@ -11,7 +11,7 @@ from icclip.models.opening import open_model
 
 def test_resized_features_are_those_of_interpolated_positions(trained, registry, images):
     resized = open_model(registry, ModelConfig(name=str(trained.directory), image_resize=96))
-    inputs = resized.image_inputs(images)
+    inputs = resized.feeder.image_inputs(images)
     assert inputs["pixel_values"].shape == (5, 3, 96, 96)
     original = trained.loaded.model
     with torch.inference_mode():
@@ -24,8 +24,8 @@ def test_the_new_size_is_saved(trained, registry, images, tmp_path):
     resized = open_model(registry, ModelConfig(name=str(trained.directory), image_resize=96))
     resized.save(tmp_path)
     again = open_model(registry, ModelConfig(name=str(tmp_path)))
-    inputs = again.image_inputs(images)
-    assert torch.equal(inputs["pixel_values"], resized.image_inputs(images)["pixel_values"])
+    inputs = again.feeder.image_inputs(images)
+    assert torch.equal(inputs["pixel_values"], resized.feeder.image_inputs(images)["pixel_values"])
     assert again.model.config.vision_config.image_size == 96
     with torch.inference_mode():
         torch.testing.assert_close(again.image_features(inputs), resized.image_features(inputs), rtol=1e-5, atol=1e-6)

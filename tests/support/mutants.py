@@ -73,7 +73,7 @@ def export_tower(subject: Subject, root: Path, tower: str, forward: Callable[[to
     manifest = read_manifest(root)
     vision = tower == "vision"
     io = manifest.vision_io if vision else manifest.text_io
-    ids = subject.loaded.text_inputs(list(subject.reference.data.captions.texts[:2]))["input_ids"]
+    ids = subject.loaded.feeder.text_inputs(list(subject.reference.data.captions.texts[:2]))["input_ids"]
     inputs = torch.rand(2, 3, 32, 32) if vision else ids
     axes = {0: "batch"} if vision or manifest.text.padding == "max_length" else {0: "batch", 1: "length"}
     path = root / getattr(manifest.precisions["fp32"], tower)

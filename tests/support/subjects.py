@@ -80,7 +80,7 @@ def subject(family: str, root: Path, seed: int = 0) -> Subject:
     """A trained checkpoint and its bundle below `root`; the seed decides everything."""
     images, captions = scenes(0, TRAINED_ON)
     tiny = _untrained(family, captions, seed)
-    loaded = LoadedModel(
+    loaded = LoadedModel.of(
         tiny.model,
         SimpleNamespace(image_processor=tiny.image_processor, tokenizer=tiny.tokenizer),
         BACKENDS[family],
@@ -155,8 +155,8 @@ def _train(loaded: LoadedModel, images: list[Image.Image], texts: list[str], see
     # On so small a model threads only wait for each other; and one thread always sums in one order.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pixels = loaded.image_inputs(images)["pixel_values"]
-    ids = loaded.text_inputs(texts)["input_ids"]
+    pixels = loaded.feeder.image_inputs(images)["pixel_values"]
+    ids = loaded.feeder.text_inputs(texts)["input_ids"]
     optimizer = torch.optim.AdamW(loaded.model.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     target = torch.arange(BATCH)

@@ -86,7 +86,7 @@ def _tiny(registry, preset, captions, folder) -> Path:
     config.projection_dim = config.text_config.projection_size = 32
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder)
-    loaded.processor.save_pretrained(folder)
+    loaded.feeder.processor.save_pretrained(folder)
     return folder
 
 

@@ -56,7 +56,7 @@ def test_a_signal_to_all_processes_is_two_lines_and_exit_code_130(kill_test, tmp
     assert "Traceback" not in said
     interrupted, error = said.splitlines()[-2:]
     assert interrupted.startswith("interrupted at step ")
-    assert interrupted.endswith("to go on, give the same command with --resume")
+    assert interrupted.endswith("to continue, run the same command with --resume")
     assert error == "error: interrupted; what was saved before is intact"
     assert out == ""
     assert kill_test.lost(run) == []

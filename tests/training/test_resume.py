@@ -16,7 +16,7 @@ from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import CheckpointError, UsageError
 from icclip.models.opening import open_model
-from icclip.runs import checkpoints, directory
+from icclip.runs import checkpoints, starting
 from icclip.runs.checkpoints import checkpoint_steps, discard, publish, rotate
 from icclip.runs.history import read_history
 from icclip.training.feeding.collate import CaptionedImages
@@ -175,7 +175,7 @@ def test_a_run_that_was_being_cleared_is_not_gone_on_with(config, registry, quie
     train(dataclasses.replace(config, epochs=1), registry, quiet)
     replacing = dataclasses.replace(config, seed=7, overwrite=True)
     with monkeypatch.context() as patch:
-        patch.setattr(directory.shutil, "rmtree", cut_if_there)
+        patch.setattr(starting.shutil, "rmtree", cut_if_there)
         with pytest.raises(CutError):
             train(replacing, registry, quiet)
     assert (config.output_dir / "checkpoint-4").exists()
@@ -225,10 +225,10 @@ def test_the_tested_weights_are_the_best_ones_after_the_directory_has_moved(conf
 
 def test_a_complete_run_says_so_and_gives_its_result_again(config, registry, capsys, monkeypatch):
     whole = train(config, registry, Reporter(silent=True))
-    monkeypatch.setattr("icclip.training.run.load_splits", None)
+    monkeypatch.setattr("icclip.training.prepare.load_splits", None)
     again = train(dataclasses.replace(config, resume=True), registry, Reporter())
     said = capsys.readouterr().err
-    assert "is complete: nothing is left to do; to go on, raise --epochs or --max-steps" in said
+    assert "is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps" in said
     without = {"confidence_95"}
     assert {k: v for k, v in again.test.items() if k not in without} == {
         k: v for k, v in whole.test.items() if k not in without
@@ -240,8 +240,8 @@ def test_settings_that_differ_from_those_of_the_run_are_named(config, registry, 
     train(dataclasses.replace(config, epochs=1), registry, Reporter(silent=True))
     train(dataclasses.replace(config, lr=0.5, resume=True), registry, Reporter())
     said = capsys.readouterr().err
-    assert "going on from " in said
-    assert "not the settings that the run began with: epochs 1 -> 2, lr 0.001 -> 0.5" in said
+    assert "resuming from " in said
+    assert "these settings differ from those the run began with: epochs 1 -> 2, lr 0.001 -> 0.5" in said
 
 
 def test_data_that_has_changed_is_refused(config, registry, quiet):

@@ -21,14 +21,14 @@ from icclip.bundles.parity_record import (
     write_parity,
 )
 from icclip.console import Reporter
-from icclip.data.gallery import load_split
+from icclip.data.gallery import Gallery, load_gallery
 from icclip.errors import CheckpointError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
 from icclip.runtime import Encoder
-from icclip.verifying.run import RetrievalData, verify
+from icclip.verifying.run import verify
 
 QUIET = Reporter(silent=True)
 STRICT = Thresholds(min_cosine=1 - 1e-6, embedding_abs=1e-5, drop_r1=0.001, drop_r5=0.001, drop_r10=0.001)
@@ -36,7 +36,7 @@ STRICT = Thresholds(min_cosine=1 - 1e-6, embedding_abs=1e-5, drop_r1=0.001, drop
 
 def gate(bundle, data, *, passed=True, thresholds=STRICT, allowed=1 / 128):
     """What the exporter's gate leaves behind, measured for real."""
-    images, captions, _ = data
+    images, captions = data.images, data.captions
     encoder = Encoder.open(bundle, provider="cpu")
     ranks = rank(encoder.encode_images(images), encoder.encode_texts(captions.texts), captions)
     metrics = retrieval_metrics(ranks)
@@ -56,7 +56,7 @@ def gate(bundle, data, *, passed=True, thresholds=STRICT, allowed=1 / 128):
 
 @pytest.fixture(scope="module")
 def data():
-    return load_split(Registry(load_plugins=frozenset()), "shapes", "test", QUIET)
+    return load_gallery(Registry(load_plugins=frozenset()), "shapes", "test", QUIET)
 
 
 @pytest.fixture(params=["clip", "siglip"])
@@ -162,7 +162,7 @@ def test_recall_may_move_as_far_as_the_gate_let_it(gated, data):
             gated, dataclasses.replace(record, results=(dataclasses.replace(record.results[0], metrics=metrics),))
         )
         m.seal(gated, m.read_manifest(gated))
-        assert verify(gated, data=RetrievalData(*data), reporter=QUIET).passed is passes
+        assert verify(gated, data=data, reporter=QUIET).passed is passes
 
 
 def test_a_bundle_that_failed_its_gate_does_not_verify(gated, data):
@@ -188,7 +188,7 @@ def test_several_failures_are_counted(gated, icclip):
 
 def test_other_data_than_the_gates_is_refused(gated):
     captions = CaptionMap.from_lists([["one"], ["two"]])
-    data = RetrievalData([photo(9, 9), photo(8, 8)], captions, "mine, split test")
+    data = Gallery([photo(9, 9), photo(8, 8)], captions, "mine, split test")
     with pytest.raises(UsageError, match=r"mine, split test \(2 images, 2 captions\) is not what parity.json was"):
         verify(gated, data=data, reporter=QUIET)
 

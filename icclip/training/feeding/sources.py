@@ -1,18 +1,17 @@
-"""What a run reads: examples to train on, whose images come from a cache or the split itself, and images to measure on."""
+"""What a run reads: examples to train on and images to measure on, from a cache or from the split itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, TypeAlias
 
 from icclip.config import CacheImages, TrainConfig
 from icclip.console import Reporter
-from icclip.data.split import SplitImages, caption_map
+from icclip.data.gallery import Gallery
+from icclip.data.split import SplitImages
 from icclip.errors import UsageError
-from icclip.models.loaded import LoadedModel
+from icclip.models.feeder import Feeder
 from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, CaptionedStream
 from icclip.training.feeding.duplicates import Duplicates, image_digests, image_hashes, same_content, same_look
@@ -20,10 +19,11 @@ from icclip.training.processes.gather import on_first_process
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import IterableDataset
 
 Images: TypeAlias = SplitImages | PixelCache
 
-TREATMENT = {"mask": "no negatives of each other", "soft": "positives of each other"}
+TREATMENT = {"mask": "not used as negatives of each other", "soft": "used as positives of each other"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,57 +31,57 @@ class Sources:
     """Where a run's examples and images come from.
 
     Args:
-        config: says what is cached and which pairs are duplicates.
-        loaded: resizes the images.
-        reporter: hears what is done.
+        config: says what is cached and how duplicates are treated.
+        feeder: resizes the images.
+        reporter: told what is cached and how many duplicates there are.
     """
 
     config: TrainConfig
-    loaded: LoadedModel
+    feeder: Feeder
     reporter: Reporter
 
-    def training(self, split: Any, *, seen: int) -> CaptionedImages | CaptionedStream:
-        """The examples of a split, or of a stream.
+    def training(self, split: Gallery | IterableDataset, *, seen: int) -> CaptionedImages | CaptionedStream:
+        """The examples of a split or of a stream.
 
         Args:
-            split: has `image` and `captions`.
-            seen: images that the run asks for, with repetition.
+            split: the split, or a stream of rows with `image` and `captions`.
+            seen: how many images the run reads, counting repetitions.
 
         Raises:
-            UsageError: a cache is asked for and cannot be had.
+            UsageError: a cache was asked for, and the images cannot be cached or the cache cannot be written.
             DataError: an image cannot be read.
         """
         config = self.config
-        if not isinstance(split, Dataset):
+        if not isinstance(split, Gallery):
             return CaptionedStream(split, config.seed)
         mode = self._mode_of_training()
         digests = _digests(split) if mode != "off" or config.duplicates != "off" else []
-        images = self._images(split, "train", mode, digests, again=seen > len(split))
+        images = self._images(split, mode, digests, again=seen > len(split.images))
         kind = CaptionedPairs if config.captions == "all" else CaptionedImages
         duplicates = None if config.duplicates == "off" else self._duplicates(split, same_content(digests))
-        return kind(images, caption_map(split), duplicates)
+        return kind(images, split.captions, duplicates)
 
-    def validation(self, split: Dataset) -> Images:
+    def validation(self, split: Gallery) -> Images:
         """The images of a split that is measured several times."""
         mode = self.config.cache_images
-        return self._images(split, "validation", mode, [] if mode == "off" else _digests(split), again=True)
+        return self._images(split, mode, [] if mode == "off" else _digests(split), again=True)
 
     def _mode_of_training(self) -> CacheImages:
         mode = self.config.cache_images
         if self.config.augment == "off" or mode == "off":
             return mode
-        self.reporter.note("augmentation works on whole images: those of the training split are not cached")
+        self.reporter.note("augmentation needs the original images, so the images of the training split are not cached")
         return "off"
 
-    def _images(self, split: Dataset, name: str, mode: CacheImages, digests: Sequence[bytes], *, again: bool) -> Images:
-        images, pixels = SplitImages(split, name), self.loaded.pixels
+    def _images(self, split: Gallery, mode: CacheImages, digests: Sequence[bytes], *, again: bool) -> Images:
+        images, pixels = split.images, self.feeder.pixels
         if mode == "off":
             return images
         if pixels is None:
             if mode == "on":
                 raise UsageError(
-                    f"{type(self.loaded.processor.image_processor).__name__} does more than resize and normalise: "
-                    "its images cannot be cached; leave out --cache-images"
+                    f"{type(self.feeder.processor.image_processor).__name__} does more than resize and normalise: "
+                    "its images cannot be cached, so leave out --cache-images"
                 )
             return images
         path = cache_path(digests, pixels)
@@ -89,14 +89,16 @@ class Sources:
         cached = cached_images(images, path, pixels, mode, worth_filling=again, workers=workers, reporter=reporter)
         return images if cached is None else cached
 
-    def _duplicates(self, split: Dataset, groups: np.ndarray) -> Duplicates:
+    def _duplicates(self, split: Gallery, groups: np.ndarray) -> Duplicates:
         distance = self.config.near_duplicates
         if distance is not None:
-            groups = same_look(groups, on_first_process(lambda: image_hashes(split)), distance)
-        duplicates = Duplicates(groups, caption_map(split))
-        self.reporter.note(f"{duplicates.counted()}: {TREATMENT[self.config.duplicates]}, kept apart where possible")
+            groups = same_look(groups, on_first_process(lambda: image_hashes(split.images.rows)), distance)
+        duplicates = Duplicates(groups, split.captions)
+        self.reporter.note(
+            f"{duplicates.counted()}: they are {TREATMENT[self.config.duplicates]}, and kept in different batches where possible"
+        )
         return duplicates
 
 
-def _digests(split: Dataset) -> list[bytes]:
-    return on_first_process(lambda: image_digests(split))
+def _digests(split: Gallery) -> list[bytes]:
+    return on_first_process(lambda: image_digests(split.images.rows))

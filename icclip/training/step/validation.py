@@ -1,16 +1,14 @@
-"""Retrieval metrics of a model in training: each process encodes its share, one ranks."""
+"""Retrieval metrics of a model in training: each process encodes its share, and the first one ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import distributed
 
 from icclip.config import TrainConfig
-from icclip.data.split import caption_map
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import MetricSpec
@@ -20,9 +18,6 @@ from icclip.retrieval.ranking import rank
 from icclip.retrieval.spread import spread
 from icclip.training.feeding.sources import Images
 from icclip.training.processes.gather import from_first_process, is_distributed, to_first_process
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -35,19 +30,12 @@ class Validation:
     config: TrainConfig
     device: str
 
-    @classmethod
-    def of(
-        cls, split: Dataset, images: Images, metrics: Sequence[MetricSpec], config: TrainConfig, device: str
-    ) -> Validation:
-        """For a split with `captions`, and its images."""
-        return cls(images, caption_map(split), metrics, config, device)
-
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """The metrics, the same on every process; and the numbers that show a collapse."""
-        place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
+        """The retrieval metrics and the numbers that show a collapse, the same on every process."""
+        process, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
-        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
-        images = encoder.encode_images(self.images.shard(processes, place), batch_size=self.config.eval_bs)
+        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[process]]
+        images = encoder.encode_images(self.images.shard(processes, process), batch_size=self.config.eval_bs)
         embeddings = to_first_process((images, encoder.encode_texts(texts)))
         metrics = from_first_process(self._measure(embeddings) if embeddings is not None else None)
         return {**metrics, "logit_scale": loaded.model.logit_scale.item()}

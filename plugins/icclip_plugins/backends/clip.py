@@ -42,9 +42,9 @@ def check_end_of_text(loaded: LoadedModel) -> None:
     Raises:
         CheckpointError: the tokenizer adds none, or not the one that the model looks for.
     """
-    ids = loaded.text_inputs(["a"])["input_ids"][0].tolist()
+    ids = loaded.feeder.text_inputs(["a"])["input_ids"][0].tolist()
     expected = loaded.model.config.text_config.eos_token_id
-    end = loaded.processor.tokenizer.eos_token_id
+    end = loaded.feeder.processor.tokenizer.eos_token_id
     found = max(ids) == end if expected == LEGACY_EOS else end == expected
     if end not in ids or not found:
         raise CheckpointError(

@@ -24,7 +24,7 @@ from icclip.training.step.losses import not_negatives
 
 @pytest.fixture
 def collator(registry, tiny):
-    return Collator(open_model(registry, ModelConfig(name=str(tiny["softmax"]))), seed=1)
+    return Collator(open_model(registry, ModelConfig(name=str(tiny["softmax"]))).feeder, seed=1)
 
 
 def epochs(collator, data, epochs, **options):
@@ -74,7 +74,7 @@ def test_all_captions_of_an_image_have_their_turn(collator, pictures):
 
 
 def test_round_robin_takes_the_next_caption_each_epoch(collator, pictures):
-    collator = Collator(collator.loaded, seed=1, captions="round-robin")
+    collator = Collator(collator.feeder, seed=1, captions="round-robin")
     turns = [
         [collator.choose(Example(epoch, row, pictures[0], ("a", "b", "c"), 3)) for epoch in range(4)] for row in (0, 1)
     ]
@@ -105,7 +105,7 @@ def test_pairs_of_one_image_are_no_negatives_of_each_other(collator, pictures, c
 
 @pytest.mark.parametrize("policy", ["round-robin", "all"])
 def test_workers_change_nothing_of_captions_and_augmentation(collator, pictures, captions, policy):
-    collator = Collator(collator.loaded, seed=1, captions=policy, augment="light")
+    collator = Collator(collator.feeder, seed=1, captions=policy, augment="light")
     data = (CaptionedPairs if policy == "all" else CaptionedImages)(pictures, captions)
     alone = epochs(collator, data, 2)
     others = epochs(collator, data, 2, num_workers=2, persistent_workers=True)
@@ -115,7 +115,7 @@ def test_workers_change_nothing_of_captions_and_augmentation(collator, pictures,
 
 def test_an_image_is_augmented_anew_each_epoch_and_by_the_seed(collator, pictures):
     def shown(seed, epoch, row, augment="light"):
-        one = Collator(collator.loaded, seed, augment=augment)
+        one = Collator(collator.feeder, seed, augment=augment)
         return np.asarray(one.picture(Example(epoch, row, pictures[0], ("a",), row)))
 
     assert np.array_equal(shown(1, 0, 3), shown(1, 0, 3))

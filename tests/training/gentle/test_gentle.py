@@ -14,7 +14,7 @@ from icclip.models.opening import open_model
 from icclip.training.feeding.collate import CaptionedImages
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.layers import places
-from icclip.training.gentle.lora import add_adapters, merged, plain_state, remove_adapters
+from icclip.training.gentle.lora import adapters_merged, add_adapters, plain_state, remove_adapters
 from icclip.training.gentle.plan import Gentle
 from icclip.training.run import train
 from icclip.training.step.arguments import training_arguments
@@ -155,15 +155,15 @@ def adapted(loaded):
 def features(loaded, pictures):
     with torch.no_grad():
         return torch.cat([
-            loaded.image_features(loaded.image_inputs(pictures[:4])),
-            loaded.text_features(loaded.text_inputs(["a red square", "one"])),
+            loaded.image_features(loaded.feeder.image_inputs(pictures[:4])),
+            loaded.text_features(loaded.feeder.text_inputs(["a red square", "one"])),
         ])  # fmt: skip
 
 
 def test_merged_the_model_gives_what_it_gives_with_adapters(adapted, pictures, family, registry, tiny):
     with_adapters = features(adapted, pictures)
     before = {name: tensor.clone() for name, tensor in adapted.model.state_dict().items()}
-    with merged(adapted.model):
+    with adapters_merged(adapted.model):
         torch.testing.assert_close(features(adapted, pictures), with_adapters, atol=1e-5, rtol=1e-4)
         plain = {name: tensor.clone() for name, tensor in plain_state(adapted.model).items()}
     assert not changed(before, adapted.model.state_dict())
@@ -313,7 +313,7 @@ def test_resuming_with_other_weights_in_training_is_refused(gently, registry, qu
     config = gently(LoraConfig(rank=2))
     train(config, registry, quiet)
     (table,) = other
-    with pytest.raises(UsageError, match=rf"was trained with other options of \[{table}\], .*: resume with those"):
+    with pytest.raises(UsageError, match=rf"was trained with other options in \[{table}\]: resume with those"):
         train(dataclasses.replace(config, epochs=2, resume=True, **other), registry, quiet)
 
 

@@ -59,9 +59,11 @@ def test_a_run_that_gets_worse_is_stopped_and_keeps_its_best(ruined, registry, c
     assert list(measured) == [0, 2, 4], "stopped after two evaluations"
     assert measured[0]["rsum"] > 500
     said = capsys.readouterr().err
-    assert f"step 4: the rsum is below the {measured[0]['rsum']:.1f} of step 0 and the patience of 2 " in said
+    assert f"step 4: the last 2 evaluations had an rsum below the {measured[0]['rsum']:.1f} of step 0" in said
     assert result.best["rsum"] == max(measured[2]["rsum"], measured[4]["rsum"])
-    with pytest.raises(GateError, match=r"made the model no better: .* of step [24], has the rsum .* and step 0 had"):
+    with pytest.raises(
+        GateError, match=r"did not improve the model: .* from step [24], has an rsum of .* and step 0 had"
+    ):
         result.raise_if_no_better()
     assert json.loads((ruined.output_dir / "icclip.json").read_text())["status"] == "complete"
 
@@ -94,7 +96,7 @@ def test_exit_codes(icclip, ruined, tmp_path):
     harmful = icclip(*options, "--output-dir", tmp_path / "harmful", "--json")
     assert harmful.code == 3
     assert json.loads(harmful.out)["best_step"] in {2, 4}
-    assert "error: training made the model no better" in harmful.err
+    assert "error: training did not improve the model" in harmful.err
     for name in ("model.safetensors", "test_metric.json", "README.md"):
         assert (tmp_path / "harmful" / name).exists()
     # What it says the first time it says again.

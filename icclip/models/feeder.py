@@ -1,0 +1,79 @@
+"""From images and texts to the inputs of a model, without the model itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from icclip.models.pixels import Pixels
+from icclip.models.quiet import quiet_transformers
+from icclip.models.tokens import Tokens, padded
+from icclip.plugins.specs import TextPolicy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Feeder:
+    """The one place where images and texts become model inputs, for training, evaluation and export alike.
+
+    It holds no weights, so it is what worker processes and collators are given.
+    """
+
+    processor: Any
+    """A transformers ProcessorMixin with `image_processor` and `tokenizer`."""
+    text_policy: TextPolicy
+    """How the checkpoint expects its text: padding, length, case, attention mask."""
+    pixels: Pixels | None = None
+    """If set, image inputs are uint8 and the vision tower normalises them itself (`Pixels.normalise_in`)."""
+    tokens: Tokens | None = None
+    """Token ids of texts that were tokenized in advance."""
+
+    def with_tokens(self, texts: Sequence[str]) -> Self:
+        """A copy that tokenizes these texts now and looks them up later. The inputs stay the same."""
+        return dataclasses.replace(self, tokens=Tokens(texts, self._token_ids))
+
+    def image_inputs(self, images: Sequence[Image | np.ndarray]) -> dict[str, Tensor]:
+        """RGB images of any size -> the vision tower's inputs: `pixel_values` float32 [b, 3, h, w], ...
+
+        With `pixels`, `pixel_values` are uint8, and an image may also be a row of a PixelCache.
+        """
+        if self.pixels is not None:
+            return {"pixel_values": self.pixels.resized(images)}
+        return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
+
+    def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and a mask if the policy asks for one."""
+        policy, known = self.text_policy, self.tokens
+        if known is not None and all(text in known for text in texts):
+            return padded([known[text] for text in texts], self.processor.tokenizer, policy)
+        tokens = self._tokenize(texts, padding=policy.padding, return_tensors="pt")
+        wanted = ("input_ids", "attention_mask") if policy.attention_mask else ("input_ids",)
+        return {name: tokens[name] for name in wanted}
+
+    def save(self, directory: Path) -> None:
+        """Write the image processor and the tokenizer, as transformers lays them out."""
+        with quiet_transformers():
+            self.processor.save_pretrained(directory)
+            # transformers 5 puts this into processor_config.json, where nothing but transformers looks.
+            self.processor.image_processor.save_pretrained(directory)
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenize(texts, padding=False)["input_ids"]
+        return ids
+
+    def _tokenize(self, texts: Sequence[str], **options: Any) -> Any:
+        policy = self.text_policy
+        return self.processor.tokenizer(
+            [text.lower() for text in texts] if policy.lowercase else list(texts),
+            max_length=policy.max_length,
+            truncation=True,
+            return_attention_mask=policy.attention_mask,
+            **options,
+        )

@@ -1,0 +1,148 @@
+"""The output directory before a run: whether it is free, is to be resumed, or is to be cleared."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icclip.config import TrainConfig
+from icclip.errors import CheckpointError, UsageError
+from icclip.files import readable_os_errors
+from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
+from icclip.runs.directory import RunDirectory
+from icclip.runs.history import HISTORY
+from icclip.runs.record import RECORD, without_secrets
+
+SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
+"""If a directory holds any of these, it is somebody's result."""
+
+PARTS = (
+    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "spiece.model", "chat_template*",
+)  # fmt: skip
+"""Everything that a run writes, and so everything that --overwrite deletes."""
+
+WHAT_TRAINS = ("gentle", "lora")
+"""Tables of the configuration that the optimizer state and the weights in training depend on."""
+
+CLEARING = ".clearing"
+"""A marker that exists while `clear` deletes; the remains of an interrupted deletion are not resumed."""
+
+LENGTH = ("epochs", "max_steps", "guard", "patience")
+"""Settings that can make a complete run train further."""
+OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to", "fsdp")
+"""Settings that may differ when a run is resumed."""
+
+
+def run_to_resume(config: TrainConfig) -> RunDirectory:
+    """The run in the output directory where `config` asks to resume it; an empty one otherwise.
+
+    Raises:
+        UsageError: its `icclip.json` cannot be read, or it was trained with another model, dataset or
+            trainable weights.
+    """
+    if not config.resume:
+        return RunDirectory(config.output_dir)
+    try:
+        run = RunDirectory.open(config.output_dir)
+    except CheckpointError as error:
+        raise UsageError(f"{error}; start from the beginning with --overwrite") from error
+    _refuse_other_run(config, run)
+    return run
+
+
+def checkpoint_to_resume(config: TrainConfig, run: RunDirectory) -> Path | None:
+    """The checkpoint to continue from; None to start from the beginning.
+
+    Args:
+        config: of the run that is about to start.
+        run: as `run_to_resume` gives it.
+
+    Raises:
+        UsageError: the directory already holds a run, and neither --resume nor --overwrite was given.
+    """
+    root = config.output_dir
+    found = sorted(path.name for sign in SIGNS for path in root.glob(sign))
+    if config.resume:
+        return None if (root / CLEARING).exists() else run.last_checkpoint
+    # The other processes may come here after the first has begun to write.
+    first_process = os.environ.get("RANK", "0") == "0"
+    if found and first_process and not config.overwrite:
+        raise UsageError(
+            f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to continue it, "
+            "or --overwrite to replace it"
+        )
+    return None
+
+
+def clear(root: Path) -> None:
+    """Delete what an earlier run left behind, and nothing else; create the directory if needed."""
+    with readable_os_errors("the run", root):
+        root.mkdir(parents=True, exist_ok=True)
+        (root / CLEARING).touch()
+        for path in (path for part in PARTS for path in root.glob(part)):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        (root / CLEARING).unlink()
+
+
+def nothing_left_to_do(config: TrainConfig, run: RunDirectory) -> bool:
+    """Whether `run` is complete and `config` asks for no more training than it had."""
+    return run.status == "complete" and all(run.config.get(name) == getattr(config, name) for name in LENGTH)
+
+
+def changed_settings(config: TrainConfig, run: RunDirectory) -> list[str]:
+    """`name before -> now` for each setting that decides the weights and differs from what the run had."""
+    before = _flat(run.config)
+    now = _flat(without_secrets(config.to_mapping()))
+    return [
+        f"{name} {before[name]} -> {now.get(name)}"
+        for name in sorted(before.keys() - set(OF_THE_SESSION))
+        if before[name] != now.get(name)
+    ]
+
+
+def refuse_other_data(run: RunDirectory, splits: Mapping[str, Any]) -> None:
+    """Check that a resumed run sees the rows that it began with; `splits` as `RunDirectory.splits` has them.
+
+    Raises:
+        UsageError: a split has changed since.
+    """
+    before = run.splits
+    for name in before.keys() & splits.keys():
+        if before[name] != splits[name]:
+            images = [split[name]["images"] for split in (before, splits)]
+            raise UsageError(
+                f"the {name} split has changed since {run.path} began ({images[0]} images then, "
+                f"{images[1]} now): resume with the same data, or give another --output-dir"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
+
+
+def _refuse_other_run(config: TrainConfig, run: RunDirectory) -> None:
+    before, now = run.config, config.to_mapping()
+    for table in ("model", "data"):
+        names = [run.get(table, {}).get("name") for run in (before, now)]
+        if before and names[0] != names[1]:
+            raise UsageError(
+                f"{config.output_dir} was trained with {table} {names[0]!r}, not {names[1]!r}: "
+                "resume with the same, or give another --output-dir"
+            )
+    for table in WHAT_TRAINS:
+        if before and before.get(table, now[table]) != now[table]:
+            raise UsageError(
+                f"{config.output_dir} was trained with other options in [{table}]: resume with those in its {RECORD}, "
+                "or give another --output-dir"
+            )

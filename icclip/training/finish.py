@@ -1,0 +1,94 @@
+"""After the last step: the test split, the results and the model card."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from icclip import __version__
+from icclip.console import Reporter
+from icclip.data.gallery import Gallery
+from icclip.evaluating.request import dataset_identity
+from icclip.evaluating.run import evaluate_split
+from icclip.files import atomic_write_text
+from icclip.models.encoder import TorchEncoder
+from icclip.plugins.registry import Registry
+from icclip.report.model_card import model_card
+from icclip.runs.history import HISTORY, evaluations
+from icclip.runs.record import write_record
+from icclip.runs.results import metric_path, write_metrics
+from icclip.training.prepare import Run, in_memory
+from icclip.training.result import TrainResult
+
+
+def finish(run: Run, best_step: int | None, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
+    """Measure the best model on the test split, and write the results and the model card. For the first process.
+
+    Args:
+        run: whose steps are all made.
+        best_step: the step whose checkpoint has been made the root.
+        registry: knows the metrics.
+        reporter: shows the progress.
+        started: the `time.monotonic()` at which the run began.
+    """
+    assert best_step is not None, "a run that ends has saved a checkpoint"
+    measured = evaluations(run.root / HISTORY)
+    result = TrainResult(
+        output_dir=run.root,
+        steps=run.trainer.state.global_step,
+        best_step=best_step,
+        baseline=measured.get(0, {}),
+        best=measured[best_step],
+        test=_test(run, registry, reporter),
+        seconds=time.monotonic() - started,
+    )
+    _write_metrics(run, registry, result)
+    _write_card(run, result)
+    outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
+    write_record(run.root, {**run.record, "status": "complete", "result": outcome})
+    reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")
+    return result
+
+
+def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+    """The test split, once, with the best weights; in the batches and metrics of `icclip eval`."""
+    if "test" not in run.splits:
+        return {}
+    split, config = run.splits["test"], run.config
+    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label)
+    encoder = TorchEncoder(
+        run.trainer.loaded,
+        device=str(run.trainer.args.device),
+        precision=config.precision,
+        workers=config.workers,
+        reporter=reporter,
+    )
+    return evaluate_split(
+        encoder,
+        gallery.images,
+        gallery.captions,
+        image_batch=config.eval_bs,
+        metrics=registry.default_metrics(),
+        reporter=reporter,
+    )
+
+
+def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
+    for split, metrics in (("validation", result.best), ("test", result.test)):
+        if metrics:
+            about = {"checkpoint": ".", "dataset": dataset_identity(registry, run.config.data), "split": split}
+            path = metric_path(run.root, split)
+            path.unlink(missing_ok=True)
+            write_metrics(path, metrics, {**about, "icclip": __version__})
+
+
+def _write_card(run: Run, result: TrainResult) -> None:
+    card = model_card(
+        model=run.record["model"],
+        config=run.config,
+        splits=run.record["data"]["splits"],
+        step0=result.baseline,
+        validation=result.best,
+        test=result.test or None,
+    )
+    atomic_write_text(run.root / "README.md", card)

@@ -1,0 +1,225 @@
+"""Before the first step: data, model, trainer and the output directory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from datasets import Dataset, IterableDataset
+
+from icclip.config import TrainConfig
+from icclip.console import Reporter
+from icclip.data.gallery import Gallery
+from icclip.data.loading import choose_split, load_splits
+from icclip.errors import UsageError
+from icclip.models.loaded import LoadedModel
+from icclip.models.opening import open_model
+from icclip.plugins.registry import Registry
+from icclip.runs.checkpoints import sweep
+from icclip.runs.directory import RunDirectory
+from icclip.runs.history import HISTORY
+from icclip.runs.record import write_record
+from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_data
+from icclip.training.feeding.collate import Collator
+from icclip.training.feeding.sources import Sources
+from icclip.training.gentle.plan import Gentle
+from icclip.training.record import record
+from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
+from icclip.training.step.progress import History
+from icclip.training.step.trainer import ContrastiveTrainer
+from icclip.training.step.validation import Validation
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+TOKENIZER_CAPTIONS = 100_000
+"""How many captions of a stream a preset's tokenizer is trained on."""
+
+Splits: TypeAlias = dict[str, Gallery | IterableDataset]
+"""By name; a split that is streamed is no gallery."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run that is ready to start."""
+
+    config: TrainConfig
+    splits: Splits
+    trainer: ContrastiveTrainer
+    record: dict[str, Any]
+    """The content of `icclip.json` while the run goes on."""
+    checkpoint: Path | None
+    """Where to resume; None: from the beginning."""
+    steps: int
+    """Optimizer steps of the whole run."""
+
+    @property
+    def root(self) -> Path:
+        """The run directory."""
+        return self.config.output_dir
+
+    @property
+    def first_process(self) -> bool:
+        """Whether this process is the one that writes the results."""
+        return self.trainer.is_world_process_zero()
+
+
+def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, reporter: Reporter) -> Run:
+    """Load everything that `config` names, check it, and claim the output directory.
+
+    Args:
+        config: as the processes were launched.
+        earlier: the run to resume, or an empty one.
+        registry: knows the models, datasets and metrics.
+        reporter: shows the header of the run.
+
+    Raises:
+        UsageError: anything the user can fix.
+    """
+    checkpoint = checkpoint_to_resume(config, earlier)
+    arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
+    allow_fast_matmul(arguments)
+    # The others find what the first has downloaded and prepared.
+    with arguments.main_process_first(local=True):
+        splits, loaded = _load(config, registry, reporter)
+    steps = _steps(config, arguments, splits["train"])
+    about = record(config, loaded, splits)
+    if config.resume:
+        _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
+    if arguments.should_save:
+        _begin_directory(config.output_dir, checkpoint, about)
+    gentle = Gentle.prepare(loaded, config)
+    reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
+    return Run(
+        config=config,
+        splits=splits,
+        trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle, steps=steps, reporter=reporter),
+        record=about,
+        checkpoint=checkpoint,
+        steps=steps,
+    )
+
+
+def in_memory(split: Dataset | IterableDataset) -> Dataset:
+    """A split whose images are all there: a stream cannot be ranked, since every image meets every caption."""
+    return split if isinstance(split, Dataset) else Dataset.from_list(list(split), features=split.features)
+
+
+# The directory ------------------------------------------------------------------------------------
+
+
+def _check_what_is_resumed(
+    config: TrainConfig, earlier: RunDirectory, checkpoint: Path | None, about: Mapping[str, Any], reporter: Reporter
+) -> None:
+    if checkpoint is None:
+        reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting from the beginning")
+        return
+    refuse_other_data(earlier, about["data"]["splits"])
+    reporter.note(f"resuming from {checkpoint}")
+    if changed := changed_settings(config, earlier):
+        reporter.warn(f"these settings differ from those the run began with: {', '.join(changed)}")
+
+
+def _begin_directory(root: Path, checkpoint: Path | None, about: Mapping[str, Any]) -> None:
+    if checkpoint is None:
+        clear(root)
+    else:
+        sweep(root)
+    write_record(root, about)
+
+
+# Data and model -----------------------------------------------------------------------------------
+
+
+def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[Splits, LoadedModel]:
+    label = config.data.label
+    found: dict[str, Any] = dict(load_splits(registry, config.data, reporter))
+    for name in ("train", "validation"):
+        choose_split(found, name, label)
+    found["validation"] = in_memory(found["validation"])
+    splits: Splits = {
+        name: Gallery.of(split, name, label) if isinstance(split, Dataset) else split for name, split in found.items()
+    }
+    loaded = open_model(registry, config.model, captions=lambda: _tokenizer_captions(splits["train"]))
+    galleries = (splits[name] for name in ("train", "validation"))
+    known = chain.from_iterable(gallery.captions.texts for gallery in galleries if isinstance(gallery, Gallery))
+    return splits, loaded.ready_for(list(known))
+
+
+def _tokenizer_captions(split: Gallery | IterableDataset) -> Sequence[str]:
+    """What a preset's tokenizer is trained on."""
+    if isinstance(split, Gallery):
+        return split.captions.texts
+    return list(islice(chain.from_iterable(row["captions"] for row in split), TOKENIZER_CAPTIONS))
+
+
+# The trainer --------------------------------------------------------------------------------------
+
+
+def _workers(config: TrainConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    # The shards of a stream, not its rows, are what workers share; many streams have one.
+    return 0 if config.data.streaming else default_workers()
+
+
+def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | IterableDataset) -> int:
+    each = config.captions == "all"
+    pairs = (split.captions.n_texts if each else split.captions.n_images) if isinstance(split, Gallery) else None
+    steps = planned_steps(arguments, pairs)
+    if steps == 0:
+        raise UsageError(
+            f"the training split has {pairs} {'captions' if each else 'images'}, fewer than one batch of {config.train_bs} x "
+            f"{arguments.world_size} processes: give a smaller --train-bs"
+        )
+    return steps
+
+
+def _trainer(
+    config: TrainConfig,
+    registry: Registry,
+    splits: Splits,
+    loaded: LoadedModel,
+    arguments: TrainingArguments,
+    *,
+    gentle: Gentle,
+    steps: int,
+    reporter: Reporter,
+) -> ContrastiveTrainer:
+    seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
+    sources = Sources(config, loaded.feeder, reporter)
+    data = sources.training(splits["train"], seen=seen)
+    validation = splits["validation"]
+    assert isinstance(validation, Gallery), "it was brought into memory"
+    validate = Validation(
+        sources.validation(validation), validation.captions, registry.default_metrics(), config, str(arguments.device)
+    )
+    return ContrastiveTrainer(
+        loaded, arguments, data, validate,
+        eval_every=config.eval_every, save_every=config.save_every_steps,
+        callbacks=[History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
+        collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
+        duplicates=config.duplicates, fsdp=config.fsdp,
+    )  # fmt: skip
+
+
+def _header(
+    config: TrainConfig, loaded: LoadedModel, about: Mapping[str, Any], arguments: TrainingArguments, steps: int
+) -> dict[str, str]:
+    sizes = {name: split["images"] for name, split in about["data"]["splits"].items()}
+    batch = config.train_bs * arguments.world_size
+    encoded = f" (encoded {config.micro_batch} at a time)" if config.micro_batch else ""
+    sharded = f", sharded across {arguments.world_size} processes" if config.fsdp else ""
+    accumulated = "" if config.grad_accum == 1 else f" (accumulating {config.grad_accum} batches adds none)"
+    return {
+        "model": f"{loaded.source}, {about['model']['model_type']}, {about['model']['parameters'] / 1e6:.1f} M parameters{sharded}",
+        "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
+        "device": f"{arguments.device}, {config.precision}",
+        "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
+        "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
+        "negatives": f"{batch - 1} per positive and step{accumulated}",
+        "output": str(config.output_dir),
+    }

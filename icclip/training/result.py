@@ -1,0 +1,64 @@
+"""What a training run gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from icclip.errors import GateError
+from icclip.report.tables import metrics_table
+from icclip.runs.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """The outcome of a run; metrics are named as in `icclip.retrieval.metrics.retrieval_metrics`."""
+
+    output_dir: Path
+    steps: int
+    """Optimizer steps that were made."""
+    best_step: int
+    """The step whose checkpoint is the directory's root."""
+    baseline: dict[str, float]
+    """On the validation split, before the first step."""
+    best: dict[str, float]
+    """On the validation split, after the best step."""
+    test: dict[str, Any]
+    """On the test split; empty if there is none."""
+    seconds: float
+
+    @classmethod
+    def of_complete_run(cls, run: RunDirectory) -> Self:
+        """The result that a complete run had when it ended."""
+        measured = run.evaluations()
+        return cls(
+            output_dir=run.path,
+            baseline=measured.get(0, {}),
+            best=measured[run.result["best_step"]],
+            test=run.metrics("test"),
+            **run.result,
+        )
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+
+    def raise_if_no_better(self) -> None:
+        """Raise GateError if the best checkpoint is no better than the model before the first step."""
+        before, after = self.baseline.get("rsum"), self.best["rsum"]
+        if before is not None and after <= before:
+            raise GateError(
+                f"training did not improve the model: its best checkpoint, from step {self.best_step}, has an rsum of "
+                f"{after:.1f} on the validation split, and step 0 had {before:.1f}; {self.output_dir} keeps it anyway; "
+                "try a smaller --lr, or accept the result with --guard off"
+            )
+
+    def table(self) -> Table:
+        """What to print at the end: the metrics of the test split, or of the validation split if there is no test split."""
+        split, metrics = ("test", self.test) if self.test else ("validation", self.best)
+        return metrics_table(metrics, f"{self.output_dir}, {split}")
