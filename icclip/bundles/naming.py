@@ -18,7 +18,7 @@ def public_name(name: str) -> str:
     if "@" in name:
         plugin, _, path = name.partition("@")
         if plugin and not _is_path(plugin):
-            return f"{plugin}@{_base(path)}"
+            return f"{plugin}@{_base(path) if _is_path(path) else path}"
     return _base(name) if _is_path(name) else name
 
 

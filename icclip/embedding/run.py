@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icclip.bundles.parity_record import measured_batch
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
 from icclip.data.images import decode_image
@@ -68,13 +69,26 @@ def _encode(
 ) -> tuple[Sequence[str], np.ndarray]:
     if request.texts is not None:
         texts = read_texts(request.texts)
-        return texts, encoder.encode_texts(texts, batch_size=request.batch_size)
+        return texts, encoder.encode_texts(texts, batch_size=measured_batch(encoder, request.batch_size))
     if request.dataset is None:
         names = [str(path) for path in request.images]
-        return names, encoder.encode_images(ImageFiles(request.images), batch_size=request.batch_size)
+        return names, _encode_images(ImageFiles(request.images), encoder, request.batch_size, reporter)
     images = load_gallery(registry, request.dataset, request.split, reporter).images
     names = [f"{request.dataset} {request.split} {row}" for row in range(len(images))]
-    return names, encoder.encode_images(images, batch_size=request.batch_size)
+    return names, _encode_images(images, encoder, request.batch_size, reporter)
+
+
+def _encode_images(images: Sequence[Image], encoder: Encoder, batch_size: int, reporter: Reporter) -> np.ndarray:
+    """A bundle's encoder streams: no more than two batches of pixels are held, whatever the number of images."""
+    from icclip.runtime import Encoder as BundleEncoder
+
+    if not isinstance(encoder, BundleEncoder):
+        return encoder.encode_images(images, batch_size=batch_size)
+    given = images.paths if isinstance(images, ImageFiles) else images
+    batch = measured_batch(encoder, batch_size)
+    with reporter.progress("encoding images", len(images)) as advance:
+        parts = encoder.iter_encode_images(given, batch_size=batch, progress=advance)
+        return np.concatenate([np.empty((0, encoder.dim), np.float32), *(part.embeddings for part in parts)])
 
 
 @dataclass(frozen=True)

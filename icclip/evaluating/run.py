@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip import __version__
+from icclip.bundles.parity_record import measured_batch
 from icclip.config import EvalConfig
 from icclip.console import Reporter
 from icclip.encoders import EncoderRequest, open_encoder
@@ -100,8 +101,8 @@ def evaluate_split(
     if not captions.n_images:
         raise DataError("the split holds no image: choose another with --split")
     ranks = rank(
-        encoder.encode_images(images, batch_size=image_batch),
-        encoder.encode_texts(captions.texts, batch_size=text_batch),
+        encoder.encode_images(images, batch_size=measured_batch(encoder, image_batch)),
+        encoder.encode_texts(captions.texts, batch_size=measured_batch(encoder, text_batch)),
         captions,
     )
     result: dict[str, Any] = retrieval_metrics(ranks, metrics)

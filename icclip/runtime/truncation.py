@@ -26,7 +26,7 @@ _SPLITTERS = frozenset({"BertPreTokenizer", "Whitespace", "WhitespaceSplit"})
 _LOCAL_PRE_TOKENIZERS = frozenset({"Digits", "Punctuation"})
 _MODELS = frozenset({"BPE", "Unigram", "WordLevel", "WordPiece"})
 _WHITE_SPACE = frozenset({r"\s+", r"[\s]+", r"\s{2,}", r" {2,}", r" +", r"[ ]{2,}"})
-_PUNCTUATION = re.compile(r"\[(?:\\?[^\w\s^\\\[\]-]|\\[\\\]\[^-])+\]")
+_PUNCTUATION = re.compile(r"\[(?:\\[^\w\s]|\\?_|[^\w\s^\\\[\]-])+\]")
 """A class of single characters that are neither letters nor digits nor white space."""
 _CLIP_SPLIT = re.compile(
     r"(?:<\|startoftext\|>\|<\|endoftext\|>\|)?'s\|'t\|'re\|'ve\|'m\|'ll\|'d\|\[\\p\{L\}\]\+\|\[\\p\{N\}\]\|\[\^\\s\\p\{L\}\\p\{N\}\]\+"
