@@ -40,10 +40,10 @@ from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
 from icclip.runtime.sessions import open_session
-from icclip_export.bundle import graph_name
-from icclip_export.onnx import quiet_export
-from icclip_export.precision import RECIPES
-from icclip_export.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.onnx.export import quiet_export
+from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
 
 PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS = {1: 30, 8: 8, 32: 4}
@@ -135,7 +135,7 @@ class Work:
         source = self.bundle / graph_name(tower, "fp32")
         target = self.bundle / graph_name(tower, precision)
         if not target.exists():
-            RECIPES[precision].build(source, target, ())
+            find_precision(precision).recipe.build(source, target, ())
         return target
 
     @cached_property

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from icclip.bundles.manifest import is_bundle
 from icclip.config import EvalConfig, ModelConfig, Precision
 from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.plugins.registry import Registry
-from icclip.plugins.specs import Encoder
+from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
 from icclip.runtime.providers import Provider
 
 
@@ -52,8 +51,9 @@ def open_encoder(registry: Registry, request: EncoderRequest, reporter: Reporter
     Raises:
         UsageError: it is not there, cannot be used as it is, or an option is for the other kind.
     """
-    if is_bundle(Path(request.checkpoint)):
-        return _open_bundle(request, reporter)
+    target = registry.target_of(Path(request.checkpoint), reporter.warn)
+    if target is not None:
+        return _open_exported(target, request, reporter)
     if request.bundle_precision or request.provider or request.threads:
         given = "--precision, --provider and --threads"
         raise UsageError(f"{request.checkpoint} is no bundle: leave out {given}, or export it first")
@@ -70,18 +70,17 @@ def open_encoder(registry: Registry, request: EncoderRequest, reporter: Reporter
     )
 
 
-def _open_bundle(request: EncoderRequest, reporter: Reporter) -> Encoder:
-    from icclip.runtime import Encoder as BundleEncoder
-
+def _open_exported(target: ExportTargetSpec, request: EncoderRequest, reporter: Reporter) -> Encoder:
     if request.precision != "fp32" or request.device:
         raise UsageError(
             f"{request.checkpoint} is a bundle: give --precision and --provider, not --fp16, --bf16, --device"
         )
-    return BundleEncoder.open(
-        request.checkpoint,
-        request.bundle_precision,
-        request.provider,
-        threads=request.threads,
-        tf32=False,
-        reporter=reporter,
+    return target.open(
+        OpenRequest(
+            path=Path(request.checkpoint),
+            precision=request.bundle_precision,
+            provider=request.provider,
+            threads=request.threads,
+            reporter=reporter,
+        )
     )

@@ -36,8 +36,8 @@ from icclip.plugins.registry import Registry
 from icclip.runtime.providers import Provider, choose_provider, cuda_options
 from icclip.runtime.sessions import open_session
 from icclip.runtime.threads import default_threads
-from icclip_export.bundle import graph_name
-from icclip_export.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.precisions import graph_name
 
 if TYPE_CHECKING:
     import numpy as np

@@ -31,6 +31,9 @@ def verify(
 
     reporter = Reporter.for_this_process(json=json)
     data = None if dataset is None else load_retrieval_data(context.obj, dataset, bundle, split, reporter)
-    outcome = run(bundle, precisions=precision or (), provider=provider, threads=threads, data=data, reporter=reporter)
+    outcome = run(
+        bundle, registry=context.obj, precisions=precision or (), provider=provider, threads=threads, data=data,
+        reporter=reporter,
+    )  # fmt: skip
     reporter.result(outcome.to_mapping(), checks_table(outcome.to_mapping()["checks"], str(bundle)))
     outcome.raise_if_failed()

@@ -47,15 +47,15 @@ class Tokens:
 
 
 def padded(rows: Sequence[np.ndarray], tokenizer: Any, policy: TextPolicy) -> dict[str, Tensor]:
-    """Ids [length] of each text -> `input_ids` int64 [b, length], and a mask where the policy has one.
+    """Ids [length] of each text -> the policy's inputs, each int64 [b, length].
 
     It gives what `tokenizer.pad` gives, which takes lists and warns that it is slow.
     """
     width = policy.max_length if policy.padding == "max_length" else max(map(len, rows))
     ids = np.full((len(rows), width), tokenizer.pad_token_id, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
+    mask, types = np.zeros((2, len(rows), width), np.int64)
     for number, row in enumerate(rows):
         where = slice(width - len(row), width) if tokenizer.padding_side == "left" else slice(0, len(row))
         ids[number, where], mask[number, where] = row, 1
-    inputs = {"input_ids": torch.from_numpy(ids)}
-    return {**inputs, "attention_mask": torch.from_numpy(mask)} if policy.attention_mask else inputs
+    made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: torch.from_numpy(made[name]) for name in policy.inputs}

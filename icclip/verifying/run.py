@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from icclip.bundles.golden import Golden, read_golden
-from icclip.bundles.manifest import Manifest, ParityData, file_problem, read_manifest
+from icclip.bundles.manifest import Manifest, ParityData, file_problem, is_bundle, read_manifest
 from icclip.bundles.parity_record import (
     ParityRecord,
     PrecisionParity,
@@ -23,17 +23,17 @@ from icclip.bundles.parity_record import (
 )
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, load_gallery
-from icclip.errors import CheckpointError, GateError, UsageError
+from icclip.data.images import decode_image
+from icclip.errors import CheckpointError, GateError, UnknownNameError, UsageError
 from icclip.plugins.registry import Registry
+from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
-from icclip.runtime.encoder import Encoder
-from icclip.runtime.providers import Provider
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
+class Finding:
+    """One thing that was checked, and whether it was as it should be."""
 
     name: str
     passed: bool
@@ -45,7 +45,7 @@ class Verification:
     """All that was looked at."""
 
     bundle: Path
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
@@ -68,8 +68,9 @@ class Verification:
 def verify(
     bundle: Path,
     *,
+    registry: Registry,
     precisions: Sequence[str] = (),
-    provider: Provider | None = None,
+    provider: str | None = None,
     threads: int | None = None,
     data: Gallery | None = None,
     reporter: Reporter,
@@ -77,39 +78,61 @@ def verify(
     """Check a bundle wherever it is.
 
     Args:
-        bundle: its directory.
+        bundle: where some export target wrote it.
+        registry: knows the targets.
         precisions: which of its precisions; none: all.
-        provider: as for `Encoder.open`.
-        threads: as for `Encoder.open`.
+        provider: see `OpenRequest`.
+        threads: see `OpenRequest`.
         data: measure retrieval on this as well, and compare with parity.json.
         reporter: shows progress, and says which provider runs.
 
     Raises:
-        CheckpointError: it is no bundle, or was never gated.
+        CheckpointError: no export target wrote it, or it never went through the gate.
         UsageError: the precision or provider cannot be had, `data` is not what the gate measured.
     """
-    manifest = read_manifest(bundle)
-    chosen = precisions or tuple(manifest.precisions)
-    for precision in chosen:
-        manifest.towers(precision)
-    checks = [_check_digest(manifest), *_check_hashes(bundle, manifest, reporter)]
-    # Graphs that are not what they should be are not worth running.
+    target = _target(registry, bundle, reporter)
+    manifest = read_manifest(bundle) if is_bundle(bundle) else None
+    chosen = _chosen(bundle, manifest, target, precisions)
+    checks = [] if manifest is None else [_check_digest(manifest), *_check_hashes(bundle, manifest, reporter)]
+    # Files that are not what they should be are not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
+        opening = OpenRequest(
+            path=bundle, provider=provider, threads=threads, hashed=manifest is not None, reporter=reporter
+        )
         if data is not None:
             _refuse_other_data(parity, data)
         for precision in chosen:
             gated = parity.result(precision)
             if gated is None:
-                checks.append(Check(f"{precision}: gate", False, "parity.json has no result for this precision"))
+                checks.append(Finding(f"{precision}: gate", False, "parity.json has no result for this precision"))
                 continue
             failures = "; ".join(gated.failures) or "passed"
-            checks.append(Check(f"{precision}: gate", gated.passed, failures))
-            encoder = Encoder.open(
-                bundle, precision, provider, threads=threads, verify_hashes=False, tf32=False, reporter=reporter
-            )
+            checks.append(Finding(f"{precision}: gate", gated.passed, failures))
+            encoder = target.open(dataclasses.replace(opening, precision=precision))
             checks += _check_encoder(encoder, gated, golden, data)
     return Verification(bundle, tuple(checks))
+
+
+def _target(registry: Registry, bundle: Path, reporter: Reporter) -> ExportTargetSpec:
+    """The export target that wrote it. Raises CheckpointError where none did."""
+    target = registry.target_of(bundle, reporter.warn)
+    if target is None:
+        # It says what a directory is that is not a bundle.
+        read_manifest(bundle)
+        raise CheckpointError(f"no export target recognises {bundle}: give what `icclip export` wrote")
+    return target
+
+
+def _chosen(
+    bundle: Path, manifest: Manifest | None, target: ExportTargetSpec, wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """The precisions to check. Raises UnknownNameError for one that is not there."""
+    held = [result.precision for result in read_parity(bundle).results] if manifest is None else manifest.precisions
+    for precision in wanted:
+        if precision not in held:
+            raise UnknownNameError("precision", precision, held, f"of {bundle} (target {target.name})")
+    return tuple(wanted or held)
 
 
 def load_retrieval_data(
@@ -122,7 +145,8 @@ def load_retrieval_data(
         UsageError: the dataset or split is not known, or unreadable.
     """
     parity = read_parity(bundle)
-    own = read_manifest(bundle).data or ParityData(dataset=parity.dataset, split=parity.split)
+    recorded = read_manifest(bundle).data if is_bundle(bundle) else None
+    own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
     return load_gallery(
         registry,
         dataset,
@@ -133,14 +157,14 @@ def load_retrieval_data(
     )
 
 
-def _check_digest(manifest: Manifest) -> Check:
+def _check_digest(manifest: Manifest) -> Finding:
     """`read_manifest` has compared it; a manifest without one may say anything."""
     if manifest.digest is None:
-        return Check("icclip.json", False, "carries no digest, so that a change to it cannot be seen: export again")
-    return Check("icclip.json", True, f"is what was written (sha256 {manifest.digest[:12]})")
+        return Finding("icclip.json", False, "carries no digest, so that a change to it cannot be seen: export again")
+    return Finding("icclip.json", True, f"is what was written (sha256 {manifest.digest[:12]})")
 
 
-def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Check]:
+def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
     problems = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
@@ -148,23 +172,23 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
             advance(1)
     found = [problem for problem in problems if problem]
     if not found:
-        yield Check("files", True, f"{len(problems)} files are what icclip.json says")
+        yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
     for problem in found:
-        yield Check("files", False, problem)
+        yield Finding("files", False, problem)
 
 
-def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Check]:
-    where = f"{gated.precision} on {encoder.choice.provider}"
+def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Finding]:
+    where = f"{gated.precision} on {getattr(encoder, 'provider', gated.provider)}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
         if data is not None:
             yield from _check_retrieval(encoder, gated, data, where)
     except CheckpointError as error:
-        yield Check(f"{where}: runs", False, str(error))
+        yield Finding(f"{where}: runs", False, str(error))
 
 
-def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Check]:
-    images = encoder.encode_images(golden.images)
+def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Finding]:
+    images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images])
     yield _compared(
         f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
     )
@@ -174,9 +198,9 @@ def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, wher
 
 def _compared(
     name: str, ours: np.ndarray, reference: np.ndarray, thresholds: Thresholds, inputs: Sequence[str]
-) -> Check:
+) -> Finding:
     if ours.shape != reference.shape:
-        return Check(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
+        return Finding(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
     cosines = np.einsum("nd,nd->n", ours, reference, dtype=np.float64)
     worst = int(cosines.argmin())
     apart = float(np.abs(ours - reference).max())
@@ -185,10 +209,10 @@ def _compared(
         f"lowest cosine with the checkpoint {cosines[worst]:.7f} (needs {thresholds.min_cosine:.7f}) "
         f"at {inputs[worst][:40]!r}, largest difference {apart:.1e}"
     )
-    return Check(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
+    return Finding(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
 
 
-def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Check]:
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Finding]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     batch = measured_batch(encoder)
     images = encoder.encode_images(data.images, batch_size=batch)
@@ -197,7 +221,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
-        yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+        yield Finding(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
 def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:

@@ -17,11 +17,13 @@ from icclip.bundles.golden import read_golden
 from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import DatasetConfig, ExportConfig
+from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.exporting.request import thresholds_from
+from icclip.plugins import OpenRequest
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
-from icclip_export.search import fewest_kept
+from icclip_export.precisions.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
 LOOSE = [
@@ -34,7 +36,6 @@ FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
 @pytest.fixture(scope="module")
 def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
-    from icclip.console import Reporter
     from icclip.exporting.request import export, export_config
     from icclip.plugins.registry import Registry
 
@@ -116,7 +117,7 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):
-    encoder = registry.export_target("onnx").open(outcome.bundle)
+    encoder = registry.export_target("onnx").open(OpenRequest(path=outcome.bundle, reporter=Reporter(silent=True)))
     assert encoder.encode_texts(["a"]).shape == (1, 128)
 
 
@@ -190,8 +191,8 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
-    monkeypatch.setattr("icclip_export.precision.fewest_kept", partial(fewest_kept, limit=2))
+    monkeypatch.setattr("icclip_export.precisions.reduction.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
         "--threshold", "similarity_abs=0",
@@ -223,7 +224,7 @@ def test_what_is_there_under_the_failed_name_is_not_lost(icclip, checkpoints, tm
     (tmp_path / "b.failed").mkdir()
     (tmp_path / "b.failed" / "mine").touch()
     line = refused(icclip, tmp_path, checkpoints["clip"], "-o", tmp_path / "b", *FEW)
-    assert "b.failed is there and is no bundle" in line
+    assert "b.failed already exists and is not a bundle" in line
 
 
 # Bad input: one line, and nothing half-written
@@ -248,7 +249,7 @@ def copied(checkpoints, tmp_path) -> Path:
 def test_no_checkpoint(icclip, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused(icclip, tmp_path, tmp_path / "empty", "-o", tmp_path / "b", *FEW)
-    assert "has no config.json: it is no model directory" in line
+    assert "has no config.json: it is not a model directory" in line
 
 
 def test_an_unsupported_model_type_names_the_supported_ones(icclip, copied, tmp_path):
@@ -277,7 +278,7 @@ def test_weights_that_are_not_finite(icclip, copied, tmp_path):
 
 def test_a_directory_in_use(icclip, copied, tmp_path):
     line = refused(icclip, tmp_path, copied, "-o", copied, "--overwrite", *FEW)
-    assert f"{copied} is there and is no bundle" in line
+    assert f"{copied} already exists and is not a bundle" in line
 
 
 def test_no_disk(icclip, copied, tmp_path, monkeypatch):

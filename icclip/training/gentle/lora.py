@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from icclip.config import LoraConfig
 from icclip.errors import UnknownNameError
-from icclip.training.gentle.layers import BLOCK, Place
+from icclip.training.gentle.layers import Place
 
 ADAPTER = re.compile(r"\.lora_\w+\.")
 WRAPPED = ".base_layer."
@@ -39,7 +39,7 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         r=config.rank,
         lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # type: ignore[arg-type] # it multiplies
         lora_dropout=config.dropout,
-        target_modules=_targets(model, config.targets),
+        target_modules=_targets(model, where, config.targets),
     )
     shared = {name for name, place in where.items() if place.tower is None}
     with torch.random.fork_rng(devices=[]):
@@ -49,11 +49,11 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         parameter.requires_grad = name in shared or ADAPTER.search(name) is not None
 
 
-def _targets(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
+def _targets(model: nn.Module, where: Mapping[str, Place], wanted: tuple[str, ...]) -> list[str]:
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad and BLOCK.search(name)
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and where[f"{name}.weight"].in_block
     ]
     leaves = {name.rpartition(".")[2] for name in linear}
     for leaf in wanted:

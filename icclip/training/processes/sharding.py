@@ -22,7 +22,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from icclip.models.quiet import quiet_transformers
-from icclip.training.gentle.layers import block_modules
 from icclip.training.gentle.lora import remove_adapters
 
 
@@ -34,15 +33,18 @@ class Shards:
         temperature: parameters that stay whole. Their gradients are averaged over the processes, like
             those of the sharded parameters.
         device: where the shards are held.
+        blocks: modules that are sharded one by one, so that each is whole only while it runs.
     """
 
-    def __init__(self, model: nn.Module, temperature: Sequence[nn.Parameter], device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, temperature: Sequence[nn.Parameter], device: torch.device, blocks: Sequence[nn.Module]
+    ) -> None:
         self.model = model
         self._plain = _without_weights(model).eval()
         # Of what a forward pass gives, only the embeddings are used, and never changed in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-        for block in block_modules(model):
+        for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params=set(temperature))
         for parameter in temperature:

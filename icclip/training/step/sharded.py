@@ -48,9 +48,11 @@ class ShardedTrainer(Trainer):
 
     def _shard_model(self) -> None:
         """Once the weights of a resumed run are there, and before the optimizer takes hold of the parameters."""
+        from icclip.training.gentle.layers import block_modules
         from icclip.training.processes.sharding import Shards
 
-        self._shards = Shards(self.loaded.model, self.scale_and_bias(), self.args.device)
+        blocks = block_modules(self.loaded.model, self.loaded.backend)
+        self._shards = Shards(self.loaded.model, self.scale_and_bias(), self.args.device, blocks)
         if self.gentle.average is not None:
             self.gentle.average.follow(self.loaded.model, self._shards.divided)
 
