@@ -93,7 +93,7 @@ def verify(
     target = _target(registry, bundle, reporter)
     manifest = read_manifest(bundle) if is_bundle(bundle) else None
     chosen = _chosen(bundle, manifest, target, precisions)
-    checks = [] if manifest is None else [_check_digest(manifest), *_check_hashes(bundle, manifest, reporter)]
+    checks = [] if manifest is None else list(_check_hashes(bundle, manifest, reporter))
     # Files that are not what they should be are not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
@@ -157,20 +157,15 @@ def load_retrieval_data(
     )
 
 
-def _check_digest(manifest: Manifest) -> Finding:
-    """`read_manifest` has compared it; a manifest without one may say anything."""
-    if manifest.digest is None:
-        return Finding("icclip.json", False, "carries no digest, so that a change to it cannot be seen: export again")
-    return Finding("icclip.json", True, f"is what was written (sha256 {manifest.digest[:12]})")
-
-
 def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
-    problems = []
+    # Opening it has compared its digest; without one it may say anything of the files.
+    no_digest = "icclip.json carries no digest, so that a change to it cannot be seen: export again"
+    problems: list[str | None] = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
             problems.append(file_problem(bundle, manifest, name))
             advance(1)
-    found = [problem for problem in problems if problem]
+    found = [problem for problem in (None if manifest.digest else no_digest, *problems) if problem]
     if not found:
         yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
     for problem in found:
