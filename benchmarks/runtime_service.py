@@ -156,7 +156,7 @@ def start(checkout: Path, bundle: Path) -> dict[str, float]:
     """Seconds of each part, the fastest of several starts: the file cache is warm, other work is not ours."""
     # The manifest's digest is younger than some checkouts, which would refuse a key that they do not know.
     values = json.loads((bundle / "icclip.json").read_text(encoding="utf-8"))
-    older = {key: value for key, value in values.items() if key != "digest"}
+    older = json.loads(json.dumps({key: value for key, value in values.items() if key != "digest"}))
     for towers in older["precisions"].values():
         towers.pop("dynamic", None)
     (bundle / "icclip.json").write_text(json.dumps(older), encoding="utf-8")

@@ -12,9 +12,10 @@ from icclip.config import BlendConfig, EvalConfig, ModelConfig, merged
 from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.evaluating.request import dataset_identity, eval_config, leaking_options
-from icclip.files import atomic_directory, atomic_write_json
+from icclip.files import atomic_directory
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
+from icclip.runs.record import write_record
 
 if TYPE_CHECKING:
     from icclip.blending.mixture import Blend
@@ -132,7 +133,7 @@ def blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendR
     result = BlendResult(output_dir=config.output_dir, alpha=best, rsums=rsums)
     with atomic_directory(config.output_dir) as staging:
         mixture.at(best).save(staging)
-        atomic_write_json(staging / "icclip.json", _record(config, run, mixture, result, registry))
+        write_record(staging, _record(config, run, mixture, result, registry))
     reporter.note(f"wrote {config.output_dir}: {best:g} of {config.checkpoint}, the rest {config.other.name}")
     return result
 
