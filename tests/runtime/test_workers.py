@@ -32,8 +32,8 @@ bundle = sys.argv[1]
 
 
 def environment(**more):
-    paths = [REPOSITORY / "tests", REPOSITORY]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), **more}
+    paths = [str(REPOSITORY / "tests"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more}
 
 
 def run(script, bundle, **variables):
@@ -232,6 +232,19 @@ asyncio.run(main())
 
 def test_asyncio_with_cancellation(bundle, expected):
     assert run(ASYNCIO, bundle) == ["CancelledError", expected] * 3 + [expected]
+
+
+JOBLIB = """
+from joblib import Parallel, delayed
+if __name__ == "__main__":
+    print(*Parallel(2)(delayed(exercise)(encoder) for encoder in [opened(bundle)] * 3))
+"""
+
+
+def test_joblib(bundle, expected):
+    if importlib.util.find_spec("joblib") is None:
+        pytest.skip("joblib is not installed: pip install joblib")
+    assert run(JOBLIB, bundle) == [expected] * 3
 
 
 RAY = """
