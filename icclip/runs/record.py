@@ -74,11 +74,15 @@ def read_record(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(record, Mapping):
         return {}
-    return _with_places(record, path.parent / LOCAL)
+    return with_places(record, path.parent / LOCAL)
 
 
-def _with_places(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
-    """The record as it was before it was made fit to travel, where `local.json` is still beside it."""
+def with_places(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
+    """The record as it was before it was made fit to travel, where `local.json` is still beside it.
+
+    Raises:
+        CheckpointError: `local.json` is there and cannot be read as JSON.
+    """
     try:
         places = json.loads(local.read_text(encoding="utf-8")).get("config", {})
     except OSError:
@@ -86,7 +90,7 @@ def _with_places(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"cannot read {local}: {error}; delete it, and give paths on the command line") from error
     config = record.get("config")
-    if not isinstance(config, Mapping):
+    if not isinstance(config, Mapping) or not isinstance(places, Mapping):
         return record
     return {**record, "config": _placed(config, places, "")}
 
@@ -100,5 +104,7 @@ def _placed(values: Mapping[str, Any], places: Mapping[str, Any], where: str) ->
         else:
             # Only for the name that it was written with: the record may have been edited since.
             place = places.get(own)
-            found[key] = place["path"] if isinstance(place, Mapping) and place.get("name") == value else value
+            found[key] = (
+                place.get("path", value) if isinstance(place, Mapping) and place.get("name") == value else value
+            )
     return found

@@ -63,7 +63,7 @@ def test_a_mixture_by_hand(blended, finished, tiny, alpha):
 
 def test_the_share_is_chosen_on_the_validation_split(blended, finished, registry, quiet):
     config, result = blended(finished)
-    assert config.other.to_mapping() == json.loads((finished / "icclip.json").read_text())["config"]["model"]
+    assert config.other.to_mapping() == RunDirectory.open(finished).config["model"]
     assert config.validation is not None
     assert config.validation.split == "validation"
     assert list(result.rsums) == [tenth / 10 for tenth in range(11)]
