@@ -14,6 +14,7 @@ from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.evaluating.request import eval_config
 from icclip.evaluating.run import evaluate
 from icclip.models.opening import open_model
+from icclip.runs.directory import RunDirectory
 from icclip.training.run import train
 
 
