@@ -33,9 +33,9 @@ from PIL import Image
 from benchmarks.support.checkpoints import FAMILIES, preset, write_base
 from benchmarks.support.timing import environment, medians, show, take_turns, times_faster, write
 from icclip.bundles.manifest import Tower
-from icclip.config import DatasetConfig, ExportConfig, ModelConfig
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.exporting.request import export
+from icclip.exporting.run import export
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
@@ -125,7 +125,8 @@ class Work:
     def bundle(self) -> Path:
         """In float32, through the gate, on a handful of drawn images."""
         config = ExportConfig(
-            checkpoint=str(self.checkpoint), data=DatasetConfig(name="shapes"), output_dir=self.folder / "bundle", sample=16
+            encoder=EncoderConfig(checkpoint=str(self.checkpoint)), data=DatasetConfig(name="shapes"),
+            output_dir=self.folder / "bundle", sample=16,
         )  # fmt: skip
         export(config, Registry.from_environment(), Reporter(silent=True))
         return config.output_dir

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
 
+from icclip.identity import identity
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from icclip.results import Result
 
 Advance = Callable[[int], None]
 
@@ -35,8 +38,12 @@ class Reporter:
 
     @classmethod
     def for_this_process(cls, *, json: bool = False) -> Reporter:
-        """Silent unless this is the first process, as torchrun and accelerate number them."""
-        return cls(json=json, silent=os.environ.get("RANK", "0") != "0")
+        """Silent unless this is the first of the processes that a launcher started.
+
+        Raises:
+            UsageError: the environment does not say which process this is; see `icclip.identity`.
+        """
+        return cls(json=json, silent=not identity().first)
 
     @cached_property
     def console(self) -> Console:
@@ -77,6 +84,11 @@ class Reporter:
             return
         for renderable in renderables:
             self.results.print(renderable)
+
+    def deliver(self, result: Result) -> None:
+        """Print what a job has given, as JSON or as tables. Raises GateError where that is its verdict."""
+        self.result(result.to_mapping(), *result.renderables())
+        result.verdict()
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Advance]:

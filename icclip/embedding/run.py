@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip.bundles.parity_record import measured_batch
+from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
 from icclip.data.images import decode_image
-from icclip.encoders import EncoderRequest, open_encoder
+from icclip.data.lengths import cut_captions
+from icclip.encoders import open_encoder
 from icclip.errors import MissingExtraError, UsageError
 from icclip.files import atomic_write_bytes
 from icclip.plugins.registry import Registry
@@ -23,59 +26,63 @@ from icclip.plugins.specs import Encoder
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.console import RenderableType
 
 FORMATS = (".npy", ".parquet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedRequest:
-    """What to embed, with what, and where to. Exactly one of `images`, `texts` and `dataset` is given."""
+class EmbedResult:
+    """What was written."""
 
-    encoder: EncoderRequest
-    images: tuple[Path, ...] = ()
-    texts: Path | None = None
-    """A UTF-8 file, one text a line."""
-    dataset: str | None = None
-    split: str = "test"
     output: Path
-    batch_size: int = 32
+    rows: int
+    dim: int
+    encoder: str
+    """Which encoder ran, and where."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "output": str(self.output)}
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """Nothing: the file is the result, and a line on stderr has said that it is written."""
+        return ()
+
+    def verdict(self) -> None:
+        """Embedding has no threshold to miss."""
 
 
-def embed(request: EmbedRequest, registry: Registry, reporter: Reporter) -> dict[str, Any]:
-    """Write the embeddings; says what was written.
+def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedResult:
+    """Write the embeddings.
 
     Raises:
-        UsageError: anything the user can mend: inputs, checkpoint, provider, output.
+        UsageError: anything that the user can correct: inputs, checkpoint, provider, output.
     """
-    sources = [bool(request.images), request.texts is not None, request.dataset is not None]
-    if sum(sources) != 1:
-        raise UsageError("give one of: image files, --texts FILE, --dataset D")
-    check_format(request.output)
-    encoder = open_encoder(registry, request.encoder, reporter)
+    check_format(config.output)
+    encoder = open_encoder(registry, config.encoder, reporter)
     reporter.note(encoder.description)
-    names, embeddings = _encode(request, encoder, registry, reporter)
-    write_embeddings(request.output, embeddings, names)
-    reporter.note(f"wrote {request.output}: {len(embeddings):,} x {embeddings.shape[1]} float32")
-    return {
-        "output": str(request.output),
-        "rows": len(embeddings),
-        "dim": embeddings.shape[1],
-        "encoder": encoder.description,
-    }
+    names, embeddings = _encode(config, encoder, registry, reporter)
+    write_embeddings(config.output, embeddings, names)
+    reporter.note(f"wrote {config.output}: {len(embeddings):,} x {embeddings.shape[1]} float32")
+    return EmbedResult(output=config.output, rows=len(embeddings), dim=embeddings.shape[1], encoder=encoder.description)
 
 
 def _encode(
-    request: EmbedRequest, encoder: Encoder, registry: Registry, reporter: Reporter
+    config: EmbedConfig, encoder: Encoder, registry: Registry, reporter: Reporter
 ) -> tuple[Sequence[str], np.ndarray]:
-    if request.texts is not None:
-        texts = read_texts(request.texts)
-        return texts, encoder.encode_texts(texts, batch_size=measured_batch(encoder, request.batch_size))
-    if request.dataset is None:
-        names = [str(path) for path in request.images]
-        return names, _encode_images(ImageFiles(request.images), encoder, request.batch_size, reporter)
-    images = load_gallery(registry, request.dataset, request.split, reporter).images
-    names = [f"{request.dataset} {request.split} {row}" for row in range(len(images))]
-    return names, _encode_images(images, encoder, request.batch_size, reporter)
+    if config.texts is not None:
+        texts = read_texts(config.texts)
+        if cut := cut_captions(encoder, texts):
+            reporter.warn(cut.line)
+        return texts, encoder.encode_texts(texts, batch_size=measured_batch(encoder, config.batch_size))
+    if config.data is None:
+        names = [str(path) for path in config.images]
+        return names, _encode_images(ImageFiles(config.images), encoder, config.batch_size, reporter)
+    gallery = load_gallery(registry, config.data, config.split, reporter)
+    reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
+    names = [f"{config.data.label} {config.split} {row}" for row in range(gallery.captions.n_images)]
+    return names, _encode_images(gallery.images, encoder, config.batch_size, reporter)
 
 
 def _encode_images(images: Sequence[Image], encoder: Encoder, batch_size: int, reporter: Reporter) -> np.ndarray:

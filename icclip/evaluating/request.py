@@ -2,7 +2,8 @@
 
 A run is evaluated as it was trained: on its own data unless the user names another, split by the same
 seed and share, so that no image of a made test split was trained on; and in the same batches and
-precision, so that the numbers are the same to the last digit.
+precision, so that the numbers are the same to the last digit. Other data is measured whole where it has
+no splits: these are made for training alone.
 """
 
 from __future__ import annotations
@@ -13,41 +14,33 @@ from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, merged
-from icclip.errors import UsageError
+from icclip.data.gallery import dataset_asked
+from icclip.errors import MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
 
-OWN_OPTIONS = ("eval_bs", "precision")
-SPLIT_OPTIONS = ("val_fraction", "seed")
+SPLIT_OPTIONS = {"val_fraction": "--val-fraction", "seed": "--split-seed"}
 
 
-def eval_config(
-    registry: Registry,
-    checkpoint: str,
-    dataset: str | None,
-    data_options: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> EvalConfig:
+def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
     """The whole request.
 
     Args:
         registry: knows the datasets.
-        checkpoint: what the user gave.
-        dataset: as on the command line, or None for the run's own.
-        data_options: fields of DatasetConfig; None means not said.
-        options: fields of EvalConfig; None means not said.
+        said: fields of EvalConfig, nested; `data.name` is what the user wrote after `--dataset`. None, or a
+            missing key, means 'not said'; only `encoder.checkpoint` has to be there.
 
     Raises:
         UsageError: no dataset is known, or an option is wrong.
     """
-    run = RunDirectory.open(checkpoint)
-    trained = run.config
-    data = _data(registry, run, checkpoint, dataset, data_options)
-    own = {key: trained[key] for key in OWN_OPTIONS if key in trained}
+    checkpoint = str(said["encoder"]["checkpoint"])
+    trained = RunDirectory.open(checkpoint).config
+    own = {"eval_bs": trained.get("eval_bs"), "encoder": {"precision": trained.get("precision")}}
     proven = _proven_on(checkpoint)
-    if proven is not None and dataset is None:
+    if proven is not None and said.get("data", {}).get("name") is None:
         own["split"] = proven.split
-    return EvalConfig.from_mapping({**merged(own, options), "checkpoint": checkpoint, "data": data})
+    data = evaluation_data(registry, checkpoint, said.get("data", {}))
+    return EvalConfig.from_mapping({**merged(own, said), "data": data})
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
@@ -73,30 +66,60 @@ def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
     return f"{config.name}@{path.resolve() if path.exists() else path}"
 
 
-def leaking_options(registry: Registry, run: RunDirectory, config: EvalConfig) -> list[str]:
-    """Options that split the run's own data otherwise than training did."""
-    own = training_data(registry, run, config.data)
-    return [key for key in SPLIT_OPTIONS if own is not None and getattr(own, key) != getattr(config.data, key)]
+def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) -> list[str]:
+    """Options that split the run's own data otherwise than training did, by their flags."""
+    own = training_data(registry, run, data)
+    return [flag for key, flag in SPLIT_OPTIONS.items() if own is not None and getattr(own, key) != getattr(data, key)]
 
 
-def _data(
-    registry: Registry, run: RunDirectory, checkpoint: str, dataset: str | None, options: Mapping[str, Any]
-) -> DatasetConfig:
-    from icclip.data.loading import dataset_config
+def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]) -> DatasetConfig:
+    """The data to measure a checkpoint on: what was asked for, else what it was trained or proven on.
 
+    A source without splits is used as a whole, unless it is the very one that the run was trained on, which is
+    split as it was then, or the user asks for a made split by its share or seed.
+
+    Args:
+        registry: knows the datasets.
+        checkpoint: what the user gave.
+        said: fields of DatasetConfig; `name` is what the user wrote after `--dataset`.
+
+    Raises:
+        UsageError: no dataset is known, or an option is wrong.
+    """
     # Streaming is for training: an evaluation needs every image, in order.
-    options = {**options, "streaming": False}
-    asked = None if dataset is None else dataset_config(registry, dataset, **options)
-    own = training_data(registry, run, asked)
+    options = {**said, "streaming": False}
+    dataset = options.pop("name", None)
+    whole = all(options.get(option) is None for option in SPLIT_OPTIONS)
+    asked = None if dataset is None else dataset_asked(registry, dataset, {**options, "whole": whole})
+    run = RunDirectory.open(checkpoint)
+    own = training_data(registry, run, asked) or _proven_data(registry, checkpoint, asked)
     if own is not None:
         place = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
     if asked is not None:
         return asked
+    raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
+
+
+def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | None) -> DatasetConfig | None:
+    """What a bundle went through the gate with; None where that is unknown, or is not the source that `asked` reads.
+
+    It is split as in the run that the bundle was made from, whose training images are not to be measured.
+    """
     proven = _proven_on(checkpoint)
     if proven is None:
-        raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
-    return dataset_config(registry, proven.dataset, **merged(proven.options, options))
+        return None
+    try:
+        own = dataset_asked(registry, proven.dataset, proven.options)
+    except MissingExtraError:
+        raise
+    except UsageError:
+        if asked is None:
+            raise
+        # A dataset that is not to be had here is another one than that which was asked for.
+        return None
+    same = asked is None or dataset_identity(registry, own) == dataset_identity(registry, asked)
+    return own if same else None
 
 
 def _proven_on(checkpoint: str) -> ParityData | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.config import Config, DatasetConfig, TrainConfig
-from icclip.report.tables import CUTOFFS, DIRECTIONS, percent
+from icclip.report.tables import CUTOFFS, DIRECTIONS, percent, plugin_metrics
 
 ROWS = [(f"{name} R@{k}", f"{prefix}_R@{k}") for prefix, name in DIRECTIONS.items() for k in CUTOFFS]
 
@@ -48,6 +48,7 @@ def model_card(
     step0: Mapping[str, Any],
     validation: Mapping[str, Any],
     test: Mapping[str, Any] | None,
+    cost: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with the hub's front matter.
 
@@ -58,6 +59,7 @@ def model_card(
         step0: metrics on the validation split before the first step; empty where not measured.
         validation: metrics on the validation split of the checkpoint that was kept.
         test: metrics on the test split of that checkpoint, if there is one.
+        cost: what the steps took, as `icclip.json` has it, if there were any.
     """
     name = config.output_dir.resolve().name
     summary = (
@@ -73,12 +75,24 @@ def model_card(
         "## Training",
         _split_table(splits),
         _options(config),
+        *_cost(cost or {}),
         "## Use",
         USAGE,
         "## Limits",
         LIMITS,
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    """Where it was trained, and what that took."""
+    if not cost:
+        return []
+    where = f"{cost['processes']} x {cost['device']}" + (f", driver {cost['driver']}" if cost.get("driver") else "")
+    flops = f" {cost['total_flops']:.3g} floating-point operations in all." if "total_flops" in cost else ""
+    mfu = f" MFU: {100 * cost['mfu']:.1f} %." if "mfu" in cost else ""
+    speed = f"{cost['images_per_second']:,.1f} images per second"
+    return ["## Cost", f"Trained on {where}, {cost['threads']} threads: {speed}.{flops}{mfu}"]
 
 
 def _front_matter(config: TrainConfig) -> str:
@@ -102,6 +116,10 @@ def _results(step0: Mapping[str, Any], validation: Mapping[str, Any], test: Mapp
     rows.append(["rsum (0 to 600)", *(_sum_cell(metrics) for metrics in measured.values())])
     for prefix, name in DIRECTIONS.items():
         rows.append([f"{name} median rank", *(f"{metrics[f'{prefix}_MedR']:.0f}" for metrics in measured.values())])
+    others = dict.fromkeys(name for metrics in measured.values() for name in plugin_metrics(metrics))
+    rows += [
+        [name, *(f"{metrics[name]:.4g}" if name in metrics else "" for metrics in measured.values())] for name in others
+    ]
     for label, key in (("images", "n_images"), ("captions", "n_texts")):
         rows.append([label, *(f"{metrics[key]:,.0f}" for metrics in measured.values())])
     note = "In brackets: 95 % intervals. A right answer that is tied with a wrong one counts as ranked after it."

@@ -52,7 +52,10 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
 
     intervals = metrics.get("confidence_95", {})
     size = f"{metrics['n_images']:,.0f} images, {metrics['n_texts']:,.0f} captions"
-    table = Table(title=f"{title}: {size}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{title}: {size}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        caption=relevance_line(metrics), caption_justify="left",
+    )  # fmt: skip
     table.add_column("retrieval", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     table.add_column("0 to 100 %")
@@ -62,6 +65,29 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     for row in _rows(metrics, intervals):
         table.add_row(*row[: len(table.columns)])
     return table
+
+
+def relevance_line(metrics: Mapping[str, Any]) -> str | None:
+    """How many captions are shared and what another protocol makes of them; None where all count the same."""
+    about = metrics.get("relevance", {})
+    for protocol, others in about.items():
+        if isinstance(others, Mapping):
+            recalls = ", ".join(f"{prefix} R@1 {percent(others[f'{prefix}_R@1'])}" for prefix in DIRECTIONS)
+            return f"{_shared(about, metrics)}{COUNTED[protocol]} {recalls}, rsum {others['rsum']:.1f}"
+    return None
+
+
+COUNTED = {
+    "text": "Counted as right for each of them (--relevance text):",
+    "pair": "Counted as right for their own image alone (--relevance pair):",
+}
+
+
+def _shared(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    captions, images = about["shared_captions"], about["duplicate_images"]
+    found = [f"{captions:,} of {metrics['n_texts']:,.0f} captions belong to several images"] if captions else []
+    found += [f"{images:,} of {metrics['n_images']:,.0f} images are copies of others"] if images else []
+    return f"{' and '.join(found)}. " if found else ""
 
 
 def percent(fraction: float) -> str:
@@ -86,6 +112,23 @@ def _rows(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[
     rsum = intervals.get("rsum")
     between = f"{rsum[0]:.1f} .. {rsum[1]:.1f}" if rsum else ""
     yield "both", "rsum", Bar(metrics["rsum"] / 600), f"{metrics['rsum']:.1f}", between
+    for place, (name, value) in enumerate(plugin_metrics(metrics).items()):
+        yield "from plugins" if place == 0 else "", name, "", f"{value:.4g}", _span_of(intervals, name)
+
+
+def plugin_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What plugins have computed: the numbers that are not among those that icclip computes itself."""
+    own = {"avg_best_cosine", "n_images", "n_texts", "rsum", *(f"mR@{k}" for k in CUTOFFS)}
+    own |= {f"{prefix}_{rank}" for prefix in DIRECTIONS for rank in ("MedR", "MeanR", *(f"R@{k}" for k in CUTOFFS))}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in own and not name.endswith("_optimistic") and isinstance(value, int | float)
+    }
+
+
+def _span_of(intervals: Mapping[str, Any], key: str) -> str:
+    return f"{intervals[key][0]:.4g} .. {intervals[key][1]:.4g}" if key in intervals else ""
 
 
 def _span(intervals: Mapping[str, Any], key: str) -> str:

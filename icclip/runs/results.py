@@ -12,7 +12,7 @@ from icclip.bundles.naming import public_name
 from icclip.errors import UsageError
 from icclip.files import atomic_write_json
 
-IDENTITY = ("dataset", "split", "checkpoint")
+IDENTITY = ("dataset", "split", "checkpoint", "relevance")
 """Keys of `about` that must agree between a file and what replaces it."""
 
 
@@ -48,7 +48,9 @@ def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
     """
     there = _about(path)
     other = [
-        f"{key} {there[key]}" for key in IDENTITY if key in there and _told_apart(there[key]) != _told_apart(about[key])
+        f"{key} {there[key]}"
+        for key in IDENTITY
+        if key in there and _told_apart(there[key]) != _told_apart(about.get(key, there[key]))
     ]
     if other:
         raise UsageError(

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from icclip.bundles.manifest import Manifest, Tower, check_files, is_dynamic, read_manifest
+from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError, DataError
 from icclip.runtime.arguments import as_path, check_arguments, check_batch_size
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
@@ -438,6 +439,10 @@ class Encoder:
             advance(total - len(good))
         rows = np.array([row for row, _ in good], np.int64)
         return joined([placed(embeddings, rows, total, failures, errors)], self.dim, errors)
+
+    def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
+        """Which texts are longer than what the text tower reads."""
+        return self.tokenization.cut_captions(texts)
 
     def rank(self, image: ImageSource, texts: Texts) -> np.ndarray:
         """How well each text fits the image, by the model's own temperature: float32 [n].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.runs.record import LOCAL, with_places
+from icclip.runs.record import LOCAL, RECORD, with_places
 
 
 def train_config(
@@ -46,11 +46,20 @@ def train_config(
     values = merged(
         {table: {"name": name} for table, name in names.items()}, {} if found is None else found[1].defaults, said
     )
+    if values.get("resume") and file is not None and _is_run(file):
+        values.setdefault("output_dir", file if file.is_dir() else file.parent)
     values.setdefault("output_dir", _default_directory(names["model"], values["data"]))
     config = _built(values, problems)
     if config.lora.rank is not None and find_spec("peft") is None:
         raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
     return config
+
+
+def asked(registry: Registry, said: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
+    """As `train_config`; `said` holds the names of the model and the dataset too, as the user wrote them."""
+    model, data = dict(said.get("model", {})), dict(said.get("data", {}))
+    names = model.pop("name", None), data.pop("name", None)
+    return train_config(registry, file, *names, {**said, "model": model, "data": data})
 
 
 def checked(registry: Registry, file: Path) -> TrainConfig:
@@ -107,25 +116,14 @@ def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
     return config
 
 
-def settings(assignments: Sequence[str]) -> dict[str, str]:
-    """`["key=value", ...]` as `--set` takes them -> a mapping. Raises UsageError."""
-    pairs = [assignment.partition("=") for assignment in assignments]
-    for assignment, (name, equals, _) in zip(assignments, pairs, strict=True):
-        if not name or not equals:
-            raise UsageError(f"--set {assignment}: write it as --set NAME=VALUE")
-    return {name.replace("-", "_"): value for name, _, value in pairs}
-
-
-def listed(values: Sequence[str] | None) -> list[str] | None:
-    """`--report-to a,b --report-to c` -> [a, b, c]; `none` is nobody; None is 'not said'."""
-    if values is None:
-        return None
-    return [name for value in values for name in value.split(",") if name and name != "none"]
+def _is_run(file: Path) -> bool:
+    """A run that is resumed by its own record goes on where it is."""
+    return file.is_dir() or file.name == RECORD
 
 
 def _read(file: Path) -> Mapping[str, Any]:
     if file.is_dir():
-        file /= "icclip.json"
+        file /= RECORD
     if file.suffix != ".json":
         return read_toml(file)
     try:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icclip.bundles.golden import Golden, read_golden
-from icclip.bundles.manifest import Manifest, ParityData, file_problem, is_bundle, read_manifest
+from icclip.bundles.manifest import Manifest, file_problem, is_bundle, read_manifest
 from icclip.bundles.parity_record import (
     ParityRecord,
     PrecisionParity,
@@ -21,14 +21,19 @@ from icclip.bundles.parity_record import (
     read_parity,
     sampled_rows,
 )
+from icclip.config import VerifyConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, load_gallery
 from icclip.data.images import decode_image
 from icclip.errors import CheckpointError, GateError, UnknownNameError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
+from icclip.report.checks import checks_table
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,11 @@ class Verification:
         checks = [dataclasses.asdict(check) for check in self.checks]
         return {"bundle": str(self.bundle), "passed": self.passed, "checks": checks}
 
-    def raise_if_failed(self) -> None:
+    def renderables(self) -> Iterable[RenderableType]:
+        """A row for each check."""
+        return [checks_table(self.to_mapping()["checks"], str(self.bundle))]
+
+    def verdict(self) -> None:
         """Raises GateError naming the first check that failed, and how many did."""
         failed = [check for check in self.checks if not check.passed]
         if failed:
@@ -135,24 +144,33 @@ def _chosen(
     return tuple(wanted or held)
 
 
-def load_retrieval_data(
-    registry: Registry, dataset: str, bundle: Path, split: str | None, reporter: Reporter
-) -> Gallery:
-    """The split, or the sample of it, that the gate measured; `split` None: the one it used.
+def verify_request(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Verification:
+    """As `verify`, for a complete request."""
+    return verify(
+        config.bundle,
+        registry=registry,
+        precisions=config.precisions,
+        provider=config.encoder.provider,
+        threads=config.encoder.threads,
+        data=_gate_data(config, registry, reporter),
+        reporter=reporter,
+    )
+
+
+def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Gallery | None:
+    """The split, or the sample of it, that the gate measured; None if no dataset is asked for.
 
     Raises:
-        MissingExtraError: reading datasets needs `datasets`.
-        UsageError: the dataset or split is not known, or unreadable.
+        UsageError: the dataset or split is unknown or cannot be read.
     """
-    parity = read_parity(bundle)
-    recorded = read_manifest(bundle).data if is_bundle(bundle) else None
-    own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
+    if config.data is None:
+        return None
+    parity = read_parity(config.bundle)
     return load_gallery(
         registry,
-        dataset,
-        split or own.split,
+        config.data,
+        config.split or parity.split,
         reporter,
-        options=own.options,
         rows=lambda total: sampled_rows(total, parity.n_images, parity.seed),
     )
 
@@ -212,7 +230,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     batch = measured_batch(encoder)
     images = encoder.encode_images(data.images, batch_size=batch)
     texts = encoder.encode_texts(data.captions.texts, batch_size=batch)
-    metrics = retrieval_metrics(rank(images, texts, data.captions))
+    metrics = retrieval_metrics(rank(images, texts, data.relevance()))
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"

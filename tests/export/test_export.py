@@ -16,10 +16,8 @@ import torch
 from icclip.bundles.golden import read_golden
 from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
-from icclip.config import DatasetConfig, ExportConfig
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
 from icclip.console import Reporter
-from icclip.errors import UsageError
-from icclip.exporting.request import thresholds_from
 from icclip.plugins import OpenRequest
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
@@ -36,7 +34,8 @@ FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
 @pytest.fixture(scope="module")
 def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
-    from icclip.exporting.request import export, export_config
+    from icclip.exporting.request import export_config
+    from icclip.exporting.run import export
     from icclip.plugins.registry import Registry
 
     found = {}
@@ -46,10 +45,12 @@ def outcomes(checkpoints, tmp_path_factory):
             "output_dir": tmp_path_factory.mktemp("bundles") / family,
             "precisions": ("fp32", "fp16", "int8"),
             "sample": 24,
-            "provider": "cpu",
         }
-        loose = [one.removeprefix("--threshold=") for one in LOOSE]
-        config = export_config(registry, str(checkpoint), "shapes", {}, options, thresholds=loose)
+        loose = dict(one.removeprefix("--threshold=").split("=") for one in LOOSE)
+        thresholds = {name: float(number) for name, number in loose.items()}
+        encoder = {"checkpoint": str(checkpoint), "provider": "cpu"}
+        said = {"encoder": encoder, "data": {"name": "shapes"}, "thresholds": thresholds}
+        config = export_config(registry, {**said, **options})
         found[family] = export(config, registry, Reporter(silent=True))
     return found
 
@@ -123,7 +124,10 @@ def test_the_target_opens_what_it_wrote(outcome, registry):
 
 def test_the_checkpoint_is_measured_in_full_float32_and_comes_back(loaded, tmp_path):
     config = ExportConfig(
-        checkpoint="any", data=DatasetConfig(name="shapes"), output_dir=tmp_path, device="cpu", precisions=("fp32",)
+        encoder=EncoderConfig(checkpoint="any", device="cpu"),
+        data=DatasetConfig(name="shapes"),
+        output_dir=tmp_path,
+        precisions=("fp32",),
     )
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
@@ -191,7 +195,7 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("icclip_export.precisions.reduction.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
     monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
@@ -333,9 +337,10 @@ def test_a_threshold_that_does_not_exist_is_said_before_anything_is_read(icclip,
     assert "unknown threshold 'min_cos'; did you mean 'min_cosine'?" in line
 
 
-def test_thresholds_are_numbers_by_name():
-    assert thresholds_from(["drop-r1=0.02", " min_cosine = 0.9"]) == {"drop_r1": 0.02, "min_cosine": 0.9}
-    with pytest.raises(UsageError, match="--threshold drop_r1=low: expected NAME=NUMBER, got low for the number"):
-        thresholds_from(["drop_r1=low"])
-    with pytest.raises(UsageError, match="got nothing for the number"):
-        thresholds_from(["drop_r1"])
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [("drop_r1=low", "'low' is not a number"), ("drop_r1", "write it as --threshold NAME=NUMBER")],
+)
+def test_thresholds_are_numbers_by_name(icclip, tmp_path, given, answer):
+    line = refused(icclip, tmp_path, tmp_path / "no-model", "-o", tmp_path / "b", "--threshold", given)
+    assert f"--threshold {given}: {answer}" in line

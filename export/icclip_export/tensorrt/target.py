@@ -25,7 +25,8 @@ def export(request: ExportRequest) -> ExportResult:
     from icclip_export import bundle
 
     choose_provider("tensorrt")
-    config = dataclasses.replace(request.config, provider="tensorrt")
+    encoder = dataclasses.replace(request.config.encoder, provider="tensorrt")
+    config = dataclasses.replace(request.config, encoder=encoder)
     result = bundle.export(dataclasses.replace(request, config=config), eager_attention=True)
     if result.parity.passed:
         manifest = read_manifest(result.bundle)

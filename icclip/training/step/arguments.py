@@ -14,44 +14,23 @@ import torch
 from transformers import TrainingArguments
 
 from icclip.config import TrainConfig
-from icclip.data.batches import cores
+from icclip.config.declare import replaced
+from icclip.data.cores import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
+from icclip.identity import identity
 from icclip.models.encoder import choose_device
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
 
 OURS: Mapping[str, str] = {
-    "output_dir": "use --output-dir",
-    "num_train_epochs": "use --epochs",
-    "max_steps": "use --max-steps",
-    "learning_rate": "use --lr",
-    "weight_decay": "use --weight-decay",
-    "warmup_ratio": "use --warmup-ratio",
-    "warmup_steps": "use --warmup-ratio",
-    "per_device_train_batch_size": "use --train-bs",
-    "per_device_eval_batch_size": "use --eval-bs",
-    "gradient_accumulation_steps": "use --grad-accum",
-    "gradient_checkpointing": "use --grad-ckpt",
-    "activation_checkpointing": "use --grad-ckpt",
-    "fp16": "use --fp16",
-    "bf16": "use --bf16",
-    "seed": "use --seed",
-    "report_to": "use --report-to",
-    "logging_steps": "use --logging-steps",
-    "use_cpu": "use --device",
-    "dataloader_num_workers": "use --workers",
-    "resume_from_checkpoint": "use --resume",
+    **replaced(TrainConfig),
     "remove_unused_columns": "the collator turns the columns into model inputs",
     "dataloader_drop_last": "all processes need batches of the same size",
     "logging_nan_inf_filter": "a non-finite loss stops the run",
-    "eval_strategy": "use --eval-every",
     "eval_on_start": "the model is always measured before its first step",
     "ignore_data_skip": "a resumed run always continues where it stopped",
     "save_strategy": "use --eval-every and --save-every-steps",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
-    "fsdp": "use --fsdp",
-    "fsdp_config": "use --fsdp",
-    "deepspeed": "use --fsdp",
     "metric_for_best_model": "the best checkpoint is the one with the highest rsum",
 }
 """Arguments that `--set` may not touch, and why or what to use."""
@@ -75,7 +54,7 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
     device = choose_device(config.device)
     use_cpu = device.type == "cpu"
     if use_cpu and config.precision == "fp16":
-        raise UsageError("fp16 needs a GPU: use --bf16, or neither")
+        raise UsageError("fp16 needs a GPU: use --bf16 or --fp32")
     values = {
         **_ours(config, workers=workers, use_cpu=use_cpu),
         # Of a stream Trainer would skip from the start of the run, not of the pass: Schedule does it.
@@ -132,7 +111,7 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "ddp_find_unused_parameters": False,
         "use_cpu": use_cpu,
         # Without other processes, naming a backend makes accelerate look for a process group.
-        "ddp_backend": "gloo" if use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        "ddp_backend": "gloo" if use_cpu and identity().size > 1 else None,
         **_version_dependent(config),
     }
 
@@ -239,8 +218,7 @@ def _names(hint: Any) -> str:
 
 def default_workers() -> int:
     """How many processes load images: one fewer than this process's share of the cores, and at most 8."""
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(0, cores() // local_processes - 1))
+    return min(8, max(0, cores() // identity().local_size - 1))
 
 
 def allow_fast_matmul(arguments: TrainingArguments) -> None:

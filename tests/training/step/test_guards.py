@@ -64,7 +64,7 @@ def test_a_run_that_gets_worse_is_stopped_and_keeps_its_best(ruined, registry, c
     with pytest.raises(
         GateError, match=r"did not improve the model: .* from step [24], has an rsum of .* and step 0 had"
     ):
-        result.raise_if_no_better()
+        result.verdict()
     assert json.loads((ruined.output_dir / "icclip.json").read_text())["status"] == "complete"
 
 

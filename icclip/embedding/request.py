@@ -1,0 +1,28 @@
+"""What `icclip embed` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.config import EmbedConfig, merged
+from icclip.plugins.registry import Registry
+
+
+def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
+    """The whole request.
+
+    Args:
+        registry: knows the datasets.
+        said: fields of EmbedConfig, nested; `data.name` is what the user wrote after `--dataset`.
+
+    Raises:
+        UsageError: the dataset is unknown, an option is wrong, or not exactly one kind of input is given.
+        MissingExtraError: a dataset without the package `datasets`.
+    """
+    values = {**merged(said), "data": None}
+    if said.get("data", {}).get("name") is not None:
+        from icclip.evaluating.request import evaluation_data
+
+        values["data"] = evaluation_data(registry, str(said["encoder"]["checkpoint"]), said["data"])
+    return EmbedConfig.from_mapping(values)
