@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icclip.bundles.parity_record import measured_batch
 from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
@@ -74,14 +75,27 @@ def _encode(
         texts = read_texts(config.texts)
         if cut := cut_captions(encoder, texts):
             reporter.warn(cut.line)
-        return texts, encoder.encode_texts(texts, batch_size=config.batch_size)
+        return texts, encoder.encode_texts(texts, batch_size=measured_batch(encoder, config.batch_size))
     if config.data is None:
         names = [str(path) for path in config.images]
-        return names, encoder.encode_images(ImageFiles(config.images), batch_size=config.batch_size)
+        return names, _encode_images(ImageFiles(config.images), encoder, config.batch_size, reporter)
     gallery = load_gallery(registry, config.data, config.split, reporter)
     reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
     names = [f"{config.data.label} {config.split} {row}" for row in range(gallery.captions.n_images)]
-    return names, encoder.encode_images(gallery.images, batch_size=config.batch_size)
+    return names, _encode_images(gallery.images, encoder, config.batch_size, reporter)
+
+
+def _encode_images(images: Sequence[Image], encoder: Encoder, batch_size: int, reporter: Reporter) -> np.ndarray:
+    """A bundle's encoder streams: no more than two batches of pixels are held, whatever the number of images."""
+    from icclip.runtime import Encoder as BundleEncoder
+
+    if not isinstance(encoder, BundleEncoder):
+        return encoder.encode_images(images, batch_size=batch_size)
+    given = images.paths if isinstance(images, ImageFiles) else images
+    batch = measured_batch(encoder, batch_size)
+    with reporter.progress("encoding images", len(images)) as advance:
+        parts = encoder.iter_encode_images(given, batch_size=batch, progress=advance)
+        return np.concatenate([np.empty((0, encoder.dim), np.float32), *(part.embeddings for part in parts)])
 
 
 @dataclass(frozen=True)
