@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from icclip import __version__
 from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
-from icclip.console import Reporter
+from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
@@ -112,5 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _fail(lines: Any, exit_code: int) -> None:
     for line in lines:
-        sys.stderr.write(f"error: {line}\n")
+        # One line, whatever a file or a path is called.
+        shown = harmless(str(line)).replace("\n", "\\n")
+        sys.stderr.write(f"error: {shown}\n")
     raise SystemExit(exit_code)

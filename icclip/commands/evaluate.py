@@ -35,6 +35,9 @@ def evaluate(
     val_fraction: options.ValFraction = None,
     split_seed: Annotated[int | None, typer.Option(help="Of made splits. \\[as trained, else 42]")] = None,
     on_bad_image: options.OnBadImage = None,
+    image_root: options.ImageRoot = None,
+    download: options.Download = None,
+    template: options.Template = None,
     allow_outside_root: options.AllowOutsideRoot = None,
     trust_remote_code: options.TrustRemoteCode = None,
     json: options.Json = False,
@@ -47,6 +50,7 @@ def evaluate(
     data = {
         "image_column": image_column, "caption_column": caption_column, "revision": dataset_revision,
         "val_fraction": val_fraction, "seed": split_seed, "on_bad_image": on_bad_image,
+        "image_root": image_root, "download": download, "template": template,
         "allow_outside_root": allow_outside_root, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     said = {

@@ -31,6 +31,9 @@ OnBadImage = Annotated[
 AllowOutsideRoot = Annotated[
     bool | None, typer.Option("--allow-outside-root", help="Let a manifest name files outside its own directory.")
 ]
+ImageRoot = Annotated[str | None, typer.Option(help="Folder that image names start from. \\[the manifest's]")]
+Download = Annotated[bool | None, typer.Option("--download", help="Fetch images that are named by URL, into the cache.")]
+Template = Annotated[str | None, typer.Option(help="Caption of a class folder: 'a photo of a {}'. \\[{}]")]
 TrustRemoteCode = Annotated[
     bool | None, typer.Option("--trust-remote-code", help="Run code that the model's repository contains.")
 ]

@@ -31,6 +31,7 @@ def requested(
     revision: o.Revision = None, image_column: o.ImageColumn = None, caption_column: o.CaptionColumn = None,
     dataset_revision: o.DatasetRevision = None, val_fraction: o.ValFraction = None, split_seed: o.SplitSeed = None,
     streaming: o.Streaming = None, on_bad_image: o.OnBadImage = None,
+    image_root: o.ImageRoot = None, download: o.Download = None, template: o.Template = None,
     allow_outside_root: o.AllowOutsideRoot = None, trust_remote_code: o.TrustRemoteCode = None,
     freeze: o.Freeze = None, freeze_blocks: o.FreezeBlocks = None, layer_decay: o.LayerDecay = None,
     vision_lr: o.VisionRate = None, text_lr: o.TextRate = None, lora_rank: o.LoraRank = None,
@@ -43,6 +44,7 @@ def requested(
     data = {
         "image_column": image_column, "caption_column": caption_column, "revision": dataset_revision,
         "val_fraction": val_fraction, "seed": split_seed, "streaming": streaming, "on_bad_image": on_bad_image,
+        "image_root": image_root, "download": download, "template": template,
         "allow_outside_root": allow_outside_root, "trust_remote_code": trust_remote_code,
     }  # fmt: skip
     model_options = {

@@ -110,11 +110,19 @@ class DatasetConfig(Config):
     streaming: bool = False
     on_bad_image: OnBadImage = "fail"
     allow_outside_root: bool = False
+    image_root: str | None = None
+    """The folder that image names start from; None: the folder of the manifest."""
+    download: bool = False
+    """Fetch images that are named by URL, into the cache."""
+    template: str | None = None
+    """The caption of a class folder, `{}` standing for its name: `a photo of a {}`."""
     trust_remote_code: bool = False
 
     def problems(self) -> list[str]:
         """Values out of range, and options that exclude each other."""
         found = _at_least(self, seed=0)
+        if self.template is not None and "{}" not in self.template:
+            found.append(f"template is {self.template!r}: write {{}} where the name of the class goes")
         if not 0 < self.val_fraction < MAX_VAL_FRACTION:
             found.append(f"val_fraction is {self.val_fraction}: give a fraction between 0 and {MAX_VAL_FRACTION}")
         return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from PIL import Image
 
 from icclip.data.images import decode_image, read_file
+from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class SplitImages(Sequence[Image.Image]):
             yield self[row]
 
 
-def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Image:
+def decode_cell(cell: Mapping[str, Any] | Image.Image | None, where: str) -> Image.Image:
     """Decode a cell of an image column: `{"bytes": ..., "path": ...}`, or an image.
 
     Raises:
@@ -62,15 +63,17 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Imag
     """
     if isinstance(cell, Image.Image):
         return decode_image(cell, where)
-    path = cell["path"]
-    content = cell["bytes"]
-    return decode_image(Path(path) if content is None else content, f"{where} ({path})" if path else where)
+    path = cell["path"] if cell else None
+    where = f"{where} ({path})" if path else where
+    return decode_image(encoded(cell, where), where)
 
 
-def encoded(cell: Mapping[str, Any], where: str) -> bytes:
+def encoded(cell: Mapping[str, Any] | None, where: str) -> bytes:
     """The content of an image's file. Raises DataError where it cannot be read."""
-    content: bytes | None = cell["bytes"]
-    return read_file(Path(cell["path"]), where) if content is None else content
+    path, content = (cell["path"], cell["bytes"]) if cell else (None, None)
+    if path is None and content is None:
+        raise DataError(f"{where}: the image is null; remove the row, or pass --on-bad-image skip")
+    return read_file(Path(path), where) if content is None else bytes(content)
 
 
 def caption_map(split: Dataset) -> CaptionMap:
