@@ -187,8 +187,18 @@ def _members(path: Path, shard: str) -> Iterator[tuple[str, bytes]]:
                 content = tar.extractfile(member)
                 if content is not None:
                     yield checked_text(member.name, shard), content.read()
+            _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{shard}: not a whole tar file: {' '.join(str(error).split())}; fetch it again") from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a header that is cut off, or is none, for the end. Raises ReadError."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    block = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or len(block) not in {0, tarfile.BLOCKSIZE}:
+        raise tarfile.ReadError(f"it breaks off at byte {tar.offset:,}")
 
 
 def _captions(texts: Mapping[str, bytes], where: str, column: str | None) -> list[str]:
