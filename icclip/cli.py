@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from icclip import __version__
 from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
+from icclip.commands import data as data_commands
 from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugins.loading import Plugin
@@ -93,6 +94,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("embed")(embed.embed)
 app.add_typer(config_commands.app, name="config")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 
 

@@ -94,7 +94,7 @@ def _bomb(where: str) -> str:
 
 
 def _not_readable(source: bytes | Path | Image.Image) -> str:
-    head = source[:12] if isinstance(source, bytes) else source.open("rb").read(12) if isinstance(source, Path) else b""
+    head = source if isinstance(source, bytes) else read_file(source, str(source)) if isinstance(source, Path) else b""
     kind = ENCODINGS_OF_PLUGINS.get(head[8:12]) if head[4:8] == b"ftyp" else None
     if kind == "HEIC":
         return "a HEIC image, which Pillow reads with the package pillow-heif: convert it to JPEG, or set it up"
