@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -73,10 +76,19 @@ def _open(source: bytes | Path, where: str) -> Image.Image:
     content = source if isinstance(source, bytes) else read_file(source, where)
     if not content:
         raise DataError(f"{where}: the image is empty (0 bytes)")
+    if content[4:8] == b"ftyp" and ENCODINGS_OF_PLUGINS.get(content[8:12]) == "HEIC":
+        _register_heif()
     image = Image.open(io.BytesIO(content))
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise DataError(_bomb(where))
     return image
+
+
+@cache
+def _register_heif() -> None:
+    """Teach Pillow HEIC where the package for it is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def read_file(path: Path, where: str) -> bytes:
@@ -97,7 +109,7 @@ def _not_readable(source: bytes | Path | Image.Image) -> str:
     head = source if isinstance(source, bytes) else read_file(source, str(source)) if isinstance(source, Path) else b""
     kind = ENCODINGS_OF_PLUGINS.get(head[8:12]) if head[4:8] == b"ftyp" else None
     if kind == "HEIC":
-        return "a HEIC image, which Pillow reads with the package pillow-heif: convert it to JPEG, or set it up"
+        return "a HEIC image, which needs a plugin: pip install pillow-heif, or convert it to JPEG"
     if kind == "AVIF":
         return "an AVIF image, which Pillow reads from 11.3 on: pip install 'pillow>=11.3', or convert it to JPEG"
     return "not an image that Pillow can read"

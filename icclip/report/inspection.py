@@ -65,8 +65,8 @@ def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
     for leak in found["leakage"]:
         if leak["images"] or leak["captions"]:
             yield (
-                f"leakage: {leak['images']:,} images and {leak['captions']:,} captions of {leak['of']} "
-                f"are also in {leak['in']}"
+                f"leakage from {leak['in']} into {leak['of']}: images with the same bytes {leak['images']:,}, "
+                f"captions with the same text {leak['captions']:,}"
             )
     for name, split in found["splits"].items():
         for error in split["unreadable_images"][:SHOWN]:
@@ -75,4 +75,4 @@ def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"unreadable: and {split['unreadable'] - SHOWN:,} more of {name} (--json lists all)"
         if "model" in split and split["model"]["cut"]:
             lost = split["model"]["tokens_lost_of_cut"]
-            yield f"{name}: {split['model']['cut']:,} captions are cut, and lose {lost:.1f} tokens on average"
+            yield f"{name}: captions that are cut {split['model']['cut']:,}, by {lost:.1f} tokens on average"
