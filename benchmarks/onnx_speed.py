@@ -33,17 +33,17 @@ from PIL import Image
 from benchmarks.support.checkpoints import FAMILIES, preset, write_base
 from benchmarks.support.timing import environment, medians, show, take_turns, times_faster, write
 from icclip.bundles.manifest import Tower
-from icclip.config import DatasetConfig, ExportConfig, ModelConfig
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.exporting.request import export
+from icclip.exporting.run import export
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
 from icclip.runtime.sessions import open_session
-from icclip_export.bundle import graph_name
-from icclip_export.onnx import quiet_export
-from icclip_export.precision import RECIPES
-from icclip_export.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.onnx.export import quiet_export
+from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
 
 PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS = {1: 30, 8: 8, 32: 4}
@@ -125,7 +125,8 @@ class Work:
     def bundle(self) -> Path:
         """In float32, through the gate, on a handful of drawn images."""
         config = ExportConfig(
-            checkpoint=str(self.checkpoint), data=DatasetConfig(name="shapes"), output_dir=self.folder / "bundle", sample=16
+            encoder=EncoderConfig(checkpoint=str(self.checkpoint)), data=DatasetConfig(name="shapes"),
+            output_dir=self.folder / "bundle", sample=16,
         )  # fmt: skip
         export(config, Registry.from_environment(), Reporter(silent=True))
         return config.output_dir
@@ -135,7 +136,7 @@ class Work:
         source = self.bundle / graph_name(tower, "fp32")
         target = self.bundle / graph_name(tower, precision)
         if not target.exists():
-            RECIPES[precision].build(source, target, ())
+            find_precision(precision).recipe.build(source, target, ())
         return target
 
     @cached_property

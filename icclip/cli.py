@@ -12,6 +12,7 @@ from icclip import __version__
 from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
+from icclip.commands.declared import Command
 from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugins.loading import Plugin
@@ -61,7 +62,6 @@ app = typer.Typer(
     help="Fine-tune CLIP and SigLIP for retrieval, measure it honestly, ship encoders proven to match.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
@@ -80,19 +80,19 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Global options; `version` acts in its callback."""
 
 
-app.command("quickstart")(quickstart.quickstart)
-app.command("train")(train.train)
-app.command("eval")(evaluate.evaluate)
-app.command("blend")(blend.blend)
-app.command("export")(export.export)
-app.command("verify")(verify.verify)
-app.command("embed")(embed.embed)
+app.command("quickstart", cls=Command)(quickstart.quickstart)
+app.command("train", cls=Command)(train.train)
+app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("blend", cls=Command)(blend.blend)
+app.command("export", cls=Command)(export.export)
+app.command("verify", cls=Command)(verify.verify)
+app.command("embed", cls=Command)(embed.embed)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from icclip.results import Result
+
 Advance = Callable[[int], None]
 
 
@@ -28,7 +30,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
-    """`text` with the characters that steer a terminal written out: ESC becomes `\\x1b`. Line breaks stay."""
+    r"""`text` with the characters that steer a terminal written out: ESC becomes `\x1b`. Line breaks stay."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
@@ -85,6 +87,11 @@ class Reporter:
             return
         for renderable in renderables:
             self.results.print(renderable)
+
+    def deliver(self, result: Result) -> None:
+        """Print what a job has given, as JSON or as tables. Raises GateError where that is its verdict."""
+        self.result(result.to_mapping(), *result.renderables())
+        result.verdict()
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Advance]:

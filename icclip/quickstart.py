@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icclip.config import EvalConfig
 from icclip.console import Reporter
-from icclip.encoders import EncoderRequest, open_encoder
+from icclip.encoders import open_encoder
 from icclip.evaluating.request import eval_config
 from icclip.evaluating.run import evaluate
-from icclip.exporting.request import ExportResult, export, export_config
+from icclip.exporting.request import ExportResult, export_config
+from icclip.exporting.run import export
 from icclip.files import atomic_write_bytes
 from icclip.plugins.registry import Registry
 from icclip.report.contact_sheet import contact_sheet, search
+from icclip.report.tables import metrics_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 MODEL, DATASET, SPLIT = "clip-tiny", "shapes", "test"
 TARGET, PRECISIONS = "onnx", ("fp32", "int8")
+
+NEXT = """
+The model, its processor and its records: {run}
+What it finds, as a picture:              {pictures}
+The encoders that run without PyTorch:    {bundle}
+How they compare with the model:          {bundle}/parity.json
+What to try next:
+  icclip verify {bundle} --dataset shapes
+  icclip eval {run} --split validation
+  icclip train --model siglip-tiny --dataset shapes --output-dir runs/siglip
+  icclip train --model openai/clip-vit-base-patch16 --dataset my-captions.jsonl --output-dir runs/mine
+  tensorboard --logdir {run}/logs"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +53,23 @@ class QuickstartResult:
     exported: ExportResult
     """The bundle, and how it compares with the model."""
     seconds: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        results = {"seconds": self.seconds, "metrics": self.metrics, "export": self.exported.to_mapping()}
+        return {**self._paths(), **results}
+
+    def renderables(self) -> Iterator[RenderableType]:
+        """The metrics, the comparison of the encoders, and what to try next."""
+        yield metrics_table(self.metrics, f"{DATASET}, {SPLIT} (unseen pairs)")
+        yield from self.exported.renderables()
+        yield NEXT.format(**self._paths())
+
+    def verdict(self) -> None:
+        """Encoders that did not pass have raised before."""
+
+    def _paths(self) -> dict[str, str]:
+        return {"run": str(self.run), "pictures": str(self.pictures), "bundle": str(self.exported.bundle)}
 
 
 def quickstart(directory: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]) -> QuickstartResult:
@@ -61,8 +95,9 @@ def quickstart(directory: Path, registry: Registry, reporter: Reporter, options:
     reporter.note(f"1/4 train {MODEL} on {DATASET}")
     train(train_config(registry, None, MODEL, DATASET, {**options, "output_dir": run}), registry, reporter)
     reporter.note("2/4 evaluate what was saved")
-    config = eval_config(registry, str(run), None, {}, {"split": SPLIT, "device": options.get("device")})
-    metrics = evaluate(config, registry, reporter)
+    opened = {"checkpoint": str(run), "device": options.get("device")}
+    config = eval_config(registry, {"encoder": opened, "split": SPLIT})
+    metrics = evaluate(config, registry, reporter).metrics
     reporter.note("3/4 look at what it finds")
     atomic_write_bytes(pictures, _picture(config, registry))
     reporter.note(f"4/4 export it ({', '.join(PRECISIONS)}), and compare what the exported encoders find")
@@ -76,9 +111,10 @@ def _export(
     run: Path, bundle: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]
 ) -> ExportResult:
     said = {"output_dir": bundle, "target": TARGET, "precisions": PRECISIONS, "split": SPLIT}
-    also = {key: options.get(key) for key in ("device", "overwrite")}
-    result = export(export_config(registry, str(run), None, {}, {**said, **also}), registry, reporter)
-    result.raise_if_failed()
+    encoder = {"checkpoint": str(run), "device": options.get("device")}
+    config = export_config(registry, {**said, "encoder": encoder, "overwrite": options.get("overwrite")})
+    result = export(config, registry, reporter)
+    result.verdict()
     return result
 
 
@@ -88,7 +124,7 @@ def _picture(config: EvalConfig, registry: Registry) -> bytes:
     # What there is to say about the data was said when it was evaluated.
     quiet = Reporter(silent=True)
     gallery = load_gallery(registry, config.data, config.split, quiet)
-    queries = search(open_encoder(registry, EncoderRequest.of(config), quiet), gallery.images, gallery.captions)
+    queries = search(open_encoder(registry, config.encoder, quiet), gallery.images, gallery.captions)
     file = io.BytesIO()
     title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
     contact_sheet(queries, title).save(file, "PNG")

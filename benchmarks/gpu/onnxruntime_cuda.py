@@ -27,17 +27,18 @@ from benchmarks.gpu.common import loaded, parser, synchronize, write_result
 from benchmarks.support.checkpoints import FAMILIES
 from benchmarks.support.timing import medians, rounded, show, take_turns, times_faster
 from icclip.bundles.manifest import Tower
-from icclip.config import DatasetConfig, ExportConfig
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
-from icclip.exporting.request import ExportResult, export
+from icclip.exporting.request import ExportResult
+from icclip.exporting.run import export
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.registry import Registry
 from icclip.runtime.providers import Provider, choose_provider, cuda_options
 from icclip.runtime.sessions import open_session
 from icclip.runtime.threads import default_threads
-from icclip_export.bundle import graph_name
-from icclip_export.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.precisions import graph_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,9 +95,11 @@ class Work:
     def exported(self) -> ExportResult:
         assert self.loaded, "the checkpoint is written"
         config = ExportConfig(
-            checkpoint=str(self.folder / "checkpoint"), data=DatasetConfig(name="shapes"),
-            output_dir=self.folder / "bundle", precisions=PRECISIONS, sample=SAMPLE[self.options.size],
-            provider=self.provider, device=self.options.device,
+            encoder=EncoderConfig(
+                checkpoint=str(self.folder / "checkpoint"), provider=self.provider, device=self.options.device
+            ),
+            data=DatasetConfig(name="shapes"), output_dir=self.folder / "bundle", precisions=PRECISIONS,
+            sample=SAMPLE[self.options.size],
         )  # fmt: skip
         return export(config, Registry.from_environment(), Reporter(silent=True))
 

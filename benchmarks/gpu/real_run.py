@@ -24,11 +24,12 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from benchmarks.gpu.common import parser, write_result
 from benchmarks.support.checkpoints import ends
 from benchmarks.support.timing import rounded, show
-from icclip.config import DatasetConfig, ExportConfig, ModelConfig
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import caption_map
-from icclip.exporting.request import ExportResult, export
+from icclip.exporting.request import ExportResult
+from icclip.exporting.run import export
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
 from icclip.runs.history import HISTORY, read_history
@@ -109,8 +110,10 @@ def exported_bundle(
 ) -> ExportResult:
     """Through the gate, on the test split; raises GateError where it refuses."""
     config = ExportConfig(
-        checkpoint=str(folder / "run"), data=data, output_dir=folder / "bundle", precisions=("fp32", "fp16"),
-        provider="cpu" if options.device == "cpu" else "cuda", device=options.device,
+        encoder=EncoderConfig(
+            checkpoint=str(folder / "run"), provider="cpu" if options.device == "cpu" else "cuda", device=options.device
+        ),
+        data=data, output_dir=folder / "bundle", precisions=("fp32", "fp16"),
     )  # fmt: skip
     return export(config, registry, reporter)
 

@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.plugins.specs import DatasetSpec
+from icclip.plugins import DatasetSpec
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

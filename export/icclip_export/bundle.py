@@ -26,17 +26,19 @@ from icclip.runtime.engines import engine_directory
 from icclip.runtime.preprocessing import image_inputs_from
 from icclip.runtime.providers import choose_provider
 from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
-from icclip_export.graphs import DIRECTORY, external_data, graph_name
-from icclip_export.onnx import OPSET, export_towers
-from icclip_export.thresholds import thresholds_for
+from icclip_export.gate.thresholds import thresholds_for
+from icclip_export.onnx.export import OPSET, export_towers
+from icclip_export.onnx.graphs import external_data
+from icclip_export.precisions import graph_name
+from icclip_export.precisions.value import DIRECTORY
 from icclip_export.tokenizer import text_inputs, write_tokenizer
 
 if TYPE_CHECKING:
     from icclip.data.gallery import Gallery
     from icclip.models.encoder import TorchEncoder
     from icclip.models.loaded import LoadedModel
-    from icclip_export.calibration import Calibration
-    from icclip_export.comparison import Reference
+    from icclip_export.gate.calibration import Calibration
+    from icclip_export.gate.comparison import Reference
 
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
@@ -73,7 +75,7 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         eager_attention: see `export_towers`.
 
     Raises:
-        UsageError: anything the user can mend.
+        UsageError: anything the user can correct.
         GateError: a graph is not what torch computes; nothing is kept.
     """
     config, reporter = request.config, request.reporter
@@ -104,8 +106,8 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
 
 def _open(request: ExportRequest) -> LoadedModel:
     from icclip.models.opening import open_model
-    from icclip_export.onnx import check_finite
-    from icclip_export.towers import check_exportable
+    from icclip_export.onnx.export import check_finite
+    from icclip_export.onnx.towers import check_exportable
 
     config = request.config
     model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)
@@ -187,8 +189,8 @@ def _checkpoint(loaded: LoadedModel, config: ExportConfig, reporter: Reporter | 
 
 
 def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manifest:
-    from icclip_export.comparison import Scoring
-    from icclip_export.towers import tower_ios
+    from icclip_export.gate.comparison import Scoring
+    from icclip_export.onnx.towers import tower_ios
 
     model, ios, scoring = loaded.model, tower_ios(loaded), Scoring.of_model(loaded)
     preprocessing = json.loads((staging / "preprocessor_config.json").read_text(encoding="utf-8"))
@@ -260,8 +262,8 @@ def _proven(
     staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, limits: Mapping[str, Thresholds]
 ) -> ParityRecord:
     """Every precision, made and measured; fp32 first, which the others are made from."""
-    from icclip_export.parity import parity_record
-    from icclip_export.reduction import ATTEMPTS, Reducer
+    from icclip_export.gate.parity import parity_record
+    from icclip_export.precisions.reduction import ATTEMPTS, Reducer
 
     config = request.config
     reference = _reference(loaded, data, request)
@@ -280,7 +282,7 @@ def _proven(
 
 
 def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Reference:
-    from icclip_export.comparison import Compared, Reference, Scoring
+    from icclip_export.gate.comparison import Compared, Reference, Scoring
 
     config = request.config
     compared = Compared.of(data.tested.images, data.tested.captions, config.sample, config.seed)
@@ -289,7 +291,7 @@ def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Refer
 
 
 def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapping[Tower, Calibration]:
-    from icclip_export.calibration import calibrations
+    from icclip_export.gate.calibration import calibrations
 
     if set(config.precisions) == {"fp32"}:
         return {}
@@ -306,7 +308,7 @@ def _checked(
     limits: Thresholds,
 ) -> PrecisionParity:
     """The gate's word on the graphs of one precision as they are now."""
-    from icclip_export.parity import check_precision
+    from icclip_export.gate.parity import check_precision
 
     config, reporter = request.config, request.reporter
     seal(staging, _manifest(loaded, dataclasses.replace(config, precisions=(precision,)), staging))
@@ -321,8 +323,3 @@ def _checked(
         provider=config.provider,
         reporter=reporter,
     )
-
-
-def open_bundle(path: Path) -> Encoder:
-    """`ExportTargetSpec.open`."""
-    return Encoder.open(path, reporter=Reporter.for_this_process())

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from icclip.bundles.manifest import is_bundle
 from icclip.errors import UsageError
+from icclip_export.precisions import precision
 
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 _MARGIN = 1.5
 """Embedding tables in float32, intermediate files and what lies beside the graphs."""
 
@@ -22,14 +22,14 @@ def check_destination(directory: Path, *, overwrite: bool) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     if not is_bundle(directory):
-        raise UsageError(f"{directory} is there and is no bundle: choose another --output-dir")
+        raise UsageError(f"{directory} already exists and is not a bundle: choose another --output-dir")
     if not overwrite:
         raise UsageError(f"{directory} holds a bundle: choose another --output-dir, or give --overwrite")
 
 
 def needed_bytes(parameters: int, precisions: tuple[str, ...]) -> int:
     """About what a bundle takes on the disk while it is made; float32 graphs are always made first."""
-    return int(_MARGIN * parameters * sum(BYTES[name] for name in {*precisions, "fp32"}))
+    return int(_MARGIN * parameters * sum(precision(name).bytes_per_weight for name in {*precisions, "fp32"}))
 
 
 def check_space(directory: Path, needed: int, free: int | None = None) -> None:

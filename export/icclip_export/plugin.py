@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icclip import hookimpl
-from icclip.plugins.specs import ExportTargetSpec
+from icclip.errors import UnknownNameError
+from icclip.plugins.specs import ExportTargetSpec, OpenRequest
+from icclip_export.precisions import NAMES
 
 if TYPE_CHECKING:
     from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.runtime import Encoder
+    from icclip.runtime.providers import Provider
 
 REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum")
+TENSORRT_PRECISIONS = ("fp32", "fp16")
+"""TensorRT does not read onnxruntime's dynamic quantization."""
 
 
 def export_onnx(request: ExportRequest) -> ExportResult:
@@ -22,25 +28,56 @@ def export_onnx(request: ExportRequest) -> ExportResult:
     return export(request)
 
 
-def open_onnx(path: Path) -> Encoder:
-    """See `icclip_export.bundle.open_bundle`."""
-    from icclip_export.bundle import open_bundle
+def recognises(path: Path) -> bool:
+    """Whether a directory says that it is a bundle; both targets write those."""
+    from icclip.bundles.manifest import is_bundle
 
-    return open_bundle(path)
+    return is_bundle(path)
+
+
+def open_onnx(request: OpenRequest) -> Encoder:
+    """A bundle with onnxruntime, in full float32 where a graph is float32. Needs neither torch nor transformers.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UsageError: the precision or provider cannot be had; MissingExtraError: there is no onnxruntime.
+    """
+    from icclip.runtime import Encoder
+
+    return Encoder.open(
+        request.path,
+        request.precision,
+        _provider(request.provider),
+        threads=request.threads,
+        verify_hashes=not request.hashed,
+        # Numbers that are compared with the checkpoint's must be as exact as they are.
+        tf32=False,
+        reporter=request.reporter,
+    )
+
+
+def _provider(name: str | None) -> Provider | None:
+    """The provider of onnxruntime that the user named. Raises UnknownNameError."""
+    from icclip.runtime.providers import PROVIDERS
+
+    if name is None:
+        return None
+    for known in PROVIDERS:
+        if known == name:
+            return known
+    raise UnknownNameError("provider", name, PROVIDERS)
 
 
 def export_tensorrt(request: ExportRequest) -> ExportResult:
-    """See `icclip_export.tensorrt.export`."""
-    from icclip_export.tensorrt import export
+    """See `icclip_export.tensorrt.target.export`."""
+    from icclip_export.tensorrt.target import export
 
     return export(request)
 
 
-def open_tensorrt(path: Path) -> Encoder:
-    """See `icclip_export.tensorrt.open_bundle`."""
-    from icclip_export.tensorrt import open_bundle
-
-    return open_bundle(path)
+def open_tensorrt(request: OpenRequest) -> Encoder:
+    """As `open_onnx`, on TensorRT or not at all, unless the request names another provider."""
+    return open_onnx(dataclasses.replace(request, provider=request.provider or "tensorrt"))
 
 
 @hookimpl
@@ -50,16 +87,19 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
         ExportTargetSpec(
             name="onnx",
             summary="two ONNX encoders for onnxruntime and transformers.js",
-            precisions=("fp32", "fp16", "int8"),
+            precisions=NAMES,
             export=export_onnx,
+            recognises=recognises,
             open=open_onnx,
             requires=REQUIRES,
         ),
         ExportTargetSpec(
             name="tensorrt",
             summary="the same for engines of onnxruntime's TensorRT provider",
-            precisions=("fp32", "fp16"),
+            precisions=TENSORRT_PRECISIONS,
             export=export_tensorrt,
+            # The same files as the target onnx, which is asked first and opens them.
+            recognises=recognises,
             open=open_tensorrt,
             requires=REQUIRES,
         ),

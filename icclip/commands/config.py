@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from icclip.commands import options as o
-from icclip.commands.train import with_train_options
+from icclip.commands.declared import Command, Json, with_options
+from icclip.commands.train import MOST_USED, ConfigFile
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 
-app = typer.Typer(help="What a run is asked to do: show it, check it.", no_args_is_help=True)
+app = typer.Typer(help="Show or check the configuration of a run.", no_args_is_help=True)
 
-Run = Annotated[Path | None, typer.Argument(help="A run directory, whose configuration the options change.")]
-File = Annotated[Path, typer.Argument(help="A TOML file, or the icclip.json of a run.")]
+Run = Annotated[Path | None, typer.Argument(help="Run directory whose configuration the options change.")]
+File = Annotated[Path, typer.Argument(help="TOML file, or the icclip.json of a run.")]
 
 
-@app.command("show")
-@with_train_options
-def show(request: Callable[..., TrainConfig], *, run: Run = None, json: o.Json = False) -> None:
+@app.command("show", cls=Command)
+@with_options(TrainConfig, first=MOST_USED)
+def show(said: Any, context: typer.Context, run: Run = None, *, config: ConfigFile = None, json: Json = False) -> None:
     """Print the whole configuration that `icclip train` would use, as TOML for --config, with all defaults."""
+    from icclip.config.declare import help_by_path
     from icclip.config.toml import toml
+    from icclip.training.request import asked
 
-    values = (request() if run is None else request(config=run, output_dir=run)).to_mapping()
+    here = {} if run is None else {"output_dir": run}
+    values = asked(context.find_root().obj, {**here, **said}, config or run).to_mapping()
     if json:
         Reporter.for_this_process(json=True).result(values)
     else:
-        typer.echo(toml(values), nl=False)
+        typer.echo(toml(values, help_by_path(TrainConfig)), nl=False)
 
 
 @app.command("check")
-def check(context: typer.Context, file: File, *, json: o.Json = False) -> None:
-    """Say everything that is wrong with a configuration; exit code 2 where something is."""
+def check(context: typer.Context, file: File, *, json: Json = False) -> None:
+    """Print everything that is wrong with a configuration; the exit code is 2 if something is."""
     from icclip.training.request import checked
 
     config = checked(context.find_root().obj, file)

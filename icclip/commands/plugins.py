@@ -8,16 +8,17 @@ from typing import Annotated
 
 import typer
 
-from icclip.commands import options
+from icclip.commands.completion import completer
+from icclip.commands.declared import Json
 from icclip.console import Reporter
 from icclip.errors import PluginError
 
-app = typer.Typer(help="What is installed, and whether it works.", no_args_is_help=True)
+app = typer.Typer(help="List the plugins, and check whether one works.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_plugins(context: typer.Context, *, json: options.Json = False) -> None:
-    """Every backend, preset, dataset, metric, export target and command, and every plugin that failed."""
+def list_plugins(context: typer.Context, *, json: Json = False) -> None:
+    """List every backend, preset, dataset, metric, export target and command, and every plugin that failed."""
     from icclip.report.plugins import listing_table
 
     root = context.find_root()
@@ -30,14 +31,16 @@ def list_plugins(context: typer.Context, *, json: options.Json = False) -> None:
 @app.command("check")
 def check(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A plugin's name, or that of anything it offers.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a plugin, or of anything that it offers.", autocompletion=completer("plugin"))
+    ],
     *,
     path: Annotated[
-        Path | None, typer.Option(help="What to load: a dataset's copy on disk, or a checkpoint of a backend.")
+        Path | None, typer.Option(help="What to load: a copy of the dataset on disk, or a checkpoint for the backend.")
     ] = None,
-    json: options.Json = False,
+    json: Json = False,
 ) -> None:
-    """Run the conformance kit (icclip.testing) against one plugin; exit code 2 when it fails."""
+    """Run the conformance kit (icclip.testing) against one plugin; the exit code is 2 if a check fails."""
     from icclip.report.plugins import check_lines
     from icclip.testing import check_by_name
 

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import typer  # noqa: TC002 # Typer reads the annotations at run time
 
-from icclip.commands import options
+from icclip.commands.declared import Json, with_options
+from icclip.config import VerifyConfig
 from icclip.console import Reporter
 
 
-def verify(
-    context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="A directory that `icclip export` made.")],
-    dataset: options.Dataset = None,
-    split: Annotated[str | None, typer.Option(help="Split of --dataset. \\[the gate's]")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated. \\[all]")] = None,
-    provider: options.Provider = None,
-    threads: options.Threads = None,
-    json: options.Json = False,
-) -> None:
-    """Check a bundle anywhere, without torch: hashes, golden inputs and, with --dataset, retrieval.
+@with_options(VerifyConfig)
+def verify(said: Any, context: typer.Context, *, json: Json = False) -> None:
+    """Check a bundle anywhere, without PyTorch: hashes, golden inputs and, with --dataset, retrieval.
 
-    The thresholds are those of the bundle's parity.json. Exit code 3 says that a check failed.
+    The thresholds are those in the bundle's parity.json. The exit code is 3 if a check fails.
     """
-    from icclip.report.checks import checks_table
-    from icclip.verifying.run import load_retrieval_data
-    from icclip.verifying.run import verify as run
+    from icclip.verifying.request import verify_config
+    from icclip.verifying.run import verify_request as run
 
     reporter = Reporter.for_this_process(json=json)
-    data = None if dataset is None else load_retrieval_data(context.obj, dataset, bundle, split, reporter)
-    outcome = run(bundle, precisions=precision or (), provider=provider, threads=threads, data=data, reporter=reporter)
-    reporter.result(outcome.to_mapping(), checks_table(outcome.to_mapping()["checks"], str(bundle)))
-    outcome.raise_if_failed()
+    reporter.deliver(run(verify_config(context.obj, said), context.obj, reporter))

@@ -1,27 +1,38 @@
-"""What is asked for: frozen dataclasses, checked together, in and out of TOML and JSON."""
+"""What is asked for: frozen dataclasses, checked together, in and out of TOML and JSON.
 
-from icclip.config.configs import (
+    TrainConfig
+    ├── model: ModelConfig
+    ├── data: DatasetConfig
+    ├── gentle: GentleConfig
+    └── lora: LoraConfig
+    EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
+    ├── encoder: EncoderConfig
+    └── data: DatasetConfig
+    InspectConfig
+    └── data: DatasetConfig
+
+`icclip.config.declare` says how a field becomes an option.
+"""
+
+from icclip.config.base import Config, merged, read_toml
+from icclip.config.blending import BlendConfig
+from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage
+from icclip.config.embedding import EmbedConfig
+from icclip.config.encoder import EncoderConfig, Precision, Provider
+from icclip.config.evaluating import EvalConfig
+from icclip.config.exporting import ExportConfig
+from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.inspecting import InspectConfig
+from icclip.config.model import ModelConfig
+from icclip.config.training import (
     MAX_DISTANCE,
-    MAX_VAL_FRACTION,
     Augmentation,
-    BlendConfig,
     CacheImages,
     CaptionPolicy,
-    Config,
-    DatasetConfig,
     DuplicatePolicy,
-    EvalConfig,
-    ExportConfig,
-    GentleConfig,
-    LoraConfig,
-    ModelConfig,
-    OnBadImage,
-    Precision,
-    Tower,
     TrainConfig,
-    merged,
-    read_toml,
 )
+from icclip.config.verifying import VerifyConfig
 
 __all__ = [
     "MAX_DISTANCE",
@@ -33,15 +44,20 @@ __all__ = [
     "Config",
     "DatasetConfig",
     "DuplicatePolicy",
+    "EmbedConfig",
+    "EncoderConfig",
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
+    "InspectConfig",
     "LoraConfig",
     "ModelConfig",
     "OnBadImage",
     "Precision",
+    "Provider",
     "Tower",
     "TrainConfig",
+    "VerifyConfig",
     "merged",
     "read_toml",
 ]

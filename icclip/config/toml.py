@@ -5,25 +5,35 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
-
-def toml(values: Mapping[str, Any]) -> str:
-    """Plain values in tables as TOML 1.0. What is None, which TOML lacks, becomes a comment."""
-    return "\n".join(_lines(values, ())) + "\n"
+Path = tuple[str, ...]
 
 
-def _lines(values: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+def toml(values: Mapping[str, Any], comments: Mapping[Path, str] = MappingProxyType({})) -> str:
+    """Plain values in tables as TOML 1.0. What is None, which TOML lacks, becomes a comment.
+
+    Args:
+        values: nested by table.
+        comments: what to write above a key, by the names that lead to it.
+    """
+    return "\n".join(_lines(values, (), comments)) + "\n"
+
+
+def _lines(values: Mapping[str, Any], path: Path, comments: Mapping[Path, str]) -> Iterator[str]:
     if path:
         yield f"\n[{'.'.join(map(_key, path))}]"
     for name, value in values.items():
+        if (comment := comments.get((*path, name))) and not isinstance(value, Mapping):
+            yield f"# {comment}"
         if value is None:
             yield f"# {_key(name)} = (not set)"
         elif not isinstance(value, Mapping):
             yield f"{_key(name)} = {_value(value)}"
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _lines(value, (*path, name))
+            yield from _lines(value, (*path, name), comments)
 
 
 def _key(name: str) -> str:

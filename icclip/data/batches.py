@@ -1,4 +1,4 @@
-"""Images in order, decoded and prepared in batches by worker processes."""
+"""Decodes images in order and prepares them in batches, with worker processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 WORTH_WORKERS = 256
-"""Images from which on starting processes pays."""
+"""The number of images from which starting worker processes pays off."""
 MOST_WORKERS = 8
 
 
@@ -29,7 +29,14 @@ def prepared_batches(
     workers: int | None,
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """`prepare` of each batch of images in turn; `workers` None chooses from the cores.
+    """Apply `prepare` to each batch of images in turn.
+
+    Args:
+        images: decoded when asked for.
+        prepare: turns a batch of images into what is yielded; it is sent to the workers.
+        batch_size: images in a batch.
+        workers: processes that decode and prepare; None chooses from the number of cores.
+        pin_memory: whether to yield tensors in pinned memory, for faster copies to a GPU.
 
     Raises:
         DataError: an image cannot be decoded.
@@ -47,7 +54,7 @@ def prepared_batches(
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -16,6 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".ppm"}
 )
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_SHOWN = 120
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -34,7 +35,7 @@ def checked_text(text: str, where: str) -> str:
 
 
 def is_url(value: str) -> bool:
-    """Whether an image is named by a URL of any scheme rather than by a path; `C:\\` is a drive."""
+    r"""Whether an image is named by a URL of any scheme rather than by a path; `C:\` is a drive."""
     return URL.match(value) is not None
 
 
@@ -66,7 +67,7 @@ def _reason(error: Exception) -> str:
 
 def _shortened(path: Path) -> str:
     text = str(path)
-    return text if len(text) <= 120 else f"{text[:60]}...{text[-40:]} ({len(text):,} characters)"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:60]}...{text[-40:]} ({len(text):,} characters)"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ class Door:
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{where}: {_shortened(Path(value))}: {_reason(error)}") from error
         if not inside:
-            raise DataError(f"{where}: {value} lies outside {self.folders[0]}; move it there or pass --allow-outside-root")
+            raise DataError(
+                f"{where}: {value} lies outside {self.folders[0]}; move it there or pass --allow-outside-root"
+            )
         return path if self.missing and not path.exists() else self._file(path, value, where)
 
     def _file(self, path: Path, value: str, where: str) -> Path:

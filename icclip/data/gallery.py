@@ -65,6 +65,20 @@ class Gallery:
         return digest.hexdigest()
 
 
+def dataset_asked(registry: Registry, value: str, options: Mapping[str, Any]) -> DatasetConfig:
+    """As `icclip.data.loading.dataset_config`, which needs the package `datasets`.
+
+    Raises:
+        MissingExtraError: the package is not installed.
+        UsageError: the dataset is unknown or an option is wrong.
+    """
+    try:
+        from icclip.data.loading import dataset_config
+    except ImportError as error:
+        raise MissingExtraError("--dataset", ["datasets"], "pip install datasets") from error
+    return dataset_config(registry, value, **options)
+
+
 def load_gallery(
     registry: Registry,
     dataset: DatasetConfig | str,
@@ -88,10 +102,8 @@ def load_gallery(
         MissingExtraError: the package `datasets` is not installed.
         UsageError: the dataset or split is unknown or cannot be read.
     """
-    try:
-        from icclip.data.loading import choose_split, dataset_config, load_splits
-    except ImportError as error:
-        raise MissingExtraError("--dataset", ["datasets"], "pip install datasets") from error
-    config = dataset if isinstance(dataset, DatasetConfig) else dataset_config(registry, dataset, **(options or {}))
+    config = dataset if isinstance(dataset, DatasetConfig) else dataset_asked(registry, dataset, options or {})
+    from icclip.data.loading import choose_split, load_splits
+
     found: Any = choose_split(load_splits(registry, config, reporter), split, config.label)
     return Gallery.of(found if rows is None else found.select(rows(len(found))), split, config.label)

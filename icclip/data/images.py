@@ -24,7 +24,14 @@ LARGE = 24_000_000
 """Pixels above which an image is halved before anything else is made of it: one of 9,000 x 9,000 pixels
 would take 1.2 GB in every worker, and no model looks at more than a few hundred pixels a side."""
 
-ENCODINGS_OF_PLUGINS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"heim": "HEIC", b"avif": "AVIF", b"avis": "AVIF"}
+ENCODINGS_OF_PLUGINS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"mif1": "HEIC",
+    b"heim": "HEIC",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
 """Bytes 8 to 12 of files that some builds of Pillow cannot read."""
 
 AVERAGED = frozenset({"L", "RGB", "CMYK", "YCbCr"})
@@ -92,13 +99,13 @@ def _register_heif() -> None:
 
 
 def read_file(path: Path, where: str) -> bytes:
-    """The content of an image file. Raises DataError(where ...)."""
+    """The content of an image file. Raises DataError, with `where` in its message, if it cannot be read."""
     try:
         if not path.exists():
             raise DataError(f"{where}: cannot read {path}: No such file or directory")
         return regular_file(path, where).read_bytes()
     except OSError as error:
-        raise DataError(f"{where}: cannot read {str(path):.200}: {error.strerror}") from error
+        raise DataError(f"{where}: cannot read {path!s:.200}: {error.strerror}") from error
 
 
 def _bomb(where: str) -> str:
@@ -147,11 +154,9 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
     # The pixels are decoded by now: damaged EXIF data costs the orientation, not the image.
-    except Exception:  # noqa: BLE001, S110
-        pass
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
     return image
 
 

@@ -24,8 +24,8 @@ from datasets.utils import are_progress_bars_disabled
 
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
-from icclip.data.foreign import checked_text, is_url
 from icclip.data.columns import FEATURES, captions_of
+from icclip.data.foreign import checked_text, is_url
 from icclip.data.split import SplitImages, decode_cell
 from icclip.errors import DataError, PluginError, UnknownNameError
 from icclip.plugins.registry import Registry
@@ -35,7 +35,21 @@ Splits: TypeAlias = DatasetDict | IterableDatasetDict
 
 SPLIT_NAMES = ("train", "validation", "test")
 FILE_SUFFIXES = frozenset(
-    {".jsonl", ".ndjson", ".csv", ".tsv", ".json", ".token", ".txt", ".parquet", ".arrow", ".feather", ".tar", ".tgz", ".gz"}
+    {
+        ".jsonl",
+        ".ndjson",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".token",
+        ".txt",
+        ".parquet",
+        ".arrow",
+        ".feather",
+        ".tar",
+        ".tgz",
+        ".gz",
+    }
 )
 """What is called like this is a file that is missing, and no repository of the hub."""
 PATTERN = re.compile(r"[*?\[]|\{\d+\.\.\d+\}")
@@ -87,7 +101,9 @@ def _name_and_path(registry: Registry, value: str) -> tuple[str, str | None]:
 
 def _remote(registry: Registry, value: str) -> str:
     if not value.lower().startswith(("http://", "https://")) or not value.lower().endswith((".tar", ".tar.gz", ".tgz")):
-        raise DataError(f"dataset {value:.200}: of URLs only http(s) ones of .tar shards are read; give a path or a hub id")
+        raise DataError(
+            f"dataset {value:.200}: of URLs only http(s) ones of .tar shards are read; give a path or a hub id"
+        )
     return registry.dataset("webdataset").name
 
 
@@ -172,7 +188,7 @@ def _one_bar() -> Iterator[None]:
 
 
 def choose_split(splits: Splits, name: str, source: str) -> Dataset | IterableDataset:
-    """One split by name. Raises UnknownNameError with the names there are; `source` is for the message."""
+    """One split by name. Raises UnknownNameError, which lists the splits of `source`, if there is none of that name."""
     if name not in splits:
         raise UnknownNameError("split", name, splits, f"in {source}")
     return splits[name]
@@ -294,7 +310,7 @@ def _completed(splits: dict[str, Dataset], config: DatasetConfig, reporter: Repo
         splits[name] = train.select(sorted(order[number * size : (number + 1) * size]))
     splits["train"] = train.select(sorted(order[len(missing) * size :]))
     reporter.note(
-        f"{config.label} has no {' or '.join(missing)} split: took {size} of its {len(train)} training images "
+        f"{config.label} has no {' or '.join(missing)} split: icclip sets aside {size} of its {len(train)} training images "
         f"for {'each' if len(missing) > 1 else 'it'} (val-fraction {config.val_fraction:g}, seed {config.seed})"
     )
     return DatasetDict({name: splits[name] for name in SPLIT_NAMES})

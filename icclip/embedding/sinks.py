@@ -6,6 +6,7 @@ its names; each file is complete or absent. An interrupted run goes on after its
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,24 @@ def check_format(path: Path) -> None:
         raise UsageError(f"cannot write {path}: give -o a name that ends in {' or '.join(FORMATS)}")
     if path.suffix == ".parquet":
         _pyarrow()
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of all parts."""
+
+    output: Path
+    rows: int
+    dim: int
+    skipped: int = 0
+    """Inputs that were left out."""
+    skipped_list: Path | None = None
+    """The file that names them, and says why."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        listed = None if self.skipped_list is None else str(self.skipped_list)
+        return {**dataclasses.asdict(self), "output": str(self.output), "skipped_list": listed}
 
 
 @dataclass(frozen=True)
@@ -105,11 +124,8 @@ class Parts:
         note = {"names": list(names), "skipped": dict(skipped), "last": last}
         atomic_write_text(self.folder / f"{number:06}.json", json.dumps(note))
 
-    def finish(self, dim: int) -> dict[str, Any]:
+    def finish(self, dim: int) -> Written:
         """Put the parts together, a part at a time, and remove them.
-
-        Returns:
-            `rows`, and `skipped` with `skipped_list` where inputs were left out.
 
         Raises:
             UsageError: the output cannot be written.
@@ -136,8 +152,7 @@ class Parts:
                 (self.folder / "skipped").replace(skipped_file)
             (self.folder / "whole").replace(self.output)
             shutil.rmtree(self.folder)
-        listed = {"skipped_list": str(skipped_file)} if skipped else {}
-        return {"output": str(self.output), "rows": rows, "dim": dim, "skipped": skipped, **listed}
+        return Written(self.output, rows, dim, skipped, skipped_file if skipped else None)
 
     def discard_empty(self) -> None:
         """Remove a folder that holds no part yet: after an error there is nothing to go on with."""

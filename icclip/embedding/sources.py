@@ -127,7 +127,7 @@ def _images_of(path: Path) -> Iterable[Path]:
         if path.exists() or not has_magic(str(path)):
             return [path]
     except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path):.100}: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(f"{path!s:.100}: {getattr(error, 'strerror', None) or error}") from error
     matched = sorted(iglob(str(path), recursive=True))  # noqa: PTH207
     return (Path(name) for name in matched if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)  # noqa: PTH122
 

@@ -13,41 +13,33 @@ from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, merged
+from icclip.data.gallery import dataset_asked
 from icclip.errors import UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
 
-OWN_OPTIONS = ("eval_bs", "precision")
-SPLIT_OPTIONS = ("val_fraction", "seed")
+SPLIT_OPTIONS = {"val_fraction": "--val-fraction", "seed": "--split-seed"}
 
 
-def eval_config(
-    registry: Registry,
-    checkpoint: str,
-    dataset: str | None,
-    data_options: Mapping[str, Any],
-    options: Mapping[str, Any],
-) -> EvalConfig:
+def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
     """The whole request.
 
     Args:
         registry: knows the datasets.
-        checkpoint: what the user gave.
-        dataset: as on the command line, or None for the run's own.
-        data_options: fields of DatasetConfig; None means not said.
-        options: fields of EvalConfig; None means not said.
+        said: fields of EvalConfig, nested; `data.name` is what the user wrote after `--dataset`. None, or a
+            missing key, means 'not said'; only `encoder.checkpoint` has to be there.
 
     Raises:
         UsageError: no dataset is known, or an option is wrong.
     """
-    run = RunDirectory.open(checkpoint)
-    trained = run.config
-    data = _data(registry, run, checkpoint, dataset, data_options)
-    own = {key: trained[key] for key in OWN_OPTIONS if key in trained}
+    checkpoint = str(said["encoder"]["checkpoint"])
+    trained = RunDirectory.open(checkpoint).config
+    own = {"eval_bs": trained.get("eval_bs"), "encoder": {"precision": trained.get("precision")}}
     proven = _proven_on(checkpoint)
-    if proven is not None and dataset is None:
+    if proven is not None and said.get("data", {}).get("name") is None:
         own["split"] = proven.split
-    return EvalConfig.from_mapping({**merged(own, options), "checkpoint": checkpoint, "data": data})
+    data = evaluation_data(registry, checkpoint, said.get("data", {}))
+    return EvalConfig.from_mapping({**merged(own, said), "data": data})
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
@@ -73,21 +65,28 @@ def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
     return f"{config.name}@{path.resolve() if path.exists() else path}"
 
 
-def leaking_options(registry: Registry, run: RunDirectory, config: EvalConfig) -> list[str]:
-    """Options that split the run's own data otherwise than training did."""
-    own = training_data(registry, run, config.data)
-    return [key for key in SPLIT_OPTIONS if own is not None and getattr(own, key) != getattr(config.data, key)]
+def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) -> list[str]:
+    """Options that split the run's own data otherwise than training did, by their flags."""
+    own = training_data(registry, run, data)
+    return [flag for key, flag in SPLIT_OPTIONS.items() if own is not None and getattr(own, key) != getattr(data, key)]
 
 
-def _data(
-    registry: Registry, run: RunDirectory, checkpoint: str, dataset: str | None, options: Mapping[str, Any]
-) -> DatasetConfig:
-    from icclip.data.loading import dataset_config
+def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]) -> DatasetConfig:
+    """The data to measure a checkpoint on: what was asked for, else what it was trained or proven on.
 
+    Args:
+        registry: knows the datasets.
+        checkpoint: what the user gave.
+        said: fields of DatasetConfig; `name` is what the user wrote after `--dataset`.
+
+    Raises:
+        UsageError: no dataset is known, or an option is wrong.
+    """
     # Streaming is for training: an evaluation needs every image, in order.
-    options = {**options, "streaming": False}
-    asked = None if dataset is None else dataset_config(registry, dataset, **options)
-    own = training_data(registry, run, asked)
+    options = {**said, "streaming": False}
+    dataset = options.pop("name", None)
+    asked = None if dataset is None else dataset_asked(registry, dataset, options)
+    own = training_data(registry, RunDirectory.open(checkpoint), asked)
     if own is not None:
         place = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
@@ -96,7 +95,7 @@ def _data(
     proven = _proven_on(checkpoint)
     if proven is None:
         raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
-    return dataset_config(registry, proven.dataset, **merged(proven.options, options))
+    return dataset_asked(registry, proven.dataset, merged(proven.options, options))
 
 
 def _proven_on(checkpoint: str) -> ParityData | None:

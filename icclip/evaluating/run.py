@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icclip import __version__
+from icclip.bundles.manifest import is_bundle
 from icclip.config import EvalConfig
 from icclip.console import Reporter
-from icclip.encoders import EncoderRequest, open_encoder
+from icclip.encoders import open_encoder
 from icclip.errors import DataError
 from icclip.evaluating.request import dataset_identity, leaking_options, training_data
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
+from icclip.report.tables import metrics_table
 from icclip.retrieval import bootstrap as intervals
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
@@ -25,15 +28,34 @@ from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from rich.console import RenderableType
 
 _QUIET = Reporter(silent=True)
 
 
-def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict[str, Any]:
-    """Measure a checkpoint on a split and write `<split>_metric.json`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What an evaluation measured."""
 
-    Returns:
-        The content of the file: metrics, `confidence_95`, `about`.
+    metrics: Mapping[str, Any]
+    """The content of the file: metrics, `confidence_95`, `about`."""
+    title: str
+    """The dataset and the split."""
+
+    def to_mapping(self) -> Mapping[str, Any]:
+        """The content of the file."""
+        return self.metrics
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """The metrics, those of plugins included."""
+        return [metrics_table(self.metrics, self.title)]
+
+    def verdict(self) -> None:
+        """An evaluation has no threshold to miss."""
+
+
+def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Evaluation:
+    """Measure a checkpoint on a split and write `<split>_metric.json`.
 
     Raises:
         UsageError: anything the user can mend: names, paths, data, what is in the way of the file.
@@ -47,10 +69,10 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
     path = metric_path(directory, config.split)
     # Before the work, not after it.
     refuse_other_numbers(path, about)
-    for option in leaking_options(registry, run, config):
-        reporter.warn(f"{option} is not the one of training: a made split may hold images that were trained on")
+    for option in leaking_options(registry, run, config.data):
+        reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
     gallery = load_gallery(registry, config.data, config.split, reporter)
-    encoder = open_encoder(registry, EncoderRequest.of(config), reporter)
+    encoder = open_encoder(registry, config.encoder, reporter)
     reporter.header(_header(config, encoder, gallery.captions, path))
     metrics = evaluate_split(
         encoder,
@@ -65,7 +87,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> dict
     about |= {"encoder": encoder.description, "icclip": __version__}
     write_metrics(path, metrics, about)
     reporter.note(f"wrote {path}")
-    return {**metrics, "about": about}
+    return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
 
 
 def evaluate_split(
@@ -98,7 +120,7 @@ def evaluate_split(
         CheckpointError: embeddings that cannot be compared.
     """
     if not captions.n_images:
-        raise DataError("the split holds no image: choose another with --split")
+        raise DataError("the split holds no image: check the dataset, or choose another split")
     ranks = rank(
         encoder.encode_images(images, batch_size=image_batch),
         encoder.encode_texts(captions.texts, batch_size=text_batch),
@@ -157,7 +179,8 @@ def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
 
 def _variant(config: EvalConfig) -> str:
     """Tells a bundle's precisions apart."""
-    return f"-{config.bundle_precision}" if config.bundle_precision else ""
+    precision = config.encoder.precision
+    return f"-{precision}" if precision and is_bundle(Path(config.checkpoint)) else ""
 
 
 def _header(config: EvalConfig, encoder: Encoder, captions: CaptionMap, path: Path) -> dict[str, object]:

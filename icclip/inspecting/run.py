@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icclip.config import DatasetConfig
+from icclip.config import InspectConfig
 from icclip.console import Reporter
 from icclip.data.loading import read_splits
 from icclip.data.split import caption_lists
-from icclip.errors import UsageError
 from icclip.inspecting.images import ImageFindings, look_at_images
 from icclip.inspecting.sheet import write_sheet
 from icclip.inspecting.texts import TextLengths, caption_findings
 from icclip.plugins.registry import Registry
+from icclip.report.inspection import inspection
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InspectRequest:
-    """What to look at."""
+class Inspection:
+    """What was found."""
 
-    data: DatasetConfig
-    model: str | None = None
-    """Whose limit the captions' lengths are compared with."""
+    dataset: str
+    reader: str
+    """The dataset plugin that reads it."""
+    splits: Mapping[str, Mapping[str, Any]]
+    """Split -> counts of its captions and images, and the images that cannot be read."""
+    leakage: Sequence[Mapping[str, Any]]
+    """What each pair of splits has in common."""
     picture: Path | None = None
-    """Where a contact sheet goes."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "picture": None if self.picture is None else str(self.picture)}
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """A table with a column for each split, and remarks."""
+        return inspection(self.to_mapping())
+
+    def verdict(self) -> None:
+        """Looking has no threshold to miss."""
 
 
-def inspect(request: InspectRequest, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+def inspect(config: InspectConfig, registry: Registry, reporter: Reporter) -> Inspection:
     """Look at every image and caption of every split.
-
-    Returns:
-        `dataset`, `reader`, `splits` (a mapping of findings for each) and `leakage` (for each pair of splits).
 
     Raises:
         UsageError: the dataset or the model cannot be read, or the picture cannot be written.
     """
-    config = request.data
-    if request.picture is not None and request.picture.suffix.lower() not in {".png", ".jpg", ".jpeg"}:
-        raise UsageError(f"--picture {request.picture}: give a name that ends in .png or .jpg")
+    data = config.data
     # Images that cannot be read are what one wants to be told of here, not what stops the telling.
-    splits = read_splits(registry, DatasetConfig.from_mapping({**config.to_mapping(), **TOLERANT}), reporter)
-    lengths = None if request.model is None else TextLengths(registry, request.model)
+    splits = read_splits(registry, dataclasses.replace(data, streaming=False, on_bad_image="skip"), reporter)
+    lengths = None if config.model is None else TextLengths(registry, config.model)
     captions = {name: caption_lists(split) for name, split in splits.items()}
     images = {name: _images(split, name, reporter) for name, split in splits.items()}
     found = {name: {**caption_findings(captions[name]), **images[name].to_mapping()} for name in splits}
     if lengths is not None:
         for name, own in captions.items():
             found[name]["model"] = lengths.findings([text for texts in own for text in texts])
-    pictured = {}
-    if request.picture is not None:
-        write_sheet(request.picture, splits)
-        reporter.note(f"wrote {request.picture}")
-        pictured = {"picture": str(request.picture)}
-    leakage = leaks(captions, images)
-    return {"dataset": config.label, "reader": config.name, "splits": found, "leakage": leakage, **pictured}
-
-
-TOLERANT = {"streaming": False, "on_bad_image": "skip"}
+    if config.picture is not None:
+        write_sheet(config.picture, splits)
+        reporter.note(f"wrote {config.picture}")
+    return Inspection(
+        dataset=data.label, reader=data.name, splits=found, leakage=leaks(captions, images), picture=config.picture
+    )
 
 
 def _images(split: Dataset, name: str, reporter: Reporter) -> ImageFindings:
@@ -71,9 +78,7 @@ def _images(split: Dataset, name: str, reporter: Reporter) -> ImageFindings:
         return look_at_images(split, name, advance)
 
 
-def leaks(
-    captions: Mapping[str, Sequence[Sequence[str]]], images: Mapping[str, ImageFindings]
-) -> list[dict[str, Any]]:
+def leaks(captions: Mapping[str, Sequence[Sequence[str]]], images: Mapping[str, ImageFindings]) -> list[dict[str, Any]]:
     """What two splits have in common, for each pair: byte-identical images and identical captions.
 
     A row counts in the second split of a pair: with `train` and `test`, the test images that are
@@ -92,5 +97,3 @@ def leaks(
             }
         )
     return found
-
-

@@ -1,4 +1,4 @@
-"""Images and texts into unit vectors, with torch."""
+"""Encodes images and texts as unit vectors, with torch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ AUTOCAST: Mapping[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torc
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name`; None: the GPU where there is one, else the CPU.
+    """The device called `name`; None: the GPU if there is one, else the CPU.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: this machine has no such device.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
@@ -51,12 +51,12 @@ class TorchEncoder:
     Args:
         loaded: its model is moved to the device.
         device: as `choose_device` takes it.
-        precision: of the matrix products; the weights and what is returned are float32.
-        workers: processes that decode and preprocess images; None chooses from the cores.
+        precision: of the matrix products; the weights and the embeddings are float32.
+        workers: processes that decode and preprocess images; None chooses from the number of cores.
         reporter: shows the progress.
 
     Raises:
-        UsageError: the device is not there, or cannot do the precision.
+        UsageError: the device does not exist, or does not support the precision.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TorchEncoder:
         self.reporter = reporter or Reporter(silent=True)
         self.device = choose_device(device)
         if precision == "fp16" and self.device.type == "cpu":
-            raise UsageError("fp16 needs a GPU: on the cpu leave it out, or use bf16")
+            raise UsageError("fp16 needs a GPU: on a CPU use bf16, or leave it out")
         if self.device.type == "cuda":
             # TF32: ten bits of mantissa in products, float32 sums; several times faster.
             torch.set_float32_matmul_precision("high")
@@ -80,12 +80,12 @@ class TorchEncoder:
 
     @property
     def description(self) -> str:
-        """`siglip, 3.1 M parameters, cpu, fp32`."""
+        """For people: `siglip, 3.1 M parameters, cpu, fp32`."""
         about = self.loaded.describe()
         return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
 
     def encode_images(self, images: Sequence[Image] | Sequence[np.ndarray], *, batch_size: int = 128) -> np.ndarray:
-        """`images`: as `Feeder.image_inputs` takes them; may decode lazily. Returns float32 [n, dim], unit rows.
+        """Encode images, which may be decoded lazily; see `Feeder.image_inputs`. Returns float32 [n, dim] with rows of length 1.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -101,7 +101,7 @@ class TorchEncoder:
         return self._encode("images", len(images), inputs, self.loaded.image_features)
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
-        """Returns float32 [n, dim] with rows of length 1.
+        """Encode texts. Returns float32 [n, dim] with rows of length 1, in the order of the texts.
 
         Raises:
             CheckpointError: an embedding is not finite.
@@ -136,8 +136,8 @@ class TorchEncoder:
     def _checked(self, units: Tensor, what: str) -> np.ndarray:
         if not torch.isfinite(units).all():
             raise CheckpointError(
-                f"{self.loaded.source} gives embeddings of {what} that are not finite: its weights are damaged, "
-                f"or {self.precision} is too narrow for them"
+                f"{self.loaded.source} gives embeddings of {what} that are not finite: either its weights are damaged, "
+                f"or {self.precision} has too small a range for them; try fp32"
             )
         array: np.ndarray = units.cpu().numpy()
         return array

@@ -49,13 +49,12 @@ class Feeder:
         return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and a mask if the policy asks for one."""
+        """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and what else the policy asks for."""
         policy, known = self.text_policy, self.tokens
         if known is not None and all(text in known for text in texts):
             return padded([known[text] for text in texts], self.processor.tokenizer, policy)
         tokens = self._tokenize(texts, padding=policy.padding, return_tensors="pt")
-        wanted = ("input_ids", "attention_mask") if policy.attention_mask else ("input_ids",)
-        return {name: tokens[name] for name in wanted}
+        return {name: tokens[name] for name in policy.inputs}
 
     def save(self, directory: Path) -> None:
         """Write the image processor and the tokenizer, as transformers lays them out."""
@@ -75,5 +74,6 @@ class Feeder:
             max_length=policy.max_length,
             truncation=True,
             return_attention_mask=policy.attention_mask,
+            return_token_type_ids=policy.token_types,
             **options,
         )

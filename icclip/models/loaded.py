@@ -45,9 +45,9 @@ class LoadedModel:
         The features stay the same; only the type in which pixels reach the model changes.
         """
         feeder = self.feeder.with_tokens(texts)
-        pixels = Pixels.of(feeder.processor.image_processor) if hasattr(self.model, "vision_model") else None
+        pixels = Pixels.of(feeder.processor.image_processor)
         if pixels is not None:
-            pixels.normalise_in(self.model.vision_model)
+            pixels.normalise_in(self.model.get_submodule(self.backend.vision.module))
         return dataclasses.replace(self, feeder=dataclasses.replace(feeder, pixels=pixels))
 
     def image_features(self, inputs: Mapping[str, Tensor]) -> Tensor:

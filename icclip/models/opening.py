@@ -25,10 +25,9 @@ from huggingface_hub.errors import (
 )
 
 from icclip.config import ModelConfig
-from icclip.errors import CheckpointError, UnknownNameError
+from icclip.errors import CheckpointError, UnknownNameError, UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
-from icclip.models.resizing import resize_images
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import BackendSpec
 from icclip.runs.checkpoints import HALF_WRITTEN
@@ -76,10 +75,19 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
     model = _load_weights(directory, config)
     processor = load_processor(directory, trust_remote_code=config.trust_remote_code)
     if config.image_resize is not None:
-        model = resize_images(model, processor, config.image_resize)
-    model.set_attn_implementation(config.attention)
-    check_vocabulary(processor.tokenizer, model.config.text_config.vocab_size, source_label(config))
+        model = _resized(model, processor, config.image_resize, backend)
+    with quiet_transformers():
+        # Older families keep the implementation that they have, and say so.
+        model.set_attn_implementation(config.attention)
+    embeddings = getattr(model.config, backend.text.config).vocab_size
+    check_vocabulary(processor.tokenizer, embeddings, source_label(config))
     return LoadedModel.of(model.eval(), processor, backend, source_label(config))
+
+
+def _resized(model: Any, processor: Any, side: int, backend: BackendSpec) -> Any:
+    if backend.resize is None:
+        raise UsageError(f"models of the backend {backend.name!r} cannot be resized: leave out --image-resize")
+    return backend.resize(model, processor, side)
 
 
 def source_label(config: ModelConfig) -> str:
@@ -141,7 +149,7 @@ def _download(config: ModelConfig) -> Path:
         raise CheckpointError(f"{name} is neither a directory nor a valid hub id: {_line(error)}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{name} is no directory here, is not in the cache, and the hub cannot be reached: "
+            f"{name} is not a directory here, is not in the cache, and the hub cannot be reached: "
             "give a local directory, or unset HF_HUB_OFFLINE and check the network"
         ) from error
     return Path(folder)
@@ -151,12 +159,12 @@ def model_type(directory: Path) -> str:
     """The `model_type` in a directory's config.json.
 
     Raises:
-        CheckpointError: there is no config.json, it is no JSON object, or it does not say.
+        CheckpointError: there is no config.json, it is not a JSON object, or it does not say.
     """
     values = read_json(directory / "config.json", _where_else(directory))
     found = values.get("model_type")
     if not isinstance(found, str):
-        raise CheckpointError(f"{directory / 'config.json'} has no model_type: it is no transformers configuration")
+        raise CheckpointError(f"{directory / 'config.json'} has no model_type: it is not a transformers configuration")
     return found
 
 
@@ -164,7 +172,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        CheckpointError: it is missing (followed by `hint`), unreadable or no JSON object.
+        CheckpointError: it is missing (followed by `hint`), unreadable or not a JSON object.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -173,13 +181,13 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {_line(error)}") from error
     if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
+        raise CheckpointError(f"{path} does not hold a JSON object")
     return values
 
 
 def _where_else(directory: Path) -> str:
     """After an interrupted run only its checkpoints are complete."""
-    return _last_checkpoint(directory) or ": it is no model directory"
+    return _last_checkpoint(directory) or ": it is not a model directory"
 
 
 def _last_checkpoint(directory: Path) -> str:

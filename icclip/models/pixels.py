@@ -1,8 +1,8 @@
-"""An image processor's work in two halves: grey levels where images are read, floats where the model is.
+"""An image processor's work in two halves: resizing where images are read, normalising where the model is.
 
-Resizing and cropping end in grey levels of 8 bits; what rescaling and normalising make of one depends
-on nothing but its channel. So batches travel and are kept as uint8, a quarter of the size. Nothing is
-lost: what each level becomes is read off the processor itself, so the floats are the same bit by bit.
+Resizing and cropping end in 8-bit levels, and what rescaling and normalising make of a level depends
+only on its channel. So batches are sent and cached as uint8, a quarter of the size of floats. Nothing is
+lost: the value of each level is taken from the processor itself, so the floats are the same to the bit.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class Pixels:
-    """What an image processor does, as `resized` and then `normalised`."""
+    """An image processor, split into `resized` and then `normalised`."""
 
     processor: Any
     """A transformers image processor."""
     levels: Tensor
-    """float32 [3, 256]: what each grey level of each channel becomes."""
+    """The value of each 8-bit level of each channel, float32 [3, 256]."""
     _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, processor: Any) -> Self | None:
-        """None where the work does not divide so: images of their own shape, padding, more than pixels."""
+        """None if the processor cannot be split: it keeps the shape of images, pads them, or gives more than pixels."""
         probe = Image.fromarray(np.random.default_rng(0).integers(0, LEVELS, (48, 40, CHANNELS), dtype=np.uint8))
         try:
             whole = processor(images=[probe], return_tensors="pt")
@@ -50,12 +50,12 @@ class Pixels:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the grey levels; JSON."""
+        """The settings that decide the 8-bit levels, as values for JSON."""
         after = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
         return {name: value for name, value in self.processor.to_dict().items() if name not in after}
 
     def resized(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-        """RGB images of any size, or all of them resized before -> uint8 [b, 3, h, w]."""
+        """RGB images of any size, or images that are all resized already -> uint8 [b, 3, h, w]."""
         rows = [image for image in images if isinstance(image, np.ndarray)]
         if rows:
             return torch.from_numpy(np.stack(rows))
@@ -71,17 +71,17 @@ class Pixels:
         return self.indexed(pixels)
 
     def indexed(self, pixels: Tensor) -> Tensor:
-        """`normalised` as any device can do it."""
+        """The same as `normalised`, in a way that works on any device."""
         if pixels.device not in self._tables:
             self._tables[pixels.device] = self.levels.flatten().to(pixels.device)
         starts = torch.arange(0, CHANNELS * LEVELS, LEVELS, device=pixels.device, dtype=torch.int32)
         return self._tables[pixels.device][pixels + starts[:, None, None]]
 
     def normalise_in(self, tower: nn.Module) -> None:
-        """Let a vision tower take `pixel_values` of both kinds: uint8 are normalised on their way in.
+        """Let a vision tower accept uint8 `pixel_values` as well as floats: it normalises them first.
 
-        So nobody who calls the model has to know, and of a large batch that is encoded in parts, no
-        more than a part is ever held as floats.
+        Callers of the model need not know, and when a large batch is encoded in parts, only one part at a
+        time is held as floats.
         """
         tower.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def quiet_transformers() -> Iterator[None]:
     """Silence warnings, log lines and progress bars of transformers and the hub; errors still raise.
 
-    What they warn of (slow image processors, deprecated settings of old checkpoints) is nothing the
-    user of a checkpoint can change, and what is wrong with one is checked and raised here.
+    They warn of things that the user of a checkpoint cannot change (slow image processors, deprecated
+    settings of old checkpoints); icclip checks for itself what is wrong with a checkpoint, and raises.
     """
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging

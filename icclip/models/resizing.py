@@ -9,8 +9,6 @@ import torch
 
 from icclip.errors import UsageError
 
-POSITIONS = "vision_model.embeddings.position_embedding.weight"
-
 
 def check_side(side: int, patch: int) -> None:
     """The patches must fill the image.
@@ -22,21 +20,28 @@ def check_side(side: int, patch: int) -> None:
         below = side // patch * patch
         near = [str(value) for value in (below, below + patch) if value]
         raise UsageError(
-            f"an image side of {side} pixels is no multiple of the model's patch size {patch}: "
+            f"an image side of {side} pixels is not a multiple of the model's patch size {patch}: "
             f"choose {' or '.join(near)}"
         )
 
 
-def resize_images(model: Any, processor: Any, side: int) -> Any:
-    """A model like `model` for square images of `side` pixels; `processor` is changed to match.
+def resize_patches(model: Any, processor: Any, side: int, *, config_name: str, positions: str) -> Any:
+    """A patch transformer like `model` for square images of `side` pixels; `processor` is changed to match.
 
     The grid of learned position embeddings is interpolated bicubically, as transformers'
     `interpolate_pos_encoding` does it, but once and saved: the checkpoint stays self-consistent.
 
+    Args:
+        model: a dual encoder whose vision tower cuts images into patches.
+        processor: the model's.
+        side: pixels.
+        config_name: the part of the model's configuration that has `image_size` and `patch_size`.
+        positions: name of the weight [extra + patches, dim] that holds a position's embedding in each row.
+
     Raises:
         UsageError: the patches do not fill the image, or the model has no fixed image size.
     """
-    vision = model.config.vision_config
+    vision = getattr(model.config, config_name)
     old = getattr(vision, "image_size", None)
     if old is None:
         raise UsageError(
@@ -47,9 +52,9 @@ def resize_images(model: Any, processor: Any, side: int) -> Any:
     if side == old:
         return model
     config = copy.deepcopy(model.config)
-    config.vision_config.image_size = side
+    getattr(config, config_name).image_size = side
     weights = model.state_dict()
-    weights[POSITIONS] = _interpolate(weights[POSITIONS], old // vision.patch_size, side // vision.patch_size)
+    weights[positions] = _interpolate(weights[positions], old // vision.patch_size, side // vision.patch_size)
     resized = type(model)(config)
     resized.load_state_dict(weights)
     return resized

@@ -19,16 +19,16 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 def write_tokenizer(directory: Path, captions: Iterable[str], *, vocab_size: int, max_length: int) -> None:
     """Train a tokenizer on `captions` and write it to `directory` as a CLIP tokenizer.
 
-    It is built like OpenAI CLIP's: lower-cased byte-level BPE with `</w>` at the ends of words, so that
-    any text can be spelled; end-of-text is the highest id and pads as well, so that both of
-    transformers' ways to find the pooled position (`eos_token_id`, and the largest id) find it.
-    Deterministic: the captions alone decide.
+    It is built like OpenAI CLIP's: lower-cased byte-level BPE with `</w>` at the ends of words, so any
+    text can be tokenized. End-of-text has the highest id and is also used for padding, so both ways in
+    which transformers finds the pooled position (`eos_token_id`, and the largest id) find it. The result
+    depends on the captions alone.
 
     Args:
         directory: an existing directory.
-        captions: what the merges are learned from.
-        vocab_size: at most so many entries, special tokens included; at least 514 are always made.
-        max_length: tokens in a text, special ones included.
+        captions: the texts that the merges are learned from.
+        vocab_size: the largest number of entries, including special tokens; there are always at least 514.
+        max_length: the largest number of tokens in a text, including special tokens.
     """
     vocab, merges = _learn(captions, vocab_size)
     tokenizer = _pipeline(BPE(vocab, merges, unk_token=EOS, end_of_word_suffix=END_OF_WORD))

@@ -1,4 +1,4 @@
-"""The token ids of a training split's captions, made once instead of in every epoch."""
+"""Token ids of texts that are known in advance, made once instead of in every epoch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from icclip.plugins.specs import TextPolicy
 
 AT_ONCE = 10_000
-"""Texts tokenized in one call: the tokenizer's own result takes kilobytes for each."""
+"""Texts tokenized in one call; the tokenizer's own result takes kilobytes for each."""
 
 
 class Tokens:
     """Token ids by text.
 
     Args:
-        texts: repeated ones are kept once.
-        tokenize: texts -> their ids, truncated and without padding.
+        texts: repeated texts are stored once.
+        tokenize: maps texts to their ids, truncated and without padding.
     """
 
     def __init__(self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> None:
-        self._places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        distinct = list(self._places)
+        self._numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        distinct = list(self._numbers)
         rows = [
             np.array(ids, np.int32)
             for start in range(0, len(distinct), AT_ONCE)
@@ -38,24 +38,24 @@ class Tokens:
         self._ids = np.concatenate(rows) if rows else np.empty(0, np.int32)
 
     def __contains__(self, text: object) -> bool:
-        return text in self._places
+        return text in self._numbers
 
     def __getitem__(self, text: str) -> np.ndarray:
         """int32 [length]. Raises KeyError."""
-        place = self._places[text]
-        return self._ids[self._ends[place - 1] if place else 0 : self._ends[place]]
+        number = self._numbers[text]
+        return self._ids[self._ends[number - 1] if number else 0 : self._ends[number]]
 
 
 def padded(rows: Sequence[np.ndarray], tokenizer: Any, policy: TextPolicy) -> dict[str, Tensor]:
-    """Ids [length] of each text -> `input_ids` int64 [b, length], and a mask where the policy has one.
+    """Ids [length] of each text -> the policy's inputs, each int64 [b, length].
 
-    As `tokenizer.pad` does it: that one takes lists, and warns that it is slow.
+    It gives what `tokenizer.pad` gives, which takes lists and warns that it is slow.
     """
     width = policy.max_length if policy.padding == "max_length" else max(map(len, rows))
     ids = np.full((len(rows), width), tokenizer.pad_token_id, np.int64)
-    mask = np.zeros((len(rows), width), np.int64)
-    for place, row in enumerate(rows):
+    mask, types = np.zeros((2, len(rows), width), np.int64)
+    for number, row in enumerate(rows):
         where = slice(width - len(row), width) if tokenizer.padding_side == "left" else slice(0, len(row))
-        ids[place, where], mask[place, where] = row, 1
-    inputs = {"input_ids": torch.from_numpy(ids)}
-    return {**inputs, "attention_mask": torch.from_numpy(mask)} if policy.attention_mask else inputs
+        ids[number, where], mask[number, where] = row, 1
+    made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: torch.from_numpy(made[name]) for name in policy.inputs}

@@ -8,9 +8,12 @@ from icclip.plugins.specs import (
     ExportTargetSpec,
     LossFamily,
     MetricSpec,
+    OpenRequest,
     Preset,
     Spec,
     TextPolicy,
+    TowerLayout,
+    numbered_blocks,
 )
 
 __all__ = [
@@ -20,8 +23,11 @@ __all__ = [
     "ExportTargetSpec",
     "LossFamily",
     "MetricSpec",
+    "OpenRequest",
     "Preset",
     "Spec",
     "TextPolicy",
+    "TowerLayout",
     "hookimpl",
+    "numbered_blocks",
 ]

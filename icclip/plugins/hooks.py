@@ -3,7 +3,7 @@
 A plugin is a module (or any object) that an entry point of the group `icclip` names:
 
     from icclip import hookimpl
-    from icclip.plugins.specs import DatasetSpec
+    from icclip.plugins import DatasetSpec
 
     @hookimpl
     def icclip_datasets() -> list[DatasetSpec]: ...

@@ -139,7 +139,7 @@ class Registry:
         """
         errors: list[str] = []
         for plugin, spec in self._each(DatasetSpec):
-            if spec.recognises is not None and _recognises(plugin, spec, spec.recognises, path, errors):
+            if _recognises(plugin, spec, path, errors):
                 return _usable(spec, "dataset")
         if errors:
             raise PluginError("; ".join(errors))
@@ -156,6 +156,22 @@ class Registry:
     def export_target(self, name: str) -> ExportTargetSpec:
         """The target called `name`. Raises UnknownNameError, PluginError, MissingExtraError."""
         return self._find(ExportTargetSpec, name)
+
+    def target_of(self, path: Path, warn: Callable[[str], None]) -> ExportTargetSpec | None:
+        """The export target that wrote what is at `path`: the first that recognises it, or None.
+
+        A target that fails when it is asked is passed over, and `warn` hears of it.
+        """
+        # A hub id, or nothing: no plugin has to be loaded to see that.
+        if not path.exists():
+            return None
+        errors: list[str] = []
+        for plugin, spec in self._each(ExportTargetSpec):
+            if _recognises(plugin, spec, path, errors):
+                return spec
+        for error in errors:
+            warn(error)
+        return None
 
     def preset(self, name: str) -> tuple[BackendSpec, Preset] | None:
         """A from-scratch preset and its backend, or None where no backend has one of that name."""
@@ -250,16 +266,17 @@ def _presets_called(name: str) -> Callable[[Plugin], list[tuple[BackendSpec, Pre
     return lambda plugin: [(s, p) for s in _specs([plugin], BackendSpec) for p in s.presets if p.name == name]
 
 
-def _recognises(
-    plugin: Plugin, spec: DatasetSpec, recognises: Callable[[Path], bool], path: Path, errors: list[str]
-) -> bool:
+def _recognises(plugin: Plugin, spec: DatasetSpec | ExportTargetSpec, path: Path, errors: list[str]) -> bool:
+    if spec.recognises is None:
+        return False
     try:
-        return bool(recognises(path))
+        return bool(spec.recognises(path))
     except (Exception, SystemExit) as error:
         # A bug of ours keeps its traceback.
         if plugin.origin == BUILT_IN:
             raise
-        errors.append(f"plugin {plugin.owner}: dataset {spec.name!r} failed to look at {path}: {describe(error)}")
+        kind, _ = KINDS[type(spec)]
+        errors.append(f"plugin {plugin.owner}: {kind} {spec.name!r} failed to look at {path}: {describe(error)}")
         return False
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from icclip.config import DatasetConfig, ModelConfig
+    from icclip.console import Reporter
+    from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.models.loaded import LoadedModel
     from icclip.retrieval.ranking import RetrievalRanks
 
@@ -27,16 +29,64 @@ LossFamily = Literal["softmax", "sigmoid"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPolicy:
-    """How captions become token ids for one checkpoint.
+    """How captions become the inputs of one checkpoint's text tower.
 
     SigLIP was trained on text padded to its full length, without a mask, and SigLIP 2 on lower-cased
-    text; CLIP pools at the end-of-text token, so that padding does not matter.
+    text. CLIP pools at the end-of-text token, so padding does not matter to it. BERT and its relatives
+    need the attention mask.
     """
 
     padding: Literal["longest", "max_length"]
     max_length: int
+    """In tokens, special ones included."""
     lowercase: bool = False
     attention_mask: bool = False
+    """Whether the tower takes `attention_mask` (int64 [b, length], 0 for padding)."""
+    token_types: bool = False
+    """Whether the tower takes `token_type_ids` (int64 [b, length], 0 everywhere: a caption is one segment)."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the text tower's inputs."""
+        extra = {"attention_mask": self.attention_mask, "token_type_ids": self.token_types}
+        return ("input_ids", *(name for name, wanted in extra.items() if wanted))
+
+
+def numbered_blocks(pattern: str) -> Callable[[Any], tuple[str, ...]]:
+    r"""A `TowerLayout.blocks` for towers whose blocks are numbered.
+
+    Args:
+        pattern: a regular expression that matches the whole name of each block's module, for example
+            `r"vision_model\.encoder\.layers\.\d+"`.
+    """
+    block = re.compile(pattern)
+    return lambda model: tuple(name for name, _ in model.named_modules() if block.fullmatch(name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerLayout:
+    """Where one tower lies in the models of a family, and how its exported encoder names what it takes and gives.
+
+    Freezing, layer-wise learning rates, adapters, sharding, uint8 pixels and export find their way by
+    these values alone.
+    """
+
+    module: str
+    """The tower's module inside the model: `vision_model`."""
+    parameters: tuple[str, ...]
+    """What the names of the tower's parameters begin with, its projection included."""
+    blocks: Callable[[Any], Sequence[str]]
+    """(model) -> names of the modules that are the tower's repeated blocks, the first one first.
+
+    A parameter of the tower that is defined before its first block belongs to the embeddings; one that
+    is in no block and is defined later belongs to the head.
+    """
+    config: str
+    """The attribute of the model's configuration that describes the tower: `vision_config`."""
+    graph_input: str
+    """The name of the exported encoder's only input."""
+    graph_output: str
+    """The name of the exported encoder's only output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +123,14 @@ class BackendSpec:
     """(transformers config, tokenizer) -> policy."""
     unwrap: Callable[[Any], Any]
     """What `get_image_features`/`get_text_features` return -> tensor [batch, dim]."""
-    image_output: str = "image_embeds"
-    text_output: str = "text_embeds"
-    """Names of the exported encoders' outputs."""
-    vision_parameters: tuple[str, ...] = ("vision_model.", "visual_projection.")
-    text_parameters: tuple[str, ...] = ("text_model.", "text_projection.")
-    """What the names of each tower's parameters begin with, for freezing a tower or giving it a rate."""
+    vision: TowerLayout
+    text: TowerLayout
+    """Where the two towers are in the model."""
+    resize: Callable[[Any, Any, int], Any] | None = None
+    """(model, processor, side) -> a model for square images of `side` pixels; changes the processor to match.
+
+    Raises UsageError for a side that the model cannot take. None: images cannot be resized.
+    """
     presets: tuple[Preset, ...] = ()
     requires: tuple[str, ...] = ("torch", "transformers")
     install: str = "pip install 'icclip[train]'"
@@ -90,7 +142,7 @@ class DatasetSpec:
 
     `load` returns splits named train / validation / test (those that the source has) with the
     columns `image` (`datasets.Image`) and `captions` (list of str, at least one). It raises
-    DataError for what the user can mend.
+    DataError for what the user can correct.
     """
 
     name: str
@@ -121,7 +173,7 @@ class Encoder(Protocol):
 
     @property
     def description(self) -> str:
-        """What runs where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
+        """What runs, and where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
 
     def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
         """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1."""
@@ -131,15 +183,47 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """For `ExportTargetSpec.open`: what to open, and how it is to run."""
+
+    path: Path
+    """What `export` wrote, at whatever place it is now."""
+    precision: str | None = None
+    """One of the target's precisions. None: the most exact one that was exported."""
+    provider: str | None = None
+    """Where to run, in the target's own terms (onnxruntime: `tensorrt`, `cuda`, `cpu`). None: the best that works."""
+    threads: int | None = None
+    """CPU threads. None: as many as suit the machine."""
+    hashed: bool = False
+    """Whether the content of all files has just been compared with its hashes."""
+    reporter: Reporter
+    """Shows progress and hears of what was chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExportTargetSpec:
-    """A format that trained encoders are shipped in."""
+    """A format that trained encoders are shipped in.
+
+    `icclip eval`, `embed` and `verify` open what it wrote like any other checkpoint. `verify` compares
+    it with `golden/` and `parity.json`, which `export` writes beside it (`icclip.bundles`), and with the
+    hashes of `icclip.json` if there is one.
+    """
 
     name: str
     summary: str
     precisions: tuple[str, ...]
-    export: Callable[[Any], Any]
-    open: Callable[[Path], Encoder]
+    """All that can be exported, the most exact one first."""
+    export: Callable[[ExportRequest], ExportResult]
+    """Raises UsageError for what the user can correct, GateError where nothing usable came out."""
+    recognises: Callable[[Path], bool]
+    """Whether it wrote what is at a path; cheap, and False for whatever else is there, or for nothing."""
+    open: Callable[[OpenRequest], Encoder]
+    """Raises CheckpointError for damaged files, UsageError for a precision or provider that cannot be had.
+
+    The encoder may have an attribute `provider` that names where it runs; `verify` shows it.
+    """
     requires: tuple[str, ...] = ()
+    """Modules that `export` needs; `open` says by itself what it lacks (MissingExtraError)."""
     install: str = "pip install 'icclip[export]'"
 
 
@@ -169,6 +253,17 @@ def spec_problems(spec: Any) -> list[str]:
             found.append(f"name is {value!r}: use letters, digits, '.', '_' and '-'")
         elif field_.name == "presets":
             found += [f"preset {one.name!r}: {problem}" for one in value for problem in spec_problems(one)]
+        elif isinstance(value, TowerLayout):
+            found += [f"{field_.name}.{problem}" for problem in [*spec_problems(value), *_layout_problems(value)]]
+    return found
+
+
+def _layout_problems(layout: TowerLayout) -> list[str]:
+    """Names that cannot be any; a field of the wrong type is reported elsewhere."""
+    names = ("module", "config", "graph_input", "graph_output")
+    found = [f"{name} is empty: give a name" for name in names if getattr(layout, name) == ""]
+    if layout.parameters == () or "" in layout.parameters:
+        found.append("parameters must not be empty, nor hold an empty beginning: every name begins with nothing")
     return found
 
 
@@ -190,5 +285,6 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "tuple[str, ...]": (lambda value: _all_of(str, value), "a tuple of texts"),
     "tuple[Preset, ...]": (lambda value: _all_of(Preset, value), "a tuple of Preset"),
     "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a mapping"),
+    "TowerLayout": (lambda value: isinstance(value, TowerLayout), "a TowerLayout"),
     "LossFamily": (lambda value: value in get_args(LossFamily), "'softmax' or 'sigmoid'"),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.config import Config, DatasetConfig, TrainConfig
-from icclip.report.tables import CUTOFFS, DIRECTIONS, percent
+from icclip.report.tables import CUTOFFS, DIRECTIONS, percent, plugin_metrics
 
 ROWS = [(f"{name} R@{k}", f"{prefix}_R@{k}") for prefix, name in DIRECTIONS.items() for k in CUTOFFS]
 
@@ -102,6 +102,10 @@ def _results(step0: Mapping[str, Any], validation: Mapping[str, Any], test: Mapp
     rows.append(["rsum (0 to 600)", *(_sum_cell(metrics) for metrics in measured.values())])
     for prefix, name in DIRECTIONS.items():
         rows.append([f"{name} median rank", *(f"{metrics[f'{prefix}_MedR']:.0f}" for metrics in measured.values())])
+    others = dict.fromkeys(name for metrics in measured.values() for name in plugin_metrics(metrics))
+    rows += [
+        [name, *(f"{metrics[name]:.4g}" if name in metrics else "" for metrics in measured.values())] for name in others
+    ]
     for label, key in (("images", "n_images"), ("captions", "n_texts")):
         rows.append([label, *(f"{metrics[key]:,.0f}" for metrics in measured.values())])
     note = "In brackets: 95 % intervals. A right answer that is tied with a wrong one counts as ranked after it."

@@ -86,6 +86,23 @@ def _rows(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[
     rsum = intervals.get("rsum")
     between = f"{rsum[0]:.1f} .. {rsum[1]:.1f}" if rsum else ""
     yield "both", "rsum", Bar(metrics["rsum"] / 600), f"{metrics['rsum']:.1f}", between
+    for place, (name, value) in enumerate(plugin_metrics(metrics).items()):
+        yield "from plugins" if place == 0 else "", name, "", f"{value:.4g}", _span_of(intervals, name)
+
+
+def plugin_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """What plugins have computed: the numbers that are not among those that icclip computes itself."""
+    own = {"avg_best_cosine", "n_images", "n_texts", "rsum", *(f"mR@{k}" for k in CUTOFFS)}
+    own |= {f"{prefix}_{rank}" for prefix in DIRECTIONS for rank in ("MedR", "MeanR", *(f"R@{k}" for k in CUTOFFS))}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name not in own and not name.endswith("_optimistic") and isinstance(value, int | float)
+    }
+
+
+def _span_of(intervals: Mapping[str, Any], key: str) -> str:
+    return f"{intervals[key][0]:.4g} .. {intervals[key][1]:.4g}" if key in intervals else ""
 
 
 def _span(intervals: Mapping[str, Any], key: str) -> str:

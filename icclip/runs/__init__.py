@@ -1,1 +1,1 @@
-"""A run directory: its record, checkpoints, history and results."""
+"""A run directory: its record, checkpoints, history and results. Imports nothing heavy."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and the run directory's root, which is the best of them."""
+"""Checkpoints that are complete or absent, and the root of the run directory, which is a copy of the best one."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ CHECKPOINT = "checkpoint"
 TRAINING_STATE = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors"
 )
-"""What a checkpoint holds beyond a model and its processor."""
+"""Files of a checkpoint that belong to the training and not to the model and its processor."""
 UNREAD_PICKLE = "training_args.bin"
 HALF_WRITTEN = ".publishing"
-"""In a run directory whose model is being replaced: its files may be of two checkpoints."""
+"""A marker in a run directory whose model is being replaced; its files may be from two checkpoints."""
 PARTIAL = ".*.partial"
-"""What is being written or deleted, and what a killed run has left of that."""
+"""Directories that are being written or deleted, or that a killed run has left behind."""
 
 
 @contextlib.contextmanager
 def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[], None]) -> Iterator[Path]:
-    """Give all processes a directory below `root` to write `name` into; it then moves up to `root`.
+    """Give all processes a staging directory below `root` to write `name` into; then move it up into `root`.
 
     Args:
         root: the run directory.
         name: `checkpoint-N`.
-        writer: whether this process prepares and moves; one does.
+        writer: whether this process creates the directory and moves it; exactly one must.
         wait: returns once every process has called it.
 
     Raises:
-        UsageError: the disk is full, or not writable. Nothing is left of the checkpoint.
+        UsageError: the disk is full or not writable. Nothing is left of the checkpoint.
     """
     staging = root / f".{name}.partial"
     with full_disks_as_usage_errors(root):
@@ -60,7 +60,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[],
 
 @contextlib.contextmanager
 def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
-    """OSErrors, and those that torch and safetensors make of them, as one line about `root`."""
+    """Turn an OSError, or the error that torch or safetensors raise in its place, into one line about `root`."""
     with readable_os_errors("a checkpoint", root):
         try:
             yield
@@ -80,30 +80,31 @@ def _is_full_disk(error: Exception, root: Path) -> bool:
 
 
 def checkpoint_steps(root: Path) -> list[int]:
-    """The steps of the checkpoints in a run directory, ascending. A staging name is none of them."""
+    """The steps of the complete checkpoints in a run directory, ascending."""
     named = (path for path in root.glob(f"{CHECKPOINT}-*") if re.fullmatch(rf"{CHECKPOINT}-\d+", path.name))
     return sorted(map(step_of, named))
 
 
 def step_of(checkpoint: Path) -> int:
-    """N of `checkpoint-N`."""
+    """The step N of a `checkpoint-N`."""
     return int(checkpoint.name.removeprefix(f"{CHECKPOINT}-"))
 
 
 def last_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint. What is not complete never has its name."""
+    """The newest complete checkpoint; one that is not complete never has such a name."""
     steps = checkpoint_steps(root)
     return root / f"{CHECKPOINT}-{steps[-1]}" if steps else None
 
 
 def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collection[int]) -> None:
-    """Delete checkpoints, but neither the newest nor that of step `keep`.
+    """Delete surplus checkpoints, but neither the newest nor the one of step `keep`.
 
     Args:
         root: the run directory.
-        limit: how many of the evaluated ones stay; the oldest go. None: all stay.
-        keep: the step of the best.
-        evaluated: the steps that were. The others serve to go on after a kill, and only the newest can.
+        limit: how many evaluated checkpoints to keep; the oldest are deleted. None: keep all.
+        keep: the step of the best checkpoint.
+        evaluated: the steps that were evaluated. The other checkpoints only serve to resume a run, for
+            which the newest is enough.
     """
     steps = checkpoint_steps(root)
     ranked = [step for step in steps if step in evaluated]
@@ -114,7 +115,7 @@ def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collectio
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint, if it is there; a kill never leaves half of one under its name."""
+    """Delete a checkpoint if it exists; even if the process is killed, no half of it keeps its name."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted.partial")
     if checkpoint.exists():
         shutil.rmtree(doomed, ignore_errors=True)
@@ -123,19 +124,19 @@ def discard(checkpoint: Path) -> None:
 
 
 def sweep(root: Path) -> None:
-    """Delete what a killed run was writing or deleting."""
+    """Delete the directories that a killed run was writing or deleting."""
     for path in root.glob(PARTIAL):
         shutil.rmtree(path)
 
 
 def publish(checkpoint: Path, root: Path) -> None:
-    """Make `root` a copy of the model and processor of a checkpoint, without results of what it was before.
+    """Make `root` a copy of a checkpoint's model and processor, and delete the results of the model before.
 
-    Each file is replaced at once, but not all of them: while they are, or after a kill, the marker
-    HALF_WRITTEN keeps readers away. Publishing again makes `root` whole.
+    Each single file is replaced atomically, but not all of them together. While that goes on, and if the
+    process is killed meanwhile, the marker HALF_WRITTEN keeps readers away. Publishing again repairs it.
 
     Raises:
-        UsageError: the disk is full, or not writable.
+        UsageError: the disk is full or not writable.
     """
     with full_disks_as_usage_errors(root):
         staging = root / ".publishing.partial"

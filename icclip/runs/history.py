@@ -1,4 +1,4 @@
-"""What a run has logged: `metrics.jsonl`, one JSON object a line."""
+"""What a run has logged: `metrics.jsonl`, with one JSON object on each line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 HISTORY = "metrics.jsonl"
 SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
-"""What is logged at an evaluation beside the metrics, to tell a collapse."""
+"""What each evaluation logs beside the metrics, to recognise collapsed embeddings."""
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; none where there is no such file. A last line cut short is left out."""
+    """The lines of a `metrics.jsonl`; empty if there is no such file. A truncated last line is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -24,7 +24,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """`evaluations_in` a `metrics.jsonl`, as results have them: without what only tells of a collapse."""
+    """Step -> metrics in a `metrics.jsonl`, without the values that only show a collapse."""
     return {
         step: {name: value for name, value in metrics.items() if name not in SIGNS_OF_COLLAPSE}
         for step, metrics in evaluations_in(read_history(path)).items()

@@ -1,4 +1,4 @@
-"""What a run directory says about itself: `icclip.json`."""
+"""The record that a run directory keeps of itself: `icclip.json`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that metrics are written to, and whose numbers they hold."""
+"""The files that metrics are written to, and what these metrics are about."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from icclip.errors import UsageError
 from icclip.files import atomic_write_json
 
 IDENTITY = ("dataset", "split", "checkpoint")
-"""What has to agree between the `about` of a file and of what replaces it."""
+"""Keys of `about` that must agree between a file and what replaces it."""
 
 
 def metric_path(directory: Path, split: str) -> Path:
-    """Where the metrics of a split are kept: `test_metric.json`."""
+    """The file for the metrics of a split: `test_metric.json`."""
     return directory / f"{split}_metric.json"
 
 
@@ -30,15 +30,15 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """The metrics that `write_metrics` wrote; none where there is no such file."""
+    """The metrics that `write_metrics` wrote; empty if there is no such file."""
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {name: value for name, value in content.items() if name != "about"}
 
 
 def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
-    """Protect a result of another dataset, split or checkpoint.
+    """Protect the results of another dataset, split or checkpoint from being overwritten.
 
-    A file that does not say what it is about (the seed project's) is replaced.
+    A file that does not say what it is about (such as the seed project's) may be replaced.
 
     Raises:
         UsageError: `path` holds the metrics of something else.
@@ -59,6 +59,6 @@ def _about(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise UsageError(f"cannot read the earlier metrics {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{path} is in the way and is no JSON ({error}): remove it, or give --output-dir") from error
+        raise UsageError(f"{path} exists and is not JSON ({error}): remove it, or give another --output-dir") from error
     about = content.get("about", {}) if isinstance(content, dict) else {}
     return about if isinstance(about, Mapping) else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.config import TrainConfig
+from icclip.config.declare import fields_that
 from icclip.errors import CheckpointError, UsageError
 from icclip.files import readable_os_errors
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
@@ -17,25 +18,25 @@ from icclip.runs.history import HISTORY
 from icclip.runs.record import RECORD, without_secrets
 
 SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
-"""Any of these, and a directory is somebody's result."""
+"""If a directory holds any of these, it is somebody's result."""
 
 PARTS = (
     *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip
-"""All that a run writes, and so all that --overwrite deletes."""
+"""Everything that a run writes, and so everything that --overwrite deletes."""
 
-WHAT_TRAINS = ("gentle", "lora")
-"""Tables of the configuration that the optimizer's state and the weights in training depend on."""
+WHAT_TRAINS = fields_that(TrainConfig, "fixed")
+"""Tables of the configuration that the optimizer state and the weights in training depend on."""
 
 CLEARING = ".clearing"
-"""There while `clear` deletes: what a kill then leaves is of no run that anybody wants to go on with."""
+"""A marker that exists while `clear` deletes; the remains of an interrupted deletion are not resumed."""
 
-LENGTH = ("epochs", "max_steps", "guard", "patience")
-"""Settings that let a complete run go on."""
-OF_THE_SESSION = ("output_dir", "resume", "overwrite", "workers", "device", "report_to", "fsdp")
-"""Settings that may be others after a resume."""
+LENGTH = fields_that(TrainConfig, "extends")
+"""Settings that can make a complete run train further."""
+OF_THE_SESSION = fields_that(TrainConfig, "free")
+"""Settings that may differ when a run is resumed."""
 
 
 def run_to_resume(config: TrainConfig) -> RunDirectory:
@@ -50,7 +51,7 @@ def run_to_resume(config: TrainConfig) -> RunDirectory:
     try:
         run = RunDirectory.open(config.output_dir)
     except CheckpointError as error:
-        raise UsageError(f"{error}; --overwrite starts anew") from error
+        raise UsageError(f"{error}; start from the beginning with --overwrite") from error
     _refuse_other_run(config, run)
     return run
 
@@ -73,7 +74,7 @@ def checkpoint_to_resume(config: TrainConfig, run: RunDirectory) -> Path | None:
     first_process = os.environ.get("RANK", "0") == "0"
     if found and first_process and not config.overwrite:
         raise UsageError(
-            f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to go on with it, "
+            f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to continue it, "
             "or --overwrite to replace it"
         )
     return None
@@ -119,7 +120,7 @@ def refuse_other_data(run: RunDirectory, splits: Mapping[str, Any]) -> None:
         if before[name] != splits[name]:
             images = [split[name]["images"] for split in (before, splits)]
             raise UsageError(
-                f"the {name} split is not the one that {run.path} began with ({images[0]} images then, "
+                f"the {name} split has changed since {run.path} began ({images[0]} images then, "
                 f"{images[1]} now): resume with the same data, or give another --output-dir"
             )
 
@@ -143,6 +144,6 @@ def _refuse_other_run(config: TrainConfig, run: RunDirectory) -> None:
     for table in WHAT_TRAINS:
         if before and before.get(table, now[table]) != now[table]:
             raise UsageError(
-                f"{config.output_dir} was trained with other options of [{table}], as its {RECORD} has them: "
-                "resume with those, or give another --output-dir"
+                f"{config.output_dir} was trained with other options in [{table}]: resume with those in its {RECORD}, "
+                "or give another --output-dir"
             )

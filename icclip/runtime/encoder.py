@@ -108,6 +108,11 @@ class Encoder:
         )
 
     @property
+    def provider(self) -> str:
+        """Where the graphs run: `tensorrt`, `cuda` or `cpu`."""
+        return self.choice.provider
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Why other providers are not used."""
         return self.choice.notes

@@ -1,14 +1,20 @@
-"""The conformance kit: what a plugin must keep to, for `icclip plugins check` and a plugin author's own tests."""
+"""The conformance kit: does a plugin keep what its specs promise?
 
-from icclip.testing.kit import (
-    Check,
-    ConformanceError,
-    check_backend,
-    check_by_name,
-    check_dataset,
-    check_metric,
-    check_plugin,
-)
+For a plugin author's own pytest:
+
+    import my_plugin
+    from icclip.testing import check_dataset, check_plugin
+
+    def test_my_plugin():
+        check_plugin(my_plugin)
+
+Each `check_...` returns every `Check` it made, skipped ones with the reason, and raises
+`ConformanceError` with all failures in one message. `icclip plugins check NAME` prints the same checks.
+"""
+
+from icclip.testing.plugins import check_by_name, check_plugin
+from icclip.testing.record import Check, ConformanceError
+from icclip.testing.specs import check_backend, check_dataset, check_export_target, check_metric
 
 __all__ = [
     "Check",
@@ -16,6 +22,7 @@ __all__ = [
     "check_backend",
     "check_by_name",
     "check_dataset",
+    "check_export_target",
     "check_metric",
     "check_plugin",
 ]

@@ -41,6 +41,7 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
         best=measured[best_step],
         test=_test(run, registry, reporter),
         seconds=time.monotonic() - started,
+        guarded=run.config.guard == "on",
     )
     _write_metrics(run, registry, result)
     _write_card(run, result)

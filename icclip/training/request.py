@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,6 +50,13 @@ def train_config(
     if config.lora.rank is not None and find_spec("peft") is None:
         raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
     return config
+
+
+def asked(registry: Registry, said: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
+    """As `train_config`; `said` holds the names of the model and the dataset too, as the user wrote them."""
+    model, data = dict(said.get("model", {})), dict(said.get("data", {}))
+    names = model.pop("name", None), data.pop("name", None)
+    return train_config(registry, file, *names, {**said, "model": model, "data": data})
 
 
 def checked(registry: Registry, file: Path) -> TrainConfig:
@@ -104,22 +111,6 @@ def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
     if problems:
         raise ConfigError(problems)
     return config
-
-
-def settings(assignments: Sequence[str]) -> dict[str, str]:
-    """`["key=value", ...]` as `--set` takes them -> a mapping. Raises UsageError."""
-    pairs = [assignment.partition("=") for assignment in assignments]
-    for assignment, (name, equals, _) in zip(assignments, pairs, strict=True):
-        if not name or not equals:
-            raise UsageError(f"--set {assignment}: write it as --set NAME=VALUE")
-    return {name.replace("-", "_"): value for name, _, value in pairs}
-
-
-def listed(values: Sequence[str] | None) -> list[str] | None:
-    """`--report-to a,b --report-to c` -> [a, b, c]; `none` is nobody; None is 'not said'."""
-    if values is None:
-        return None
-    return [name for value in values for name in value.split(",") if name and name != "none"]
 
 
 def _read(file: Path) -> Mapping[str, Any]:

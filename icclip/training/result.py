@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,9 +32,11 @@ class TrainResult:
     test: dict[str, Any]
     """On the test split; empty if there is none."""
     seconds: float
+    guarded: bool = True
+    """Whether a model that is no better than before is a failure (`--guard`)."""
 
     @classmethod
-    def of_complete_run(cls, run: RunDirectory) -> Self:
+    def of_complete_run(cls, run: RunDirectory, *, guarded: bool = True) -> Self:
         """The result that a complete run had when it ended."""
         measured = run.evaluations()
         return cls(
@@ -41,24 +44,27 @@ class TrainResult:
             baseline=measured.get(0, {}),
             best=measured[run.result["best_step"]],
             test=run.metrics("test"),
+            guarded=guarded,
             **run.result,
         )
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+        values = {**dataclasses.asdict(self), "output_dir": str(self.output_dir)}
+        del values["guarded"]
+        return values
 
-    def raise_if_no_better(self) -> None:
+    def verdict(self) -> None:
         """Raise GateError if the best checkpoint is no better than the model before the first step."""
         before, after = self.baseline.get("rsum"), self.best["rsum"]
-        if before is not None and after <= before:
+        if self.guarded and before is not None and after <= before:
             raise GateError(
                 f"training did not improve the model: its best checkpoint, from step {self.best_step}, has an rsum of "
                 f"{after:.1f} on the validation split, and step 0 had {before:.1f}; {self.output_dir} keeps it anyway; "
                 "try a smaller --lr, or accept the result with --guard off"
             )
 
-    def table(self) -> Table:
-        """What to print at the end: the metrics of the test split, or of the validation split if there is no test split."""
+    def renderables(self) -> Iterable[Table]:
+        """The metrics of the test split, or of the validation split if there is no test split."""
         split, metrics = ("test", self.test) if self.test else ("validation", self.best)
-        return metrics_table(metrics, f"{self.output_dir}, {split}")
+        return [metrics_table(metrics, f"{self.output_dir}, {split}")]

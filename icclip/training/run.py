@@ -37,7 +37,7 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
         reporter.note(
             f"{config.output_dir} is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps"
         )
-        return TrainResult.of_complete_run(earlier)
+        return TrainResult.of_complete_run(earlier, guarded=config.guard == "on")
     with terminated_as_interrupted():
         run = prepare(as_launched(config, os.environ, reporter), earlier, registry, reporter)
         loop(run, reporter)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icclip.bundles.golden import Golden, read_golden
-from icclip.bundles.manifest import Manifest, ParityData, file_problem, read_manifest
+from icclip.bundles.manifest import Manifest, file_problem, is_bundle, read_manifest
 from icclip.bundles.parity_record import (
     BATCH,
     ParityRecord,
@@ -21,19 +21,24 @@ from icclip.bundles.parity_record import (
     read_parity,
     sampled_rows,
 )
+from icclip.config import VerifyConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, load_gallery
-from icclip.errors import CheckpointError, GateError, UsageError
+from icclip.data.images import decode_image
+from icclip.errors import CheckpointError, GateError, UnknownNameError, UsageError
 from icclip.plugins.registry import Registry
+from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
+from icclip.report.checks import checks_table
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
-from icclip.runtime.encoder import Encoder
-from icclip.runtime.providers import Provider
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
+class Finding:
+    """One thing that was checked, and whether it was as it should be."""
 
     name: str
     passed: bool
@@ -45,7 +50,7 @@ class Verification:
     """All that was looked at."""
 
     bundle: Path
-    checks: tuple[Check, ...]
+    checks: tuple[Finding, ...]
 
     @property
     def passed(self) -> bool:
@@ -57,7 +62,11 @@ class Verification:
         checks = [dataclasses.asdict(check) for check in self.checks]
         return {"bundle": str(self.bundle), "passed": self.passed, "checks": checks}
 
-    def raise_if_failed(self) -> None:
+    def renderables(self) -> Iterable[RenderableType]:
+        """A row for each check."""
+        return [checks_table(self.to_mapping()["checks"], str(self.bundle))]
+
+    def verdict(self) -> None:
         """Raises GateError naming the first check that failed, and how many did."""
         failed = [check for check in self.checks if not check.passed]
         if failed:
@@ -68,8 +77,9 @@ class Verification:
 def verify(
     bundle: Path,
     *,
+    registry: Registry,
     precisions: Sequence[str] = (),
-    provider: Provider | None = None,
+    provider: str | None = None,
     threads: int | None = None,
     data: Gallery | None = None,
     reporter: Reporter,
@@ -77,63 +87,95 @@ def verify(
     """Check a bundle wherever it is.
 
     Args:
-        bundle: its directory.
+        bundle: where some export target wrote it.
+        registry: knows the targets.
         precisions: which of its precisions; none: all.
-        provider: as for `Encoder.open`.
-        threads: as for `Encoder.open`.
+        provider: see `OpenRequest`.
+        threads: see `OpenRequest`.
         data: measure retrieval on this as well, and compare with parity.json.
         reporter: shows progress, and says which provider runs.
 
     Raises:
-        CheckpointError: it is no bundle, or was never gated.
+        CheckpointError: no export target wrote it, or it never went through the gate.
         UsageError: the precision or provider cannot be had, `data` is not what the gate measured.
     """
-    manifest = read_manifest(bundle)
-    chosen = precisions or tuple(manifest.precisions)
-    for precision in chosen:
-        manifest.towers(precision)
-    checks = list(_check_hashes(bundle, manifest, reporter))
-    # Graphs that are not what they should be are not worth running.
+    target = _target(registry, bundle, reporter)
+    manifest = read_manifest(bundle) if is_bundle(bundle) else None
+    chosen = _chosen(bundle, manifest, target, precisions)
+    checks = [] if manifest is None else list(_check_hashes(bundle, manifest, reporter))
+    # Files that are not what they should be are not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
+        opening = OpenRequest(
+            path=bundle, provider=provider, threads=threads, hashed=manifest is not None, reporter=reporter
+        )
         if data is not None:
             _refuse_other_data(parity, data)
         for precision in chosen:
             gated = parity.result(precision)
             if gated is None:
-                checks.append(Check(f"{precision}: gate", False, "parity.json has no result for this precision"))
+                checks.append(Finding(f"{precision}: gate", False, "parity.json has no result for this precision"))
                 continue
             failures = "; ".join(gated.failures) or "passed"
-            checks.append(Check(f"{precision}: gate", gated.passed, failures))
-            encoder = Encoder.open(
-                bundle, precision, provider, threads=threads, verify_hashes=False, tf32=False, reporter=reporter
-            )
+            checks.append(Finding(f"{precision}: gate", gated.passed, failures))
+            encoder = target.open(dataclasses.replace(opening, precision=precision))
             checks += _check_encoder(encoder, gated, golden, data)
     return Verification(bundle, tuple(checks))
 
 
-def load_retrieval_data(
-    registry: Registry, dataset: str, bundle: Path, split: str | None, reporter: Reporter
-) -> Gallery:
-    """The split, or the sample of it, that the gate measured; `split` None: the one it used.
+def _target(registry: Registry, bundle: Path, reporter: Reporter) -> ExportTargetSpec:
+    """The export target that wrote it. Raises CheckpointError where none did."""
+    target = registry.target_of(bundle, reporter.warn)
+    if target is None:
+        # It says what a directory is that is not a bundle.
+        read_manifest(bundle)
+        raise CheckpointError(f"no export target recognises {bundle}: give what `icclip export` wrote")
+    return target
+
+
+def _chosen(
+    bundle: Path, manifest: Manifest | None, target: ExportTargetSpec, wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """The precisions to check. Raises UnknownNameError for one that is not there."""
+    held = [result.precision for result in read_parity(bundle).results] if manifest is None else manifest.precisions
+    for precision in wanted:
+        if precision not in held:
+            raise UnknownNameError("precision", precision, held, f"of {bundle} (target {target.name})")
+    return tuple(wanted or held)
+
+
+def verify_request(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Verification:
+    """As `verify`, for a complete request."""
+    return verify(
+        config.bundle,
+        registry=registry,
+        precisions=config.precisions,
+        provider=config.encoder.provider,
+        threads=config.encoder.threads,
+        data=_gate_data(config, registry, reporter),
+        reporter=reporter,
+    )
+
+
+def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Gallery | None:
+    """The split, or the sample of it, that the gate measured; None if no dataset is asked for.
 
     Raises:
-        MissingExtraError: reading datasets needs `datasets`.
-        UsageError: the dataset or split is not known, or unreadable.
+        UsageError: the dataset or split is unknown or cannot be read.
     """
-    parity = read_parity(bundle)
-    own = read_manifest(bundle).data or ParityData(dataset=parity.dataset, split=parity.split)
+    if config.data is None:
+        return None
+    parity = read_parity(config.bundle)
     return load_gallery(
         registry,
-        dataset,
-        split or own.split,
+        config.data,
+        config.split or parity.split,
         reporter,
-        options=own.options,
         rows=lambda total: sampled_rows(total, parity.n_images, parity.seed),
     )
 
 
-def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Check]:
+def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
     problems = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
@@ -141,23 +183,23 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
             advance(1)
     found = [problem for problem in problems if problem]
     if not found:
-        yield Check("files", True, f"{len(problems)} files are what icclip.json says")
+        yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
     for problem in found:
-        yield Check("files", False, problem)
+        yield Finding("files", False, problem)
 
 
-def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Check]:
-    where = f"{gated.precision} on {encoder.choice.provider}"
+def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Finding]:
+    where = f"{gated.precision} on {getattr(encoder, 'provider', gated.provider)}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
         if data is not None:
             yield from _check_retrieval(encoder, gated, data, where)
     except CheckpointError as error:
-        yield Check(f"{where}: runs", False, str(error))
+        yield Finding(f"{where}: runs", False, str(error))
 
 
-def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Check]:
-    images = encoder.encode_images(golden.images)
+def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Finding]:
+    images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images])
     yield _compared(
         f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
     )
@@ -167,9 +209,9 @@ def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, wher
 
 def _compared(
     name: str, ours: np.ndarray, reference: np.ndarray, thresholds: Thresholds, inputs: Sequence[str]
-) -> Check:
+) -> Finding:
     if ours.shape != reference.shape:
-        return Check(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
+        return Finding(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
     cosines = np.einsum("nd,nd->n", ours, reference, dtype=np.float64)
     worst = int(cosines.argmin())
     apart = float(np.abs(ours - reference).max())
@@ -178,10 +220,10 @@ def _compared(
         f"lowest cosine with the checkpoint {cosines[worst]:.7f} (needs {thresholds.min_cosine:.7f}) "
         f"at {inputs[worst][:40]!r}, largest difference {apart:.1e}"
     )
-    return Check(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
+    return Finding(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
 
 
-def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Check]:
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Finding]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     images = encoder.encode_images(data.images, batch_size=BATCH)
     texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
@@ -189,7 +231,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
-        yield Check(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+        yield Finding(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
 def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:

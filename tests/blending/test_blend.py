@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -8,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icclip.blending.run import blend, blend_config, shares
+from icclip.blending.request import blend_config
+from icclip.blending.run import blend
 from icclip.config import ModelConfig
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.evaluating.request import eval_config
@@ -36,9 +36,9 @@ def finished(tmp_path_factory, registry, tiny, data):
 @pytest.fixture
 def blended(registry, quiet, tmp_path):
     def of(checkpoint, other=None, dataset=None, alphas=None, out="blend"):
-        options = {"device": "cpu", "workers": 0}
-        config = blend_config(registry, str(checkpoint), other, dataset, {}, output_dir=tmp_path / out,
-                              alphas=alphas, options=options)  # fmt: skip
+        encoder = {"checkpoint": str(checkpoint), "device": "cpu", "workers": 0}
+        said = {"encoder": encoder, "other": other, "data": {"name": dataset}, "output_dir": tmp_path / out}
+        config = blend_config(registry, {**said, "alphas": alphas})
         return config, blend(config, registry, quiet)
 
     return of
@@ -64,17 +64,15 @@ def test_a_mixture_by_hand(blended, finished, tiny, alpha):
 def test_the_share_is_chosen_on_the_validation_split(blended, finished, registry, quiet):
     config, result = blended(finished)
     assert config.other.to_mapping() == json.loads((finished / "icclip.json").read_text())["config"]["model"]
-    assert config.validation is not None
-    assert config.validation.split == "validation"
+    assert config.data is not None
     assert list(result.rsums) == [tenth / 10 for tenth in range(11)]
     assert result.rsums[result.alpha] == max(result.rsums.values())
     assert result.alpha == min(alpha for alpha, rsum in result.rsums.items() if rsum == max(result.rsums.values()))
     # It needs nothing but its directory, and scores there what the table says.
-    asked = eval_config(
-        registry, str(result.output_dir), None, {}, {"split": "validation", "bootstrap": 0, "workers": 0}
-    )
+    encoder = {"checkpoint": str(result.output_dir), "workers": 0}
+    asked = eval_config(registry, {"encoder": encoder, "split": "validation", "bootstrap": 0})
     assert asked.data.seed == 5
-    assert evaluate(asked, registry, quiet)["rsum"] == result.rsums[result.alpha]
+    assert evaluate(asked, registry, quiet).metrics["rsum"] == result.rsums[result.alpha]
     record = json.loads((result.output_dir / "icclip.json").read_text())
     assert record["status"] == "blend"
     assert record["blend"]["alpha"] == result.alpha
@@ -153,27 +151,20 @@ def test_models_that_do_not_belong_together(blended, finished, tiny, tmp_path, r
         blended(finished, other=str(tmp_path / "words"), alphas=[0.5])
 
 
-def test_shares():
-    assert shares(None, None) is None
-    assert shares(0.5, None) == [0.5]
-    assert shares(None, "0,0.25,1") == [0.0, 0.25, 1.0]
-    with pytest.raises(UsageError, match=r"--alpha and --alphas exclude each other: choose one"):
-        shares(0.5, "0,1")
-    with pytest.raises(UsageError, match=r"--alphas 0,much: write it as --alphas 0,0.5,1"):
-        shares(None, "0,much")
-
-
 def test_shares_out_of_range(blended, finished):
-    with pytest.raises(ConfigError, match=r"alpha is 1.5: give a share from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"alphas is 1.5: it must be at least 0 and at most 1"):
         blended(finished, alphas=[1.5])
 
 
-def test_a_share_is_never_chosen_on_the_test_split(blended, finished):
+def test_a_share_is_not_chosen_without_data(blended, finished):
     config, _ = blended(finished, alphas=[0.0, 1.0])
-    assert config.validation is not None
-    values = {**config.to_mapping(), "validation": dataclasses.replace(config.validation, split="test")}
-    with pytest.raises(ConfigError, match=r"alpha is chosen on a split that is not the test split"):
-        type(config).from_mapping(values)
+    with pytest.raises(ConfigError, match=r"data is missing: alpha is chosen on a validation split"):
+        type(config).from_mapping({**config.to_mapping(), "data": None})
+
+
+def test_shares_are_numbers(icclip, tmp_path):
+    outcome = icclip("blend", tmp_path, "--output-dir", tmp_path / "out", "--alphas", "0,much")
+    assert (outcome.code, outcome.err) == (2, "error: --alphas 0,much: write it as --alphas 0,0.5,1\n")
 
 
 def test_the_command(icclip, finished, tmp_path):

@@ -62,9 +62,9 @@ def test_check_says_all_that_is_wrong(icclip, tmp_path):
     said = [line.removeprefix("error: ").split(";")[0] for line in checked.err.splitlines()]
     assert said == [
         "unknown key 'epochz' (did you mean 'epochs'?)",
-        "data.seed is -1: give at least 0",
+        "data.seed is -1: it must be at least 0",
         "lr is 'fast': expected float",
-        "grad_accum is 0: give at least 1",
+        "grad_accum is 0: it must be at least 1",
         "unknown model 'clip-tinny'",
         "unknown dataset 'shape'",
         "unknown training argument 'max_grad_nrm'",
@@ -76,7 +76,10 @@ def test_check_says_all_that_is_wrong(icclip, tmp_path):
     ("text", "problems"),
     [
         ("", ["no model is named: give --model", "no data is named: give --dataset"]),
-        ("lr = -1\n[model]\nname = 'clip-tiny'\n", ["no data is named: give --dataset", "lr is -1.0: give at least 0"]),
+        (
+            "lr = -1\n[model]\nname = 'clip-tiny'\n",
+            ["no data is named: give --dataset", "lr is -1.0: it must be at least 0"],
+        ),
         ("lr =\n", ["{file} is not valid TOML"]),
     ],
 )

@@ -41,7 +41,7 @@ def test_another_split_goes_beside(icclip, run_directory, tmp_path):
 
 def test_splitting_otherwise_than_training_is_warned_of(icclip, run_directory, tmp_path):
     outcome = icclip("eval", run_directory, "--split-seed", 4, "--output-dir", tmp_path)
-    assert "warning: seed is not the one of training" in outcome.err
+    assert "warning: --split-seed differs from training" in outcome.err
 
 
 WORST_RANK = """
@@ -71,7 +71,7 @@ def test_a_metric_of_another_distribution_is_added(icclip, run_directory, tmp_pa
 @pytest.mark.parametrize("command", ["eval", "train"])
 def test_help_shows_the_defaults(icclip, command):
     text = " ".join(icclip(command, "--help").out.replace("│", " ").split())
-    for default in ("[fail]", "[from the cores]", "[the GPU where there is one]"):
+    for default in ("[default: fail]", "[default: from the number of cores]", "[default: the GPU if there is one]"):
         assert default in text
 
 
@@ -110,8 +110,9 @@ def test_no_dataset_is_named(icclip, tmp_path):
 
 
 def test_two_precisions_exclude_each_other(icclip, run_directory):
-    fails(icclip("eval", run_directory, "--bf16", "--fp32"), "--bf16 and --fp32 exclude each other")
+    fails(icclip("eval", run_directory, "--bf16", "--fp32"), "--fp32 and --bf16 exclude each other: choose one")
+    fails(icclip("eval", run_directory, "--precision", "fp16", "--fp32"), "--precision and --fp32 exclude each other")
 
 
 def test_values_out_of_range_are_named(icclip, run_directory):
-    fails(icclip("eval", run_directory, "--eval-bs", 0), "eval_bs is 0: give at least 1")
+    fails(icclip("eval", run_directory, "--eval-bs", 0), "--eval-bs is 0: it must be at least 1")

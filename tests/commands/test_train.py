@@ -18,7 +18,7 @@ from icclip.config import TrainConfig
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.history import read_history
-from icclip.training.request import listed, settings, train_config
+from icclip.training.request import train_config
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = os.pathsep.join(str(REPOSITORY / root) for root in (".", "plugins", "export"))
@@ -67,10 +67,10 @@ def test_bad_requests_are_one_line_each(icclip, images, tmp_path):
         (["--dataset", "shapes"], "no model is named: give --model"),
         (["--model", "clip-tiny"], "no data is named: give --dataset"),
         (["--model", "clip-tiny", "--dataset", "shapes", "--set", "x"], "--set x: write it as --set NAME=VALUE"),
-        (["--model", "clip-tiny", "--dataset", "shapes", "--lr", "-1"], "lr is -1.0: give at least 0"),
+        (["--model", "clip-tiny", "--dataset", "shapes", "--lr", "-1"], "--lr is -1.0: it must be at least 0"),
         (
             ["--model", "clip-tiny", "--dataset", "shapes", "--batch-size", "8", "--micro-batch", "9"],
-            "micro_batch is 9: give at most train_bs, which is 8",
+            "--micro-batch is 9: it must be at most --batch-size, which is 8",
         ),
     ]:
         outcome = icclip("train", "--output-dir", tmp_path / "none", *options)
@@ -127,11 +127,14 @@ def test_adapters_without_peft_are_one_line(monkeypatch):
         train_config(Registry(load_plugins=frozenset()), None, "clip-tiny", "shapes", {"lora": {"rank": 4}})
 
 
-def test_repeated_options():
-    assert settings(["max-grad-norm=1", "a=b=c"]) == {"max_grad_norm": "1", "a": "b=c"}
-    assert listed(["a,b", "c"]) == ["a", "b", "c"]
-    assert listed(["none"]) == []
-    assert listed(None) is None
+def test_repeated_options(icclip):
+    options = ("--set", "max-grad-norm=1", "--set", "a=b=c", "--report-to", "a,b", "--report_to", "c")
+    shown = icclip("config", "show", "--model", "clip-tiny", "--dataset", "shapes", *options, "--json")
+    values = json.loads(shown.out)
+    assert values["training_args"] == {"max_grad_norm": "1", "a": "b=c"}
+    assert values["report_to"] == ["a", "b", "c"]
+    none = icclip("config", "show", "--model", "clip-tiny", "--dataset", "shapes", "--report-to", "none", "--json")
+    assert json.loads(none.out)["report_to"] == []
 
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

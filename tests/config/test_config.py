@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.config import DatasetConfig, EvalConfig, ModelConfig, TrainConfig, merged, read_toml
+from icclip.config import DatasetConfig, EncoderConfig, EvalConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, UsageError
 
 GOOD = {"model": {"name": "clip-tiny"}, "data": {"name": "shapes"}, "output_dir": "runs/x"}
@@ -35,7 +35,9 @@ def test_a_config_is_taken_as_it_is():
     "config",
     [
         TrainConfig.from_mapping({**GOOD, "epochs": 2, "data": {"name": "flickr8k", "path": "p", "seed": 3}}),
-        EvalConfig(checkpoint="runs/x", data=DatasetConfig(name="shapes"), output_dir=Path("out")),
+        EvalConfig(
+            encoder=EncoderConfig(checkpoint="runs/x"), data=DatasetConfig(name="shapes"), output_dir=Path("out")
+        ),
     ],
 )
 def test_round_trip_through_json(config):
@@ -56,7 +58,7 @@ def test_all_problems_at_once():
     )
     assert set(found) == {
         "unknown key 'epoch' (did you mean 'epochs'?)",
-        "model.image_resize is 3: give at least 16",
+        "model.image_resize is 3: it must be at least 16",
         "unknown key 'data.nam' (did you mean 'name'?)",
         "missing 'data.name'",
         "missing 'output_dir'",
@@ -70,11 +72,11 @@ def test_all_problems_at_once():
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"epochs": 0}, "epochs is 0: give at least 1"),
-        ({"train_bs": 1}, "train_bs is 1: give at least 2"),
-        ({"lr": -1.0}, "lr is -1.0: give at least 0"),
-        ({"max_steps": 0}, "max_steps is 0: give at least 1"),
-        ({"warmup_ratio": 1}, "warmup_ratio is 1.0: give a fraction from 0 to below 1"),
+        ({"epochs": 0}, "epochs is 0: it must be at least 1"),
+        ({"train_bs": 1}, "train_bs is 1: it must be at least 2"),
+        ({"lr": -1.0}, "lr is -1.0: it must be at least 0"),
+        ({"max_steps": 0}, "max_steps is 0: it must be at least 1"),
+        ({"warmup_ratio": 1}, "warmup_ratio is 1.0: it must be at least 0 and below 1"),
         ({"overwrite": True, "resume": True}, "overwrite and resume exclude each other: choose one"),
         (
             {"data": {"name": "shapes", "streaming": True}},
@@ -88,32 +90,32 @@ def test_all_problems_at_once():
             {"data": {"name": "shapes", "streaming": True}, "max_steps": 1, "near_duplicates": 2},
             "images of streaming data cannot be compared: leave out --near-duplicates",
         ),
-        ({"near_duplicates": 17}, "near_duplicates is 17: give at most 16 of the 64 bits"),
+        ({"near_duplicates": 17}, "near_duplicates is 17: it must be at least 0 and at most 16"),
         (
             {"near_duplicates": 1, "duplicates": "off"},
-            "near_duplicates does nothing where duplicates is 'off': leave out one",
+            "near_duplicates has no effect when duplicates is 'off': leave out one",
         ),
         (
             {"augment": "light", "cache_images": "on"},
-            "augmentation works on whole images: leave out --augment or --cache-images",
+            "augmentation needs whole images, and the cache keeps resized ones: leave out --augment or --cache-images",
         ),
         (
             {"data": {"name": "shapes", "val_fraction": 0.5}},
-            "data.val_fraction is 0.5: give a fraction between 0 and 0.5",
+            "data.val_fraction is 0.5: it must be above 0 and below 0.5",
         ),
-        ({"data": {"name": "shapes", "seed": -1}}, "data.seed is -1: give at least 0"),
+        ({"data": {"name": "shapes", "seed": -1}}, "data.seed is -1: it must be at least 0"),
         ({"data": "shapes"}, "data must be a table"),
-        ({"gentle": {"layer_decay": 0}}, "gentle.layer_decay is 0.0: give a factor above 0, at most 1"),
-        ({"gentle": {"ema": 1}}, "gentle.ema is 1.0: give a decay between 0 and 1, such as 0.999"),
+        ({"gentle": {"layer_decay": 0}}, "gentle.layer_decay is 0.0: it must be above 0 and at most 1"),
+        ({"gentle": {"ema": 1}}, "gentle.ema is 1.0: it must be above 0 and below 1"),
         ({"gentle": {"freeze": "both"}}, "gentle.freeze is 'both': choose one of 'vision', 'text'"),
-        ({"gentle": {"freeze_blocks": -1}}, "gentle.freeze_blocks is -1: give at least 0"),
-        ({"lora": {"rank": 0}}, "lora.rank is 0: give at least 1"),
-        ({"lora": {"rank": 1, "alpha": 0}}, "lora.alpha is 0.0: give a number above 0"),
-        ({"lora": {"rank": 1, "dropout": 1}}, "lora.dropout is 1.0: give a fraction from 0 to below 1"),
+        ({"gentle": {"freeze_blocks": -1}}, "gentle.freeze_blocks is -1: it must be at least 0"),
+        ({"lora": {"rank": 0}}, "lora.rank is 0: it must be at least 1"),
+        ({"lora": {"rank": 1, "alpha": 0}}, "lora.alpha is 0.0: it must be above 0"),
+        ({"lora": {"rank": 1, "dropout": 1}}, "lora.dropout is 1.0: it must be at least 0 and below 1"),
         ({"lora": {"alpha": 1}}, "lora.rank is missing: give --lora-rank with the other options of adapters"),
         (
             {"data": {"name": "shapes", "streaming": True}, "max_steps": 1, "captions": "all"},
-            "captions is 'all': with streaming data choose random or round-robin",
+            "captions is 'all', which streaming data does not offer: choose random or round-robin",
         ),
         ({"training_args": 3}, "training_args is 3: expected Mapping"),
     ],
@@ -126,7 +128,7 @@ def test_one_problem(values, problem):
 def test_a_wrong_type_hides_no_value_out_of_range():
     assert problems({**GOOD, "lr": "fast", "epochs": 0}) == (
         "lr is 'fast': expected float",
-        "epochs is 0: give at least 1",
+        "epochs is 0: it must be at least 1",
     )
 
 

@@ -186,7 +186,7 @@ def test_missing_splits_are_made_from_train_and_said_so(capsys):
     texts = [text for split in made.values() for text in caption_map(split).texts]
     assert sorted(texts) == sorted(f"picture {i}" for i in range(50))
     assert capsys.readouterr().err == (
-        "it has no validation or test split: took 5 of its 50 training images for each (val-fraction 0.1, seed 42)\n"
+        "it has no validation or test split: icclip sets aside 5 of its 50 training images for each (val-fraction 0.1, seed 42)\n"
     )
 
 
@@ -194,7 +194,7 @@ def test_only_what_is_missing_is_made(capsys):
     made = loaded(DatasetDict(train=some(10), test=some(3, start=100)), capsys)
     assert list(made) == ["train", "validation", "test"]
     assert [len(split) for split in made.values()] == [9, 1, 3]
-    assert "no validation split: took 1 of its 10 training images for it" in capsys.readouterr().err
+    assert "no validation split: icclip sets aside 1 of its 10 training images for it" in capsys.readouterr().err
 
 
 def test_made_splits_depend_on_the_seed_alone():

@@ -126,7 +126,13 @@ def test_missing_columns_list_those_there_are(tmp_path):
         "hub", folder, "split 'train': --caption-column x: no such column; there are image, words", caption_column="x"
     )
     refused("hub", folder, "split 'train': --image-column y: no such column", image_column="y", caption_column="words")
-    refused("hub", folder, f"split 'train', row 0: there is no file {folder / 'a'}", image_column="words", caption_column="words")
+    refused(
+        "hub",
+        folder,
+        f"split 'train', row 0: there is no file {folder / 'a'}",
+        image_column="words",
+        caption_column="words",
+    )
     text = write_parquet(tmp_path / "text", {"text": ["a"]}, {"text": Value("string")})
     refused("hub", text, "split 'train': no image column among text; name it with --image-column")
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from support.flickr import jpeg
-from support.formats import CAPTIONS, FORMATS, NAMES, ONE_CAPTION, ROWS, add, array, coco, img2dataset, images, karpathy
+from support.formats import CAPTIONS, FORMATS, NAMES, ONE_CAPTION, ROWS, add, array, coco, images, img2dataset, karpathy
 
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
@@ -80,7 +80,9 @@ def test_what_separates_the_fields_is_said(tmp_path, capsys):
 def test_a_template_around_the_name_of_a_class(tmp_path):
     path = FORMATS["class folders"][1](tmp_path / "it")
     splits = load("classes", path, template="a photo of a {}")
-    assert set(sum(splits["test"]["captions"][:], [])) == {f"a photo of a class {i}" for i in range(3)}
+    assert {text for own in splits["test"]["captions"][:] for text in own} == {
+        f"a photo of a class {i}" for i in range(3)
+    }
 
 
 def test_images_elsewhere(tmp_path):
@@ -106,7 +108,10 @@ def test_a_folder_that_is_a_link_needs_leave_or_is_the_image_root(tmp_path):
         ("{}", ": expected an array of objects"),
         ('[\n {"image": "00.jpg", "caption": "a"},\n 3]', ":3: expected an object such as"),
         ('[\n {"image": "a"', ":2: not valid JSON"),
-        ('[{"image": "00.jpg", "caption": "a"}\n {"image": "a"}]', ":1: not valid JSON: expected ',' or ']' after this object"),
+        (
+            '[{"image": "00.jpg", "caption": "a"}\n {"image": "a"}]',
+            ":1: not valid JSON: expected ',' or ']' after this object",
+        ),
         ('[\n\n{"image": "00.jpg", "caption": {"other": 1}}]', ":3: a caption is {'other': 1}: expected text"),
     ],
 )
@@ -271,7 +276,9 @@ class Captions(torch.utils.data.IterableDataset):
 def test_shards_are_divided_among_workers_and_few_of_them_starve_nobody(tmp_path, shards, workers):
     folder = many_shards(tmp_path / "it", shards)
     stream = load("webdataset", folder, streaming=True)["train"]
-    loader = torch.utils.data.DataLoader(Captions(stream), batch_size=None, num_workers=workers, timeout=60 * bool(workers))
+    loader = torch.utils.data.DataLoader(
+        Captions(stream), batch_size=None, num_workers=workers, timeout=60 * bool(workers)
+    )
     assert sorted(loader) == sorted(f"{n} {i}" for n in range(shards) for i in range(4))
 
 

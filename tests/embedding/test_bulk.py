@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +13,7 @@ from support.bundles import photo
 from support.subjects import subject
 
 from icclip.embedding import run as embedding
-from icclip.embedding.sinks import Parts
+from icclip.embedding.sinks import Parts, Written
 from icclip.embedding.sources import Done, image_paths, lines_of
 from icclip.errors import DataError, UsageError
 from icclip.runtime import Encoder
@@ -37,8 +38,8 @@ def folder(tmp_path):
     return root
 
 
-@pytest.fixture
-def small_parts(monkeypatch):
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch):
     monkeypatch.setattr(embedding, "PART", 2)
 
 
@@ -69,11 +70,11 @@ def test_inputs_that_are_not_there(bundle, tmp_path, icclip, given):
     outcome = icclip("embed", bundle, tmp_path / given, "-o", tmp_path / "out.npy")
     assert outcome.code == 2
     assert f"{tmp_path / given}" in outcome.err
-    assert sorted(os.listdir(tmp_path)) == ["nothing"]
+    assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
 
 
 @pytest.mark.parametrize("kind", [".npy", ".parquet"])
-def test_an_image_that_cannot_be_read_stops_or_is_left_out_and_listed(bundle, folder, tmp_path, icclip, small_parts, kind):
+def test_an_image_that_cannot_be_read_stops_or_is_left_out_and_listed(bundle, folder, tmp_path, icclip, kind):
     out = tmp_path / f"out{kind}"
     (folder / "b" / "4.png").write_bytes(b"no image")
     (folder / "c" / "8.png").write_bytes(b"")
@@ -83,7 +84,10 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out_and_listed(bundle, fo
     assert not out.exists()
     skipped = icclip("embed", bundle, folder, "-o", out, "--batch-size", 2, "--on-bad-image", "skip", "--json")
     assert skipped.code == 2, "the parts of the first are of another request"
-    assert "on_bad_image differ" in icclip("embed", bundle, folder, "-o", out, "--batch-size", 2, "--on-bad-image", "skip", "--resume").err
+    assert (
+        "on_bad_image differ"
+        in icclip("embed", bundle, folder, "-o", out, "--batch-size", 2, "--on-bad-image", "skip", "--resume").err
+    )
     for file in (tmp_path / f"out{kind}.parts").iterdir():
         file.unlink()
     (tmp_path / f"out{kind}.parts").rmdir()
@@ -91,7 +95,7 @@ def test_an_image_that_cannot_be_read_stops_or_is_left_out_and_listed(bundle, fo
     made = json.loads(skipped.out)
     assert (made["rows"], made["skipped"]) == (7, 2)
     listed = [json.loads(line) for line in (tmp_path / "out.skipped.jsonl").read_text().splitlines()]
-    assert [os.path.basename(row["input"]) for row in listed] == ["4.png", "8.png"]
+    assert [Path(row["input"]).name for row in listed] == ["4.png", "8.png"]
     assert "8.png: the image is empty" in listed[1]["error"]
     kept = [folder / "abc"[i // 3] / f"{i}.png" for i in range(9) if i not in (4, 8)]
     table = pq.read_table(out) if kind == ".parquet" else None
@@ -106,10 +110,10 @@ def test_where_no_image_can_be_read(bundle, tmp_path, icclip):
     outcome = icclip("embed", bundle, tmp_path / "a.png", "-o", tmp_path / "out.npy", "--on-bad-image", "skip")
     assert outcome.code == 2
     assert "none of the 1 images can be read; " in outcome.err
-    assert os.listdir(tmp_path) == ["a.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
-class Interrupted(Exception):
+class InterruptedByTestError(Exception):
     """What a kill looks like from inside: nothing more is done."""
 
 
@@ -118,7 +122,7 @@ def interrupt_after(monkeypatch, parts):
 
     def counted(self, *arguments):
         if len(count) == parts:
-            raise Interrupted
+            raise InterruptedByTestError
         count.append(1)
         add(self, *arguments)
 
@@ -126,7 +130,7 @@ def interrupt_after(monkeypatch, parts):
 
 
 @pytest.mark.parametrize("source", ["images", "texts", "dataset"])
-def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, folder, tmp_path, icclip, small_parts, source):
+def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, folder, tmp_path, icclip, source):
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(f"text {i}\n" for i in range(9)))
     given = {"images": [folder], "texts": ["--texts", texts], "dataset": ["-d", "shapes"]}[source]
@@ -136,7 +140,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, folder,
     for parts in (1, 2):
         with pytest.MonkeyPatch.context() as patch:
             interrupt_after(patch, parts)
-            with pytest.raises(Interrupted):
+            with pytest.raises(InterruptedByTestError):
                 icclip("embed", bundle, *given, "-o", out, *options, *["--resume"] * (parts > 1))
         assert not out.exists()
     refused = icclip("embed", bundle, *given, "-o", out, *options)
@@ -150,11 +154,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, folder,
     assert not (tmp_path / "out.npy.parts").exists()
 
 
-def test_inputs_that_changed_between_are_noticed(bundle, folder, tmp_path, icclip, small_parts):
+def test_inputs_that_changed_between_are_noticed(bundle, folder, tmp_path, icclip):
     out, options = tmp_path / "out.npy", ["--batch-size", 2]
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, 1)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedByTestError):
             icclip("embed", bundle, folder, "-o", out, *options)
     (folder / "a" / "0.png").unlink()
     outcome = icclip("embed", bundle, folder, "-o", out, *options, "--resume")
@@ -170,10 +174,7 @@ def test_a_part_counts_once_its_names_are_there(tmp_path):
     (parts.folder / "000001.npy").write_bytes(b"written, and then killed")
     assert parts.begin(resume=True) == Done(3, "c")
     parts.add(np.zeros((1, 3), np.float32), ["d"], {}, "d")
-    assert parts.finish(3) == {
-        "output": str(tmp_path / "out.npy"), "rows": 3, "dim": 3, "skipped": 1,
-        "skipped_list": str(tmp_path / "out.skipped.jsonl"),
-    }  # fmt: skip
+    assert parts.finish(3) == Written(tmp_path / "out.npy", 3, 3, 1, tmp_path / "out.skipped.jsonl")
     assert np.load(tmp_path / "out.npy").tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0]]
 
 

@@ -98,8 +98,8 @@ def test_a_checkpoint_and_its_bundle_give_the_same_rows(checkpoints, files, tmp_
 
 def test_options_of_one_kind_are_refused_for_the_other(bundle, checkpoint, files, tmp_path, icclip):
     cases = [
-        (checkpoint, ["--threads", 1], "is no bundle: leave out --precision, --provider and --threads"),
-        (bundle, ["--device", "cpu"], "is a bundle: give --precision and --provider, not --fp16, --bf16, --device"),
+        (checkpoint, ["--threads", 1], "is not a bundle: leave out --provider and --threads"),
+        (bundle, ["--device", "cpu"], "is a bundle: give --provider, and leave out --device and --revision"),
     ]
     for encoder, arguments, message in cases:
         outcome = icclip("embed", encoder, *files, *arguments, "-o", tmp_path / "out.npy")

@@ -52,7 +52,8 @@ def test_the_same_numbers_as_the_checkpoint(icclip, trained, bundle, tmp_path):
     ("arguments", "message"),
     [
         ([], "does not say what it was trained on: give --dataset"),
-        (["--dataset", "shapes", "--bf16"], "is a bundle: give --precision and --provider, not --fp16"),
+        (["--dataset", "shapes", "--bf16"], "unknown precision 'bf16'"),
+        (["--dataset", "shapes", "--device", "cpu"], "is a bundle: give --provider, and leave out --device"),
         (["--dataset", "shapes", "--precision", "int8"], "unknown precision 'int8'"),
     ],
 )
@@ -66,7 +67,7 @@ def test_options_of_bundles_are_refused_for_checkpoints(icclip, monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     outcome = icclip("eval", tmp_path, "--dataset", "shapes", "--provider", "cpu")
     assert outcome.code == 2
-    assert "is no bundle: leave out --precision, --provider and --threads" in outcome.err
+    assert "is not a bundle: leave out --provider and --threads" in outcome.err
 
 
 def test_each_precision_has_its_own_directory(icclip, bundle, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.config import DatasetConfig, EvalConfig
+from icclip.config import DatasetConfig, EncoderConfig, EvalConfig
 from icclip.errors import CheckpointError, UsageError
 from icclip.evaluating.request import dataset_identity, eval_config, leaking_options
 from icclip.evaluating.run import output_directory
@@ -23,27 +23,28 @@ def run(tmp_path):
     return tmp_path
 
 
-def asked(checkpoint, dataset=None, data=None, **options):
-    return eval_config(REGISTRY, str(checkpoint), dataset, data or {}, options)
+def asked(checkpoint, dataset=None, data=None, precision=None, **options):
+    encoder = {"checkpoint": str(checkpoint), "precision": precision}
+    return eval_config(REGISTRY, {"encoder": encoder, "data": {"name": dataset, **(data or {})}, **options})
 
 
 def test_a_run_is_evaluated_as_it_was_trained(run):
     config = asked(run, split=None)
-    assert (config.eval_bs, config.precision, config.split) == (32, "bf16", "test")
+    assert (config.eval_bs, config.encoder.precision, config.split) == (32, "bf16", "test")
     assert config.data == DatasetConfig(name="flickr8k", path="/copy", val_fraction=0.2, seed=3)  # and not streamed
 
 
 def test_what_the_user_says_wins(run):
     config = asked(run, data={"seed": 9}, eval_bs=8, precision="fp32", split="validation")
-    assert (config.eval_bs, config.precision, config.split, config.data.seed) == (8, "fp32", "validation", 9)
-    assert leaking_options(REGISTRY, RunDirectory.open(run), config) == ["seed"]
+    assert (config.eval_bs, config.encoder.precision, config.split, config.data.seed) == (8, "fp32", "validation", 9)
+    assert leaking_options(REGISTRY, RunDirectory.open(run), config.data) == ["--split-seed"]
 
 
 def test_another_copy_of_the_same_dataset_is_split_alike(run):
     config = asked(run, "flickr8k@/elsewhere")
     assert (config.data.path, config.data.seed, config.data.val_fraction) == ("/elsewhere", 3, 0.2)
     assert asked(run, "flickr8k").data.path is None
-    assert leaking_options(REGISTRY, RunDirectory.open(run), config) == []
+    assert leaking_options(REGISTRY, RunDirectory.open(run), config.data) == []
 
 
 def test_another_dataset_takes_nothing_over(run):
@@ -83,7 +84,7 @@ def test_a_dataset_that_is_a_path_is_that_path(tmp_path):
 
 def test_where_the_metrics_go(run, tmp_path):
     own = asked(run)
-    other = EvalConfig(checkpoint=str(run), data=DatasetConfig(name="hub", path="owner/photos"))
+    other = EvalConfig(encoder=EncoderConfig(checkpoint=str(run)), data=DatasetConfig(name="hub", path="owner/photos"))
     assert output_directory(REGISTRY, RunDirectory.open(run), own) == run
     assert output_directory(REGISTRY, RunDirectory.open(run), other) == Path("eval") / f"{run.name}-photos"
     assert output_directory(REGISTRY, RunDirectory.open(run), asked(run, output_dir=tmp_path / "x")) == tmp_path / "x"

@@ -30,7 +30,7 @@ def test_no_resamples_no_intervals():
 
 
 def test_an_empty_split_is_refused():
-    with pytest.raises(DataError, match="the split holds no image: choose another with --split"):
+    with pytest.raises(DataError, match="the split holds no image: check the dataset, or choose another split"):
         evaluate_split(HashEncoder(), [], CaptionMap.from_lists([]))
 
 

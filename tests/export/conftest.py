@@ -33,7 +33,7 @@ def models(registry):
 @pytest.fixture(scope="session")
 def exported(models, tmp_path_factory):
     """Family -> directory with both float32 graphs. Never written to."""
-    from icclip_export.onnx import export_towers
+    from icclip_export.onnx.export import export_towers
 
     root = tmp_path_factory.mktemp("exported")
     for family, loaded in models.items():

@@ -32,13 +32,13 @@ def test_a_bundle_is_replaced_only_when_asked(tmp_path):
 def test_nothing_but_a_bundle_is_ever_replaced(tmp_path, content):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "icclip.json").write_text(content)
-    with pytest.raises(UsageError, match="is there and is no bundle"):
+    with pytest.raises(UsageError, match="already exists and is not a bundle"):
         check_destination(tmp_path / "run", overwrite=True)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(UsageError, match="is there and is no bundle"):
+    with pytest.raises(UsageError, match="already exists and is not a bundle"):
         check_destination(tmp_path / "file", overwrite=True)
 
 

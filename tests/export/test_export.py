@@ -16,12 +16,12 @@ import torch
 from icclip.bundles.golden import read_golden
 from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
-from icclip.config import DatasetConfig, ExportConfig
-from icclip.errors import UsageError
-from icclip.exporting.request import thresholds_from
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
+from icclip.console import Reporter
+from icclip.plugins import OpenRequest
 from icclip.runtime import Encoder
 from icclip_export.bundle import _checkpoint, fingerprint
-from icclip_export.search import fewest_kept
+from icclip_export.precisions.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
 LOOSE = [
@@ -34,8 +34,8 @@ FEW = ("--dataset", "shapes", "--sample", "24", "--provider", "cpu")
 @pytest.fixture(scope="module")
 def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
-    from icclip.console import Reporter
-    from icclip.exporting.request import export, export_config
+    from icclip.exporting.request import export_config
+    from icclip.exporting.run import export
     from icclip.plugins.registry import Registry
 
     found = {}
@@ -45,10 +45,12 @@ def outcomes(checkpoints, tmp_path_factory):
             "output_dir": tmp_path_factory.mktemp("bundles") / family,
             "precisions": ("fp32", "fp16", "int8"),
             "sample": 24,
-            "provider": "cpu",
         }
-        loose = [one.removeprefix("--threshold=") for one in LOOSE]
-        config = export_config(registry, str(checkpoint), "shapes", {}, options, thresholds=loose)
+        loose = dict(one.removeprefix("--threshold=").split("=") for one in LOOSE)
+        thresholds = {name: float(number) for name, number in loose.items()}
+        encoder = {"checkpoint": str(checkpoint), "provider": "cpu"}
+        said = {"encoder": encoder, "data": {"name": "shapes"}, "thresholds": thresholds}
+        config = export_config(registry, {**said, **options})
         found[family] = export(config, registry, Reporter(silent=True))
     return found
 
@@ -116,13 +118,16 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):
-    encoder = registry.export_target("onnx").open(outcome.bundle)
+    encoder = registry.export_target("onnx").open(OpenRequest(path=outcome.bundle, reporter=Reporter(silent=True)))
     assert encoder.encode_texts(["a"]).shape == (1, 128)
 
 
 def test_the_checkpoint_is_measured_in_full_float32_and_comes_back(loaded, tmp_path):
     config = ExportConfig(
-        checkpoint="any", data=DatasetConfig(name="shapes"), output_dir=tmp_path, device="cpu", precisions=("fp32",)
+        encoder=EncoderConfig(checkpoint="any", device="cpu"),
+        data=DatasetConfig(name="shapes"),
+        output_dir=tmp_path,
+        precisions=("fp32",),
     )
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")
@@ -190,8 +195,8 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
-    monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
-    monkeypatch.setattr("icclip_export.precision.fewest_kept", partial(fewest_kept, limit=2))
+    monkeypatch.setattr("icclip_export.precisions.reduction.ATTEMPTS", 2)
+    monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, limit=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
         "--threshold", "similarity_abs=0",
@@ -223,7 +228,7 @@ def test_what_is_there_under_the_failed_name_is_not_lost(icclip, checkpoints, tm
     (tmp_path / "b.failed").mkdir()
     (tmp_path / "b.failed" / "mine").touch()
     line = refused(icclip, tmp_path, checkpoints["clip"], "-o", tmp_path / "b", *FEW)
-    assert "b.failed is there and is no bundle" in line
+    assert "b.failed already exists and is not a bundle" in line
 
 
 # Bad input: one line, and nothing half-written
@@ -248,7 +253,7 @@ def copied(checkpoints, tmp_path) -> Path:
 def test_no_checkpoint(icclip, tmp_path):
     (tmp_path / "empty").mkdir()
     line = refused(icclip, tmp_path, tmp_path / "empty", "-o", tmp_path / "b", *FEW)
-    assert "has no config.json: it is no model directory" in line
+    assert "has no config.json: it is not a model directory" in line
 
 
 def test_an_unsupported_model_type_names_the_supported_ones(icclip, copied, tmp_path):
@@ -277,7 +282,7 @@ def test_weights_that_are_not_finite(icclip, copied, tmp_path):
 
 def test_a_directory_in_use(icclip, copied, tmp_path):
     line = refused(icclip, tmp_path, copied, "-o", copied, "--overwrite", *FEW)
-    assert f"{copied} is there and is no bundle" in line
+    assert f"{copied} already exists and is not a bundle" in line
 
 
 def test_no_disk(icclip, copied, tmp_path, monkeypatch):
@@ -332,9 +337,10 @@ def test_a_threshold_that_does_not_exist_is_said_before_anything_is_read(icclip,
     assert "unknown threshold 'min_cos'; did you mean 'min_cosine'?" in line
 
 
-def test_thresholds_are_numbers_by_name():
-    assert thresholds_from(["drop-r1=0.02", " min_cosine = 0.9"]) == {"drop_r1": 0.02, "min_cosine": 0.9}
-    with pytest.raises(UsageError, match="--threshold drop_r1=low: expected NAME=NUMBER, got low for the number"):
-        thresholds_from(["drop_r1=low"])
-    with pytest.raises(UsageError, match="got nothing for the number"):
-        thresholds_from(["drop_r1"])
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [("drop_r1=low", "'low' is not a number"), ("drop_r1", "write it as --threshold NAME=NUMBER")],
+)
+def test_thresholds_are_numbers_by_name(icclip, tmp_path, given, answer):
+    line = refused(icclip, tmp_path, tmp_path / "no-model", "-o", tmp_path / "b", "--threshold", given)
+    assert f"--threshold {given}: {answer}" in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,8 +14,8 @@ import torch
 from onnx import numpy_helper
 
 from icclip.errors import CheckpointError, GateError
-from icclip_export.onnx import TOLERANCE, check_finite, check_graph, check_numbers, export_towers, runner
-from icclip_export.towers import check_exportable, example_tokens, tower_exports
+from icclip_export.onnx.export import TOLERANCE, check_finite, check_graph, check_numbers, export_towers, runner
+from icclip_export.onnx.towers import check_exportable, example_tokens, tower_exports
 
 IMAGE_OUTPUT = {"clip": "image_embeds", "siglip": "pooler_output"}
 TEXT_OUTPUT = {"clip": "text_embeds", "siglip": "pooler_output"}
@@ -130,16 +131,19 @@ def test_weights_that_are_not_finite_are_named(models):
 
 
 def test_models_for_images_of_any_shape_are_refused(models):
-    from transformers import Siglip2Config, Siglip2Model
+    from transformers import Siglip2ImageProcessor
 
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    config = Siglip2Config(text_config=size | {"vocab_size": 600}, vision_config=size | {"num_patches": 16})
-    loaded = dataclasses.replace(models["siglip"], model=Siglip2Model(config), source="naflex")
+    processor = SimpleNamespace(
+        image_processor=Siglip2ImageProcessor(patch_size=16, max_num_patches=16),
+        tokenizer=models["siglip"].feeder.processor.tokenizer,
+    )
+    feeder = dataclasses.replace(models["siglip"].feeder, processor=processor)
+    loaded = dataclasses.replace(models["siglip"], feeder=feeder, source="naflex")
     with pytest.raises(CheckpointError, match=r"naflex takes images of any shape \(NaFlex\)"):
         check_exportable(loaded)
 
 
-def test_backends_that_need_a_mask_are_refused(models):
+def test_a_mask_that_cannot_be_told_from_the_ids_is_refused(models):
     policy = dataclasses.replace(models["clip"].feeder.text_policy, attention_mask=True)
     feeder = dataclasses.replace(models["clip"].feeder, text_policy=policy)
     with pytest.raises(CheckpointError, match="needs an attention mask"):

@@ -15,10 +15,12 @@ from icclip.bundles.parity_record import ParityRecord, TowerSearch
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.report.parity_table import parity_tables
 from icclip.retrieval.captions import CaptionMap
-from icclip_export.checks import Check, number, recall_tolerance
-from icclip_export.comparison import Compared, Reference, Scoring
-from icclip_export.parity import check_precision, parity_record
-from icclip_export.thresholds import DEFAULTS, thresholds_for
+from icclip_export.gate.checks import Requirement, number, recall_tolerance
+from icclip_export.gate.comparison import Compared, Reference, Scoring
+from icclip_export.gate.parity import check_precision, parity_record
+from icclip_export.gate.thresholds import thresholds_for
+from icclip_export.precisions import NAMES
+from icclip_export.precisions import precision as find_precision
 
 N = 40
 CAPTIONS = CaptionMap.from_lists([[f"caption of {i}", f"another of {i}, longer"] for i in range(N)])
@@ -73,7 +75,7 @@ def test_the_same_encoder_passes_and_is_recorded():
     result = record.results[0]
     assert (result.passed, result.failures, result.provider) == (True, (), "cpu")
     assert result.metrics == record.reference
-    assert result.thresholds == DEFAULTS["fp32"]
+    assert result.thresholds == find_precision("fp32").limits
     as_json = json.loads(json.dumps(record.to_mapping()))
     assert ParityRecord.from_mapping(as_json).to_mapping() == as_json
     assert (record.passed, record.failures) == (True, [])
@@ -142,8 +144,8 @@ def test_an_empty_split_is_refused():
 
 
 def test_nan_keeps_to_no_limit():
-    assert not Check("a", float("nan"), 0.5, at_least=True).passed
-    assert not Check("a", float("nan"), 0.5, at_least=False).passed
+    assert not Requirement("a", float("nan"), 0.5, at_least=True).passed
+    assert not Requirement("a", float("nan"), 0.5, at_least=False).passed
 
 
 def test_recall_may_move_by_the_table_or_one_query():
@@ -162,7 +164,7 @@ def test_numbers_keep_the_digits_that_count():
 
 def test_thresholds_can_be_loosened_tightened_and_left_out():
     row = thresholds_for("int8", {"min_cosine": 0.9, "top10_overlap": None})
-    assert row == replace(DEFAULTS["int8"], min_cosine=0.9, top10_overlap=None)
+    assert row == replace(find_precision("int8").limits, min_cosine=0.9, top10_overlap=None)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_bad_thresholds_are_refused(precision, overrides, error, message):
 
 
 def test_each_row_is_looser_than_the_one_before():
-    rows = [DEFAULTS[name] for name in ("fp32", "fp16", "int8")]
+    rows = [find_precision(name).limits for name in NAMES]
     assert [r.min_cosine for r in rows] == sorted((r.min_cosine for r in rows), reverse=True)
     assert [r.drop_r1 for r in rows] == sorted(r.drop_r1 for r in rows)
 

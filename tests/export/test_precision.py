@@ -9,21 +9,15 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from icclip.bundles.manifest import TowerIO
-from icclip_export.activations import captured, largest_values
-from icclip_export.graphs import external_data, save_graph
-from icclip_export.onnx import runner
-from icclip_export.precision import (
-    RECIPES,
-    build_fp16,
-    build_int8,
-    convert,
-    fp16_sensitivities,
-    int8_sensitivities,
-    product_error,
-    table_error,
-)
-from icclip_export.search import Measure
-from icclip_export.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.onnx.activations import captured, largest_values
+from icclip_export.onnx.export import runner
+from icclip_export.onnx.graphs import external_data, save_graph
+from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.precisions import NAMES, fp16, int8
+from icclip_export.precisions import precision as find_precision
+from icclip_export.precisions.conversion import convert
+from icclip_export.precisions.int8 import product_error, table_error
+from icclip_export.precisions.search import Measure
 
 IO = TowerIO(input="x", output="y")
 RNG = np.random.default_rng(0)
@@ -100,7 +94,7 @@ def overflowing(tmp_path):
 
 
 def test_an_overflow_is_real_where_nothing_is_kept(overflowing, tmp_path):
-    build_fp16(overflowing, tmp_path / "h.onnx", [])
+    fp16.build(overflowing, tmp_path / "h.onnx", [])
     with np.errstate(all="ignore"):
         found = ReferenceEvaluator(str(tmp_path / "h.onnx")).run(None, {"x": INPUTS})[0]
     assert not np.isfinite(found).all()
@@ -108,7 +102,7 @@ def test_an_overflow_is_real_where_nothing_is_kept(overflowing, tmp_path):
 
 def test_the_nodes_that_overflow_stay_in_float32_and_no_others(overflowing, tmp_path):
     target = tmp_path / "h.onnx"
-    found = convert("fp16", overflowing, target, io=IO, inputs=INPUTS, score=within(overflowing, 1e-2))
+    found = convert(fp16.PRECISION.recipe, overflowing, target, io=IO, inputs=INPUTS, score=within(overflowing, 1e-2))
     assert sorted(found.kept) == ["m1", "m2", "relu1"]
     assert found.evaluations == 1
     # In true fp16: the value between them never passes through it.
@@ -123,7 +117,7 @@ def test_the_reach_of_a_layer_norm_is_squared(models, exported):
     io = tower_ios(models["clip"])["vision"]
     values = largest_values(source, io, inputs)
     node = next(n for n in onnx.load(source).graph.node if n.op_type == "LayerNormalization")
-    strain = next(s.strain for s in fp16_sensitivities(source, io, inputs) if s.node == node.name)
+    strain = next(s.strain for s in fp16.sensitivities(source, io, inputs) if s.node == node.name)
     assert strain >= values[node.input[0]] ** 2
 
 
@@ -135,7 +129,7 @@ def test_a_score_that_needs_more_gets_more(tmp_path):
         types = {t.name: t.data_type for t in onnx.load(graph).graph.initializer}
         return Measure(passed=types["w2"] == TensorProto.FLOAT, error=0.0)
 
-    found = convert("fp16", source, tmp_path / "h.onnx", io=IO, inputs=INPUTS, score=score)
+    found = convert(fp16.PRECISION.recipe, source, tmp_path / "h.onnx", io=IO, inputs=INPUTS, score=score)
     assert found.measure.passed
     assert "m2" in found.kept
     assert len(found.kept) < 5
@@ -155,14 +149,14 @@ def spiked(tmp_path):
 
 
 def test_the_node_that_quantization_ruins_is_ranked_first(spiked):
-    ranked = sorted(int8_sensitivities(spiked, IO, INPUTS), key=lambda s: -s.strain)
+    ranked = sorted(int8.sensitivities(spiked, IO, INPUTS), key=lambda s: -s.strain)
     assert ranked[0].node == "m1"
     assert ranked[0].strain > 10 * ranked[1].strain
 
 
 def test_the_ruined_node_alone_stays_in_float32(spiked, tmp_path):
     found = convert(
-        "int8", spiked, tmp_path / "q.onnx", io=IO, inputs=INPUTS, score=within(spiked, 0.1)
+        int8.PRECISION.recipe, spiked, tmp_path / "q.onnx", io=IO, inputs=INPUTS, score=within(spiked, 0.1)
     )  # fmt: skip
     assert found.kept == ("m1",)
     assert found.measure.passed
@@ -173,7 +167,7 @@ def test_the_ruined_node_alone_stays_in_float32(spiked, tmp_path):
 
 def test_the_simulated_error_is_the_real_one(tmp_path):
     source = chain(tmp_path / "g.onnx", weight())
-    build_int8(source, tmp_path / "q.onnx", [])
+    int8.build(source, tmp_path / "q.onnx", [])
     expected, found = runner(source, IO)(INPUTS), runner(tmp_path / "q.onnx", IO)(INPUTS)
     real = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     simulated = product_error(INPUTS, numpy_helper.to_array(onnx.load(source).graph.initializer[0]))
@@ -187,7 +181,7 @@ def test_errors_of_nothing_are_nothing():
 
 def test_quantized_weights_leave_a_bit_unused(graphs, tmp_path):
     """Sums of two 8-bit products saturate on CPUs without VNNI."""
-    build_int8(graphs / "vision_model.onnx", tmp_path / "q.onnx", [])
+    int8.build(graphs / "vision_model.onnx", tmp_path / "q.onnx", [])
     weights = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "q.onnx").graph.initializer]
     quantized = [w for w in weights if w.dtype == np.int8 and w.ndim == 2]
     assert len(quantized) > 8
@@ -195,7 +189,7 @@ def test_quantized_weights_leave_a_bit_unused(graphs, tmp_path):
 
 
 def test_embedding_tables_are_quantized_too(graphs, tmp_path):
-    build_int8(graphs / "text_model.onnx", tmp_path / "q.onnx", [])
+    int8.build(graphs / "text_model.onnx", tmp_path / "q.onnx", [])
     assert (tmp_path / "q.onnx").stat().st_size < 0.35 * (graphs / "text_model.onnx").stat().st_size
 
 
@@ -204,7 +198,7 @@ def test_a_gemm_that_is_kept_is_not_quantized_under_its_new_name(exported, tmp_p
     gemms = [node.name for node in onnx.load(source).graph.node if node.op_type == "Gemm"]
     counts = []
     for kept in ([], gemms):
-        build_int8(source, tmp_path / "q.onnx", kept)
+        int8.build(source, tmp_path / "q.onnx", kept)
         counts.append([n.op_type for n in onnx.load(tmp_path / "q.onnx").graph.node].count("MatMulInteger"))
     assert counts[0] - counts[1] == len(gemms) == 1
 
@@ -227,9 +221,9 @@ def test_honest_towers_pass_whole(graphs, loaded, tower, precision, tmp_path):
         cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
         return Measure(passed=bool(cosines.min() > 1 - limit), error=1 - float(cosines.min()))
 
-    found = convert(precision, source, tmp_path / "r.onnx", io=io, inputs=inputs, score=score)
+    found = convert(find_precision(precision).recipe, source, tmp_path / "r.onnx", io=io, inputs=inputs, score=score)
     assert (found.kept, found.evaluations, found.measure.passed) == ((), 1, True)
-    again = convert(precision, source, tmp_path / "s.onnx", io=io, inputs=inputs, score=score)
+    again = convert(find_precision(precision).recipe, source, tmp_path / "s.onnx", io=io, inputs=inputs, score=score)
     assert (tmp_path / "r.onnx").read_bytes() == (tmp_path / "s.onnx").read_bytes()
     assert again == found
 
@@ -245,7 +239,8 @@ def test_large_graphs_keep_their_weights_beside_them(graphs, loaded, tmp_path):
     io, ids = tower_ios(loaded)["text"], example_tokens(loaded, 2).numpy()
     expected = runner(source, io)(ids)
     assert np.array_equal(runner(target, io)(ids), expected)
-    for name, recipe in RECIPES.items():
+    for name in NAMES[1:]:
+        recipe = find_precision(name).recipe
         reduced = tmp_path / f"{name}.onnx"
         recipe.sensitivities(target, io, ids)
         recipe.build(target, reduced, [])

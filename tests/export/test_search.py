@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip_export.search import Measure, fewest_kept
+from icclip_export.precisions.search import Measure, fewest_kept
 
 RANKED = [f"n{i}" for i in range(16)]
 

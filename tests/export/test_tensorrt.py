@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from icclip.bundles.manifest import read_manifest
+from icclip.console import Reporter
 from icclip.errors import UsageError
+from icclip.plugins import OpenRequest
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.providers import choose_provider
-from icclip_export.tensorrt import build_engine
+from icclip_export.tensorrt.target import build_engine
 
 
 def tensorrt_works():
@@ -51,7 +53,7 @@ def test_a_provider_that_cannot_be_had_is_said_before_anything_is_read(icclip, t
 @pytest.mark.skipif(tensorrt_works(), reason="TensorRT works here")
 def test_opening_for_tensorrt_never_falls_back(bundles, registry):
     with pytest.raises(UsageError, match="provider tensorrt cannot be had"):
-        registry.export_target("tensorrt").open(bundles / "clip")
+        registry.export_target("tensorrt").open(OpenRequest(path=bundles / "clip", reporter=Reporter(silent=True)))
 
 
 def test_int8_is_no_precision_of_this_target(icclip, checkpoints, tmp_path):

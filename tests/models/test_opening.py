@@ -60,7 +60,7 @@ def test_a_file(registry, copy):
 
 
 def test_a_directory_without_config(registry, tmp_path):
-    refused(registry, tmp_path, r"has no config.json: it is no model directory")
+    refused(registry, tmp_path, r"has no config.json: it is not a model directory")
 
 
 def test_an_interrupted_run_points_at_its_last_checkpoint(registry, tmp_path):
@@ -72,7 +72,7 @@ def test_an_interrupted_run_points_at_its_last_checkpoint(registry, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [("{", "cannot be read as JSON"), ("[]", "holds no JSON object"), ("{}", "has no model_type")],
+    [("{", "cannot be read as JSON"), ("[]", "does not hold a JSON object"), ("{}", "has no model_type")],
 )
 def test_a_broken_config(registry, copy, content, match):
     (copy / "config.json").write_text(content)

@@ -107,11 +107,6 @@ def test_a_model_takes_uint8_wherever_it_is_called(trained, registry, images):
         )
 
 
-def test_a_model_without_a_vision_model_stays_as_it_was(trained):
-    other = dataclasses.replace(trained.loaded, model=torch.nn.Linear(1, 1))
-    assert other.ready_for([]).feeder.pixels is None
-
-
 def test_tokens_are_those_of_the_tokenizer(trained, registry, texts):
     plain = open_model(registry, ModelConfig(name=str(trained.directory)))
     ready = plain.feeder.with_tokens([*texts, *texts])

@@ -38,5 +38,5 @@ def test_the_same_size_changes_nothing(trained, registry):
 
 
 def test_a_side_that_patches_do_not_fill_is_refused(trained, registry):
-    with pytest.raises(UsageError, match="no multiple of the model's patch size"):
+    with pytest.raises(UsageError, match="not a multiple of the model's patch size"):
         open_model(registry, ModelConfig(name=str(trained.directory), image_resize=100))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -13,7 +14,15 @@ from icclip.errors import MissingExtraError, PluginError, UnknownNameError
 from icclip.plugins import hooks as hookspecs
 from icclip.plugins.loading import COMMANDS_HOOK, KINDS, Plugin, load_plugin
 from icclip.plugins.registry import DEFAULT_PLUGINS, Registry
-from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec, Preset, spec_problems
+from icclip.plugins.specs import (
+    BackendSpec,
+    DatasetSpec,
+    ExportTargetSpec,
+    MetricSpec,
+    Preset,
+    TowerLayout,
+    spec_problems,
+)
 
 HERE = Path(__file__).parent
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("icclip_"))
@@ -31,10 +40,22 @@ def registry_of(*plugins: Plugin) -> Registry:
     return registry
 
 
+def layout(**fields) -> TowerLayout:
+    usual = {
+        "module": "v",
+        "parameters": ("v.",),
+        "blocks": len,
+        "config": "c",
+        "graph_input": "i",
+        "graph_output": "o",
+    }
+    return TowerLayout(**{**usual, **fields})
+
+
 def backend(name="b", *, model_types=("m",), presets=(), **fields) -> BackendSpec:
     return BackendSpec(
         name=name, summary="s", model_types=model_types, loss="softmax", load=len, text_policy=len, unwrap=len,
-        presets=presets, **fields,
+        presets=presets, **{"vision": layout(), "text": layout(), **fields},
     )  # fmt: skip
 
 
@@ -47,7 +68,7 @@ def metric(name="m", **fields) -> MetricSpec:
 
 
 def target(name="t") -> ExportTargetSpec:
-    return ExportTargetSpec(name=name, summary="s", precisions=("fp32",), export=len, open=len)
+    return ExportTargetSpec(name=name, summary="s", precisions=("fp32",), export=len, open=len, recognises=len)
 
 
 # Hooks
@@ -230,6 +251,12 @@ def test_what_a_plugin_prints_goes_to_stderr(capsys):
         (dataset(""), "name is '': use letters"),
         (metric("a/b"), "name is 'a/b': use letters"),
         (backend(model_types=["m"]), "model_types is ['m']: expected a tuple of texts"),
+        (backend(vision=None), "vision is None: expected a TowerLayout"),
+        (backend(text=layout(blocks=3)), "text.blocks is 3: expected something to call"),
+        (backend(text=layout(graph_input="")), "text.graph_input is empty: give a name"),
+        (backend(vision=layout(parameters=())), "vision.parameters must not be empty"),
+        (backend(vision=layout(parameters=("",))), "vision.parameters must not be empty"),
+        (backend(resize=3), "resize is 3: expected something to call"),
         (backend(presets=("tiny",)), "presets is ('tiny',): expected a tuple of Preset"),
         (
             backend(presets=(Preset(name="x", summary="s", build=len, defaults=3),)),
@@ -243,7 +270,7 @@ def test_fields_are_checked(spec, problem):
 
 
 def test_loss_family_is_checked():
-    spec = BackendSpec(name="b", summary="s", model_types=(), loss="hinge", load=len, text_policy=len, unwrap=len)
+    spec = dataclasses.replace(backend(), loss="hinge")
     assert spec_problems(spec) == ["loss is 'hinge': expected 'softmax' or 'sigmoid'"]
 
 

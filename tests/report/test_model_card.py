@@ -91,3 +91,8 @@ def test_gentle_options_are_told_where_they_are_used(config):
     card = card_of(gently, {}, metrics(0.2), None)
     assert "- layer decay: 0.75\n- adapters, rank: 8" in card
     assert "- captions: random" in card
+
+
+def test_metrics_of_plugins_are_in_the_card(config):
+    card = card_of(config, metrics(0.1), metrics(0.2, t2i_worst=17.25), None)
+    assert "| t2i_worst |  | 17.25 |" in card

@@ -45,3 +45,12 @@ def test_bars_grow_with_the_value():
 def test_bars_in_a_terminal_that_knows_only_ascii():
     assert shown(Bar(0.5), 8, "ascii").strip() == "####"
     assert "#" in shown(metrics_table(METRICS, "shapes, test"), 80, "ascii")
+
+
+def test_metrics_of_plugins_are_shown_with_their_intervals():
+    metrics = {**METRICS, **INTERVALS, "t2i_worst": 17.25, "i2t_MedR_optimistic": 4.0}
+    metrics["confidence_95"] = {**metrics["confidence_95"], "t2i_worst": [15.0, 20.0]}
+    text = shown(metrics_table(metrics, "shapes, test"), 100)
+    (line,) = (line for line in text.splitlines() if "t2i_worst" in line)
+    assert line.split() == ["from", "plugins", "t2i_worst", "17.25", "15", "..", "20"]
+    assert "optimistic" not in text

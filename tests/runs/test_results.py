@@ -44,7 +44,7 @@ def test_a_file_that_does_not_say_what_it_is_about_is_replaced(tmp_path, content
 def test_a_file_that_is_no_json_is_named(tmp_path):
     path = metric_path(tmp_path, "test")
     path.write_text("{")
-    with pytest.raises(UsageError, match=r"test_metric.json is in the way and is no JSON"):
+    with pytest.raises(UsageError, match=r"test_metric.json exists and is not JSON"):
         write_metrics(path, {}, ABOUT)
 
 

@@ -135,7 +135,12 @@ def img2dataset(folder, *, json_only=False):
         with tarfile.open(folder / f"{split}-{number:05}.tar", "w") as tar:
             for i, (_, captions, own) in enumerate(ROWS):
                 if own == split:
-                    about = {"caption": captions if json_only else captions[0], "url": "x", "key": f"{i:09}", "status": "success"}
+                    about = {
+                        "caption": captions if json_only else captions[0],
+                        "url": "x",
+                        "key": f"{i:09}",
+                        "status": "success",
+                    }
                     members = {"jpg": jpeg(i * 20), "json": json.dumps(about).encode()}
                     members |= {} if json_only else {"txt": captions[0].encode()}
                     for suffix, content in members.items():

@@ -28,11 +28,11 @@ from icclip.models.quiet import quiet_transformers
 from icclip.retrieval.captions import CaptionMap
 from icclip.runtime import Encoder
 from icclip.runtime.preprocessing import Preprocessor
-from icclip_export.calibration import calibrations
-from icclip_export.graphs import graph_name
-from icclip_export.parity import check_precision
-from icclip_export.reduction import Reducer
-from icclip_export.thresholds import DEFAULTS
+from icclip_export.gate.calibration import calibrations
+from icclip_export.gate.parity import check_precision
+from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
+from icclip_export.precisions.reduction import Reducer
 
 Break = Callable[[Subject, Subject, Path], None]
 """(subject, another trained checkpoint of its family, copy of the subject's bundle)"""
@@ -56,7 +56,7 @@ def gate(subject: Subject, bundle: Path, limits: str = "fp32", encoder: type[Enc
         subject.reference,
         lambda precision: encoder.open(bundle, precision, "cpu", threads=1),
         "fp32",
-        limits=DEFAULTS[limits],
+        limits=find_precision(limits).limits,
     )
 
 
@@ -500,7 +500,7 @@ def reduced(precision: str) -> Break:
             return gate(subject, root, precision)
 
         reducer = Reducer(whole, calibrated, Reporter(silent=True))
-        reducer.reduce_until_passed(precision, DEFAULTS[precision], checked)
+        reducer.reduce_until_passed(precision, find_precision(precision).limits, checked)
 
     return damage
 

@@ -25,7 +25,7 @@ from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.models.tokenizers import write_tokenizer
 from icclip.retrieval.captions import CaptionMap
-from icclip_export.comparison import Compared, Reference, Scoring
+from icclip_export.gate.comparison import Compared, Reference, Scoring
 from icclip_plugins.backends import clip, siglip
 
 BACKENDS = {"clip": clip.BACKEND, "siglip": siglip.BACKEND}
@@ -115,7 +115,7 @@ def _untrained(family: str, captions: list[list[str]], seed: int) -> Tiny:
     text = TextInputs(
         padding=policy.padding, max_length=length, lowercase=policy.lowercase, pad_id=tokenizer.pad_token_id
     )
-    outputs = BACKENDS[family].image_output, BACKENDS[family].text_output
+    outputs = BACKENDS[family].vision.graph_output, BACKENDS[family].text.graph_output
     return Tiny(model, processor, tokenizer, text, *outputs, BACKENDS[family].loss)
 
 

@@ -16,7 +16,7 @@ from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import CheckpointError, UsageError
 from icclip.models.opening import open_model
-from icclip.runs import checkpoints, directory
+from icclip.runs import checkpoints, starting
 from icclip.runs.checkpoints import checkpoint_steps, discard, publish, rotate
 from icclip.runs.history import read_history
 from icclip.training.feeding.collate import CaptionedImages
@@ -175,7 +175,7 @@ def test_a_run_that_was_being_cleared_is_not_gone_on_with(config, registry, quie
     train(dataclasses.replace(config, epochs=1), registry, quiet)
     replacing = dataclasses.replace(config, seed=7, overwrite=True)
     with monkeypatch.context() as patch:
-        patch.setattr(directory.shutil, "rmtree", cut_if_there)
+        patch.setattr(starting.shutil, "rmtree", cut_if_there)
         with pytest.raises(CutError):
             train(replacing, registry, quiet)
     assert (config.output_dir / "checkpoint-4").exists()
@@ -225,7 +225,7 @@ def test_the_tested_weights_are_the_best_ones_after_the_directory_has_moved(conf
 
 def test_a_complete_run_says_so_and_gives_its_result_again(config, registry, capsys, monkeypatch):
     whole = train(config, registry, Reporter(silent=True))
-    monkeypatch.setattr("icclip.training.run.load_splits", None)
+    monkeypatch.setattr("icclip.training.prepare.load_splits", None)
     again = train(dataclasses.replace(config, resume=True), registry, Reporter())
     said = capsys.readouterr().err
     assert "is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps" in said

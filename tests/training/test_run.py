@@ -119,10 +119,10 @@ def repetitive(config, tmp_path):
 
 def test_duplicates_are_counted_and_what_becomes_of_them_is_said(repetitive, registry, capsys):
     train(repetitive, registry, Reporter())
-    said = "1 images are duplicates of others, 1 captions belong to several images: no negatives of each other"
+    said = "1 images are duplicates of others, 1 captions belong to several images: they are not used as negatives of each other"
     assert said in capsys.readouterr().err
     train(dataclasses.replace(repetitive, near_duplicates=4, duplicates="soft", overwrite=True), registry, Reporter())
-    said = "2 images are duplicates of others, 1 captions belong to several images: positives of each other"
+    said = "2 images are duplicates of others, 1 captions belong to several images: they are used as positives of each other"
     assert said in capsys.readouterr().err
     train(dataclasses.replace(repetitive, duplicates="off", overwrite=True), registry, Reporter())
     assert "are duplicates" not in capsys.readouterr().err
@@ -140,7 +140,10 @@ def test_each_way_to_treat_duplicates_trains_another_model(repetitive, registry,
 def test_augmented_images_are_not_cached(config, registry, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ICCLIP_CACHE", str(tmp_path / "cache"))
     train(dataclasses.replace(config, augment="light"), registry, Reporter())
-    assert "augmentation works on whole images: those of the training split are not cached" in capsys.readouterr().err
+    assert (
+        "augmentation needs the original images, so the images of the training split are not cached"
+        in capsys.readouterr().err
+    )
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1, "of the validation split alone"
 
 
@@ -167,7 +170,7 @@ def test_an_existing_run_is_not_touched_unless_asked(config, registry, quiet):
     config = dataclasses.replace(config, epochs=1)
     train(config, registry, quiet)
     before = weights(config.output_dir)
-    with pytest.raises(UsageError, match=r"already holds a run .*--resume to go on with it, or --overwrite"):
+    with pytest.raises(UsageError, match=r"already holds a run .*--resume to continue it, or --overwrite"):
         train(dataclasses.replace(config, seed=7), registry, quiet)
     assert same(before, weights(config.output_dir))
     train(dataclasses.replace(config, seed=7, overwrite=True), registry, quiet)

@@ -31,6 +31,7 @@ from icclip.runtime import Encoder
 from icclip.verifying.run import verify
 
 QUIET = Reporter(silent=True)
+REGISTRY = Registry(load_plugins=frozenset())
 STRICT = Thresholds(min_cosine=1 - 1e-6, embedding_abs=1e-5, drop_r1=0.001, drop_r5=0.001, drop_r10=0.001)
 
 
@@ -103,7 +104,7 @@ def test_wrong_normalisation_fails_the_golden_images_alone(gated):
     manifest = m.read_manifest(gated)
     image = dataclasses.replace(manifest.image, mean=(0.1, 0.5, 0.9))
     m.seal(gated, dataclasses.replace(manifest, image=image))
-    outcome = verify(gated, reporter=QUIET)
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden images"]
     assert "lowest cosine with the checkpoint" in outcome.checks[2].detail
 
@@ -114,7 +115,7 @@ def test_a_lost_end_token_fails_the_golden_texts_alone(gated):
     values["post_processor"] = None
     path.write_text(json.dumps(values))
     m.seal(gated, m.read_manifest(gated))
-    assert failed(verify(gated, reporter=QUIET)) == ["fp32 on cpu: golden texts"]
+    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden texts"]
 
 
 def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
@@ -122,13 +123,13 @@ def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
     nudged = golden.image_embeddings + np.float32(2e-5)
     np.save(gated / "golden/image_embeds.npy", nudged)
     m.seal(gated, m.read_manifest(gated))
-    assert failed(verify(gated, reporter=QUIET)) == ["fp32 on cpu: golden images"]
+    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden images"]
 
 
 def test_embeddings_that_cannot_be_used_are_a_failed_check(gated):
     manifest = m.read_manifest(gated)
     m.seal(gated, dataclasses.replace(manifest, embedding_dim=5))
-    outcome = verify(gated, reporter=QUIET)
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: runs"]
     assert "icclip.json says 5" in outcome.checks[-1].detail
 
@@ -137,7 +138,7 @@ def test_golden_embeddings_of_another_shape(gated):
     golden = read_golden(gated)
     np.save(gated / "golden/text_embeds.npy", golden.text_embeddings[:, :3])
     m.seal(gated, m.read_manifest(gated))
-    outcome = verify(gated, reporter=QUIET)
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden texts"]
     assert f"the checkpoint gave ({len(TEXTS)}, 3)" in outcome.checks[-1].detail
 
@@ -162,12 +163,12 @@ def test_recall_may_move_as_far_as_the_gate_let_it(gated, data):
             gated, dataclasses.replace(record, results=(dataclasses.replace(record.results[0], metrics=metrics),))
         )
         m.seal(gated, m.read_manifest(gated))
-        assert verify(gated, data=data, reporter=QUIET).passed is passes
+        assert verify(gated, registry=REGISTRY, data=data, reporter=QUIET).passed is passes
 
 
 def test_a_bundle_that_failed_its_gate_does_not_verify(gated, data):
     gate(gated, data, passed=False)
-    outcome = verify(gated, reporter=QUIET)
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32: gate"]
     assert outcome.checks[1].detail == "vision: lowest cosine 0.5"
 
@@ -176,8 +177,8 @@ def test_a_precision_without_a_result_does_not_verify(gated):
     manifest = m.read_manifest(gated)
     precisions = {**manifest.precisions, "fp16": manifest.precisions["fp32"]}
     m.seal(gated, dataclasses.replace(manifest, precisions=precisions))
-    assert failed(verify(gated, reporter=QUIET)) == ["fp16: gate"]
-    assert verify(gated, precisions=["fp32"], reporter=QUIET).passed
+    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp16: gate"]
+    assert verify(gated, registry=REGISTRY, precisions=["fp32"], reporter=QUIET).passed
 
 
 def test_several_failures_are_counted(gated, icclip):
@@ -190,7 +191,7 @@ def test_other_data_than_the_gates_is_refused(gated):
     captions = CaptionMap.from_lists([["one"], ["two"]])
     data = Gallery([photo(9, 9), photo(8, 8)], captions, "mine, split test")
     with pytest.raises(UsageError, match=r"mine, split test \(2 images, 2 captions\) is not what parity.json was"):
-        verify(gated, data=data, reporter=QUIET)
+        verify(gated, registry=REGISTRY, data=data, reporter=QUIET)
 
 
 def test_what_cannot_be_verified_at_all_is_a_mistake_of_usage(bundles, tmp_path, icclip):

@@ -1,4 +1,4 @@
-"""Slightly different pictures of the same scene, for which its captions stay true."""
+"""Light augmentation: slightly different pictures of a scene, for which its captions stay true."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SIDES = re.compile(r"\b(left|right)(most|ward|wards|hand|handed|side)?\b", re.IG
 
 
 def light(image: Image.Image, captions: Sequence[str], seed: int) -> Image.Image:
-    """A crop of at least 80 % of the area, up to 10 % more or less bright, contrasted and colourful.
+    """Crop at least 80 % of the area, and change brightness, contrast and colour by up to 10 %.
 
-    Half of the images are mirrored, but none of those with a caption that says left or right.
+    Half of the images are also mirrored, except those with a caption that says left or right.
 
     Args:
         image: RGB.
-        captions: all of the image's.
-        seed: decides everything.
+        captions: all captions of the image.
+        seed: decides every random choice.
 
     Returns:
         RGB, of the same size.
@@ -39,12 +39,12 @@ def light(image: Image.Image, captions: Sequence[str], seed: int) -> Image.Image
 
 
 def may_mirror(captions: Sequence[str]) -> bool:
-    """Whether no caption tells left from right."""
+    """Whether no caption mentions left or right."""
     return not any(SIDES.search(caption) for caption in captions)
 
 
 def crop_box(size: tuple[int, int], draw: np.random.Generator) -> tuple[float, float, float, float]:
-    """(left, upper, right, lower) of a part of an image of (width, height), at any place, nearly of its shape."""
+    """A random crop (left, upper, right, lower) of an image of (width, height), with nearly the same aspect ratio."""
     area = draw.uniform(SMALLEST_AREA, 1)
     # A side longer than the image would have to be cut, and the area with it.
     limit = min(math.log(WIDEST_RATIO), -math.log(area))

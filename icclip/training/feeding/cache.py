@@ -1,8 +1,8 @@
-"""Images decoded and resized once: uint8 rows in a memory-mapped file.
+"""A cache of images that were decoded and resized once: uint8 rows in a memory-mapped file.
 
-The file's name is a digest of the images' encoded content and of all that decides how they are resized,
-so another image or another setting is another file. It is written under a lock as `.part`, and has its
-name only when it is complete: several processes that start together fill it once.
+The file's name is a digest of the images' encoded content and of everything that decides how they are
+resized, so another image or setting means another file. The file is written under a lock with the
+suffix `.part` and renamed when it is complete, so processes that start together fill it once.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from icclip.models.pixels import Pixels
 
 FORMAT = 1
-"""Counts changes in what a row holds for the same image and settings."""
+"""Goes up whenever the same image and settings give other rows than before."""
 KIBI = 1024
 SPARED = 4 * 2**30
-"""Bytes of the disk that `auto` leaves free."""
+"""Bytes that `auto` leaves free on the disk."""
 AT_ONCE = 8
-"""Images in a worker's batch: small, since containers often have little shared memory."""
+"""Images in a worker's batch. It is small because containers often have little shared memory."""
 
 
 class PixelCache(Sequence[np.ndarray]):
-    """The images of a split, resized: uint8 [3, h, w] each, read from the disk when asked for.
+    """The resized images of a split, uint8 [3, h, w] each, read from the disk when asked for.
 
     Args:
         path: an .npy file, uint8 [n, 3, h, w].
-        rows: which of them; None: all.
+        rows: which of its rows; None: all of them.
     """
 
     def __init__(self, path: Path, rows: range | None = None) -> None:
@@ -74,27 +74,27 @@ class PixelCache(Sequence[np.ndarray]):
         return row
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For workers: the path. A memory map would be pickled with all it holds."""
+        """Workers get the path alone; a memory map would be pickled with its content."""
         return type(self), (self.path, self._rows)
 
     def shard(self, shards: int, index: int) -> Self:
-        """The index-th of so many contiguous parts, as `SplitImages.shard` makes them."""
+        """The part number `index` of `shards` contiguous parts, as `SplitImages.shard` makes them."""
         part = np.array_split(np.arange(len(self)), shards)[index]
         return self[part[0] : part[-1] + 1] if len(part) else self[:0]
 
 
 def cache_directory() -> Path:
-    """`ICCLIP_CACHE`, or `icclip` in the user's cache."""
+    """The directory in `ICCLIP_CACHE`, or else `icclip` in the user's cache directory."""
     said = os.environ.get("ICCLIP_CACHE")
     return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icclip"
 
 
 def cache_path(content: Iterable[bytes], pixels: Pixels) -> Path:
-    """Where the cache of these images is.
+    """The file that these images are cached in.
 
     Args:
         content: a digest of each image's encoded bytes.
-        pixels: resizes them.
+        pixels: resizes the images.
     """
     versions = {"format": FORMAT, "pillow": PIL.__version__, "transformers": transformers.__version__}
     processor = {"class": type(pixels.processor).__name__, **pixels.settings}
@@ -114,20 +114,20 @@ def cached_images(
     workers: int | None = None,
     reporter: Reporter,
 ) -> PixelCache | None:
-    """The cache at `path`, filled now where it is not yet there; None: go without.
+    """Open the cache at `path`, and fill it first if it is not there yet. Returns None to train without a cache.
 
     Args:
-        images: decode when asked for.
+        images: decoded when asked for.
         path: as `cache_path` names it.
-        pixels: resizes them.
-        mode: where the cache cannot be written, "on" raises and "auto" goes without and says so.
-        worth_filling: where it is False, "auto" uses a cache that is there and fills none.
-        workers: processes that decode; None chooses from the cores.
-        reporter: hears of the size and the progress.
+        pixels: resizes the images.
+        mode: if the cache cannot be written, "on" raises, and "auto" says so and goes without.
+        worth_filling: if False, "auto" uses an existing cache but does not fill a new one.
+        workers: processes that decode images; None chooses from the number of cores.
+        reporter: shows the size and the progress.
 
     Raises:
         DataError: an image cannot be decoded.
-        UsageError: the cache was asked for and cannot be written.
+        UsageError: `mode` is "on" and the cache cannot be written.
     """
     if mode == "auto" and not worth_filling and not _is_whole(path, len(images)):
         return None
@@ -143,15 +143,15 @@ def cached_images(
     except OSError as error:
         reason = f"cannot write the image cache {path}: {error.strerror or error}"
         if mode == "on":
-            raise UsageError(f"{reason}; set ICCLIP_CACHE to another directory, or leave --cache-images out") from error
-        reporter.note(f"{reason}; images are decoded in every epoch")
+            raise UsageError(f"{reason}; set ICCLIP_CACHE to another directory, or leave out --cache-images") from error
+        reporter.note(f"{reason}; images will be decoded again in every epoch")
         return None
     reporter.note(f"image cache: {len(images):,} images, {_size(path.stat().st_size)} in {path}")
     return PixelCache(path)
 
 
 def _is_whole(path: Path, count: int) -> bool:
-    """Whether the file is there with all its rows. A disk may lose the end of one, or a copy may have been cut."""
+    """Whether the file is there with all its rows; a crash or an interrupted copy may have cut it short."""
     try:
         return len(np.load(path, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):
@@ -199,8 +199,8 @@ def _fill(
 def _check_room(directory: Path, size: int, spared: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < size + spared:
-        wanted = f"{_size(size)} are needed" + (f" and {_size(spared)} to spare" if spared else "")
-        raise OSError(errno.ENOSPC, f"{_size(free)} are free where {wanted}")
+        wanted = f"it needs {_size(size)}" + (f" and must leave {_size(spared)} free" if spared else "")
+        raise OSError(errno.ENOSPC, f"{wanted}, and the disk has {_size(free)}")
 
 
 def _size(count: float) -> str:

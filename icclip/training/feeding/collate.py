@@ -28,33 +28,33 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IDS = "pair_ids"
-"""Of a batch: int64 [b, 2], the ids of caption and image; pairs that share either are no negatives."""
+"""Key in a batch of the ids of caption and image, int64 [b, 2]; pairs that share an id are not negatives."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image with all its captions, as asked for in one epoch."""
+    """One image with all its captions, as it is read in one epoch."""
 
     epoch: int
     row: int
     """Identifies the image within the split."""
     image: Image | np.ndarray
-    """RGB; or resized already, uint8 [3, h, w]."""
+    """An RGB image, or one that is already resized, uint8 [3, h, w]."""
     captions: Sequence[str]
     group: int
-    """The same for images that are the same."""
+    """A number that identical images share."""
     caption: int | None = None
-    """Which of them it is about; None: the collator chooses."""
+    """The index of the caption to train on; None lets the collator choose."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
     """All rows in an order that depends on the seed and the epoch alone: (epoch, row).
 
     Args:
-        rows: how many there are.
-        seed: with the epoch, decides the order.
-        shared: by row; those that share something are kept apart where it can be done.
-        step: so many rows in turn meet each other.
+        rows: the number of rows.
+        seed: decides the order together with the epoch.
+        shared: for each row, what it shares with others; such rows are kept apart where possible.
+        step: how many consecutive rows a step compares with each other.
     """
 
     def __init__(self, rows: int, seed: int, shared: Shared | None = None, step: int = 1) -> None:
@@ -80,9 +80,9 @@ class CaptionedImages(Dataset[Example]):
     """A split, indexed by (epoch, row); images are decoded, or read from a cache, when asked for.
 
     Args:
-        images: RGB, or resized already; decode when asked for.
-        captions: theirs.
-        duplicates: None: no image is the same as another.
+        images: RGB, or already resized; decoded when asked for.
+        captions: the captions of the images.
+        duplicates: which images are the same; None: none are.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class CaptionedImages(Dataset[Example]):
         return self.captions.n_images
 
     def shared(self) -> Shared | None:
-        """What its rows have in common; None: not known."""
+        """What its rows share with each other; None if that is not known."""
         return None if self.duplicates is None else self.duplicates.shared_by_images()
 
     def __getitem__(self, index: tuple[int, int]) -> Example:
@@ -108,7 +108,7 @@ class CaptionedImages(Dataset[Example]):
 
 
 class CaptionedPairs(CaptionedImages):
-    """A split, indexed by (epoch, text): every caption has its turn in every epoch, with its image."""
+    """A split, indexed by (epoch, text): every caption is trained on once in every epoch, with its image."""
 
     def __init__(
         self,
@@ -153,16 +153,16 @@ class CaptionedStream(IterableDataset[Example]):
 
 
 class Collator:
-    """Turns examples into a batch of inputs for the model, and the ids that say what is no negative.
+    """Turns examples into a batch of model inputs, with the ids that say which pairs are not negatives.
 
-    Caption and augmentation of an image depend on (seed, epoch, row): others each epoch, the same ones
-    whatever the number of workers and processes.
+    The caption and augmentation of an image depend on (seed, epoch, row): they change from epoch to
+    epoch, and do not depend on the number of workers and processes.
 
     Args:
         feeder: makes the model's inputs.
-        seed: of what is left to chance.
-        captions: how one is chosen where an example does not say which.
-        augment: what is done to images.
+        seed: of the random choices.
+        captions: how a caption is chosen if the example does not say which.
+        augment: how images are augmented.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Collator:
         self.feeder, self.seed, self.captions, self.augment = feeder, seed, captions, augment
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Examples [b] -> the inputs of both towers, and IDS."""
+        """Examples [b] -> the inputs of both towers, and the ids under IDS."""
         captions = [self.choose(example) for example in examples]
         ids = [(caption_id(caption), example.group) for caption, example in zip(captions, examples, strict=True)]
         batch = self.feeder.image_inputs([self.picture(example) for example in examples])
@@ -185,7 +185,7 @@ class Collator:
         return batch
 
     def choose(self, example: Example) -> str:
-        """The caption of this image in this epoch: the one it is about, the next in turn, or one by chance."""
+        """The caption of this image in this epoch: the one the example names, the next in turn, or a random one."""
         if example.caption is not None:
             return example.captions[example.caption]
         in_turn = self.captions == "round-robin"
@@ -193,7 +193,7 @@ class Collator:
         return example.captions[number % len(example.captions)]
 
     def picture(self, example: Example) -> Image | np.ndarray:
-        """The image, as it is shown in this epoch."""
+        """The image, augmented for this epoch."""
         if self.augment == "off":
             return example.image
         # What a cache holds is cropped already: where images are augmented there is none.

@@ -1,6 +1,6 @@
 """Which images of a split are the same, and which captions several of them share.
 
-Such pairs are right answers to each other: as negatives they would teach the opposite of the truth.
+Such pairs are right answers to each other; used as negatives they would teach the opposite of the truth.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_ONCE = 256
-"""Images whose content is in memory together."""
+"""Images whose encoded content is held in memory at the same time."""
 HASH_SIDE = 8
 LOOK_AHEAD = 4
-"""Batches' worth of rows among which one without duplicates is looked for."""
+"""How many batches ahead `kept_apart` looks for rows that share nothing."""
 
 
 # Of images ----------------------------------------------------------------------------------------
 
 
 def image_digests(split: Dataset) -> list[bytes]:
-    """SHA-256 of each image's encoded content.
+    """The SHA-256 of each image's encoded content.
 
     Raises:
         DataError: a file cannot be read.
@@ -46,7 +46,7 @@ def image_digests(split: Dataset) -> list[bytes]:
 
 
 def image_hashes(split: Dataset) -> np.ndarray:
-    """uint64 [n]: what each image looks like (`difference_hash`).
+    """The `difference_hash` of each image, uint64 [n].
 
     Raises:
         DataError: an image cannot be decoded.
@@ -82,15 +82,15 @@ def difference_hash(image: Image.Image) -> int:
 
 
 def same_content(digests: Sequence[bytes]) -> np.ndarray:
-    """int64 [n]: the first row with the same digest."""
+    """Groups of identical files, int64 [n]: for each row, the first row with the same digest."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
 
 
 def same_look(groups: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """int64 [n]: groups joined where two images' hashes differ in at most `distance` bits.
+    """Groups of images that look the same, int64 [n]: joined where two hashes differ in at most `distance` bits.
 
-    An image without any edge, whose hash is 0, looks like no other. Every pair is compared, in blocks.
+    An image without any edge has the hash 0 and is not compared. Every other pair is compared, in blocks.
     """
     joined = groups.copy()
     rows = np.flatnonzero((groups == np.arange(len(groups))) & (hashes != 0))
@@ -106,7 +106,7 @@ def same_look(groups: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarr
 
 
 def caption_id(caption: str) -> int:
-    """A number for a caption, the same for those that differ in case or white space only."""
+    """A number for a caption; captions that differ only in case or white space have the same one."""
     return stable_int(" ".join(caption.casefold().split()))
 
 
@@ -119,7 +119,7 @@ def stable_int(*parts: object) -> int:
 # Both ---------------------------------------------------------------------------------------------
 
 Shared = Sequence[frozenset[tuple[str, int]]]
-"""Of each row, what it has in common with others: an image, captions."""
+"""For each row, the images and captions that it shares with other rows."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ class Duplicates:
     captions: CaptionMap
 
     def shared_by_images(self) -> Shared:
-        """Of each image."""
+        """What each image shares with others."""
         lists = np.split(np.arange(self.captions.n_texts), self.captions.offsets[1:-1])
         return self._shared(self.groups, lists)
 
     def shared_by_texts(self) -> Shared:
-        """Of each text with its image: all texts of one image share that."""
+        """What each pair of a text and its image shares with others; all texts of one image share that image."""
         return self._shared(self.groups[self.captions.image_of_text], np.arange(self.captions.n_texts)[:, None])
 
     def _shared(self, groups: np.ndarray, texts: Iterable[np.ndarray]) -> Shared:
@@ -149,22 +149,22 @@ class Duplicates:
         return [frozenset(key for key in keys if counts[key] > 1) for keys in own]
 
     def counted(self) -> str:
-        """`12 images are duplicates of others, 431 captions belong to several images`."""
+        """For people: `12 images are duplicates of others, 431 captions belong to several images`."""
         images = len(self.groups) - len(np.unique(self.groups))
         captions = len({key for keys in self.shared_by_images() for key in keys if key[0] == "caption"})
         return f"{images:,} images are duplicates of others, {captions:,} captions belong to several images"
 
 
 def kept_apart(order: Sequence[int], shared: Sequence[frozenset[T]], size: int) -> list[int]:
-    """The rows in an order in which few batches hold two that share something.
+    """Reorder rows so that few batches hold two that share something.
 
-    A row that meets one in its batch waits for the next. Where there are too many of a kind, the last
-    of them meet after all.
+    A row that shares something with its batch waits for the next one. If there are too many of a kind,
+    the last of them end up together after all.
 
     Args:
-        order: rows.
-        shared: by row.
-        size: rows that a step compares with each other.
+        order: the rows in the order of the sampler.
+        shared: for each row, what it shares with others.
+        size: how many rows a step compares with each other.
     """
     waiting, result = deque(order), list[int]()
     while waiting:

@@ -1,4 +1,4 @@
-"""What a run reads: examples to train on, whose images come from a cache or the split itself, and images to measure on."""
+"""What a run reads: examples to train on and images to measure on, from a cache or from the split itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Images: TypeAlias = SplitImages | PixelCache
 
-TREATMENT = {"mask": "no negatives of each other", "soft": "positives of each other"}
+TREATMENT = {"mask": "not used as negatives of each other", "soft": "used as positives of each other"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Sources:
     """Where a run's examples and images come from.
 
     Args:
-        config: says what is cached and which pairs are duplicates.
+        config: says what is cached and how duplicates are treated.
         feeder: resizes the images.
-        reporter: hears what is done.
+        reporter: told what is cached and how many duplicates there are.
     """
 
     config: TrainConfig
@@ -41,14 +41,14 @@ class Sources:
     reporter: Reporter
 
     def training(self, split: Gallery | IterableDataset, *, seen: int) -> CaptionedImages | CaptionedStream:
-        """The examples of a split, or of a stream.
+        """The examples of a split or of a stream.
 
         Args:
             split: the split, or a stream of rows with `image` and `captions`.
             seen: how many images the run reads, counting repetitions.
 
         Raises:
-            UsageError: a cache is asked for and cannot be had.
+            UsageError: a cache was asked for, and the images cannot be cached or the cache cannot be written.
             DataError: an image cannot be read.
         """
         config = self.config
@@ -70,7 +70,7 @@ class Sources:
         mode = self.config.cache_images
         if self.config.augment == "off" or mode == "off":
             return mode
-        self.reporter.note("augmentation works on whole images: those of the training split are not cached")
+        self.reporter.note("augmentation needs the original images, so the images of the training split are not cached")
         return "off"
 
     def _images(self, split: Gallery, mode: CacheImages, digests: Sequence[bytes], *, again: bool) -> Images:
@@ -81,7 +81,7 @@ class Sources:
             if mode == "on":
                 raise UsageError(
                     f"{type(self.feeder.processor.image_processor).__name__} does more than resize and normalise: "
-                    "its images cannot be cached; leave out --cache-images"
+                    "its images cannot be cached, so leave out --cache-images"
                 )
             return images
         path = cache_path(digests, pixels)
@@ -94,7 +94,9 @@ class Sources:
         if distance is not None:
             groups = same_look(groups, on_first_process(lambda: image_hashes(split.images.rows)), distance)
         duplicates = Duplicates(groups, split.captions)
-        self.reporter.note(f"{duplicates.counted()}: {TREATMENT[self.config.duplicates]}, kept apart where possible")
+        self.reporter.note(
+            f"{duplicates.counted()}: they are {TREATMENT[self.config.duplicates]}, and kept in different batches where possible"
+        )
         return duplicates
 
 

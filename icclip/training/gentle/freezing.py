@@ -1,4 +1,4 @@
-"""Weights that do not train."""
+"""Freezing: weights that do not train."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def freeze(model: nn.Module, where: Mapping[str, Place], config: GentleConfig) -> None:
-    """Take one tower, or the first blocks of both with what is before them, out of the training.
+    """Freeze one tower, or the embeddings and first blocks of both towers.
 
     A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991).
 
     Raises:
-        UsageError: a tower has fewer blocks.
+        UsageError: a tower has fewer blocks than should be frozen.
     """
     _check_depth(where, config.freeze_blocks)
     for name, parameter in model.named_parameters():

@@ -1,21 +1,19 @@
-"""Where in a dual encoder each of its parameters is: in which tower, and how deep."""
+"""Where in a dual encoder each of its parameters is: in which tower, and how deep.
+
+The backend's `TowerLayout`s say where the towers and their blocks are.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icclip.config import Tower
-from icclip.plugins.specs import BackendSpec
+from icclip.plugins.specs import BackendSpec, TowerLayout
 
 if TYPE_CHECKING:
     from torch import nn
-
-BLOCK = re.compile(r"\.layers\.(\d+)\.")
-STEM = re.compile(r"\.(embeddings|pre_layrnorm)\.")
-"""transformers' names of the transformer blocks, and of what comes before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,39 +23,38 @@ class Place:
     tower: Tower | None
     """None: it belongs to both, as the temperature does."""
     layer: int
-    """0 for the embeddings, 1 to n for the blocks, n + 1 for what follows them."""
+    """0 for the embeddings, 1 to n for the blocks, n + 1 for the head."""
     above: int
     """Layers between it and the output: n + 1 - layer."""
+
+    @property
+    def in_block(self) -> bool:
+        """Whether it is part of a repeated block, rather than of the embeddings or the head."""
+        return self.layer > 0 and self.above > 0
 
 
 def places(model: nn.Module, backend: BackendSpec) -> dict[str, Place]:
     """Parameter's name -> its place."""
-    prefixes: Mapping[Tower, tuple[str, ...]] = {"vision": backend.vision_parameters, "text": backend.text_parameters}
+    layouts: Mapping[Tower, TowerLayout] = {"vision": backend.vision, "text": backend.text}
     names = [name for name, _ in model.named_parameters()]
     found = {name: Place(None, 0, 0) for name in names}
-    for tower, beginnings in prefixes.items():
-        own = [name for name in names if name.startswith(beginnings)]
-        blocks = max((_block(name) or 0 for name in own), default=0)
-        for name in own:
-            layer = _layer(name, blocks)
-            found[name] = Place(tower, layer, blocks + 1 - layer)
+    for tower, layout in layouts.items():
+        blocks = layout.blocks(model)
+        layers = _layers([name for name in names if name.startswith(layout.parameters)], blocks)
+        found |= {name: Place(tower, layer, len(blocks) + 1 - layer) for name, layer in layers.items()}
     return found
 
 
-def block_modules(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of both towers."""
-    matches = ((module, f"{name}.") for name, module in model.named_modules())
-    return [module for module, name in matches if (found := BLOCK.search(name)) and found.end() == len(name)]
+def block_modules(model: nn.Module, backend: BackendSpec) -> list[nn.Module]:
+    """The repeated blocks of both towers."""
+    return [model.get_submodule(name) for layout in (backend.vision, backend.text) for name in layout.blocks(model)]
 
 
-def _layer(name: str, blocks: int) -> int:
-    block = _block(name)
-    if block is not None:
-        return block
-    return 0 if STEM.search(name) else blocks + 1
-
-
-def _block(name: str) -> int | None:
-    """1 for the first block."""
-    match = BLOCK.search(name)
-    return int(match[1]) + 1 if match else None
+def _layers(names: Sequence[str], blocks: Sequence[str]) -> dict[str, int]:
+    """The layer of each of a tower's parameters; `names` in the order of their definition."""
+    found, reached = {}, False
+    for name in names:
+        block = next((number for number, own in enumerate(blocks, 1) if name.startswith(f"{own}.")), None)
+        reached = reached or block is not None
+        found[name] = block if block is not None else (len(blocks) + 1 if reached else 0)
+    return found

@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), put into a model by peft and out again.
+"""Low-rank adapters (LoRA; Hu et al. 2021, arXiv:2106.09685), inserted and removed with peft.
 
-The model stays what transformers made it: adapters sit inside its linear layers, and what is measured
-and saved has them merged into the weights.
+The model stays a transformers model: adapters sit inside its linear layers, and they are merged into
+the weights that are measured and saved.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 
 from icclip.config import LoraConfig
 from icclip.errors import UnknownNameError
-from icclip.training.gentle.layers import BLOCK, Place
+from icclip.training.gentle.layers import Place
 
 ADAPTER = re.compile(r"\.lora_\w+\.")
 WRAPPED = ".base_layer."
-"""In the names of parameters: of an adapter, and of the layer that it was put around."""
+"""What the names of an adapter's parameters, and of the layer that it wraps, contain."""
 
 
 def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfig, seed: int) -> None:
-    """Put adapters around the linear layers of the blocks, and let nothing else train but the temperature.
+    """Wrap the linear layers of the blocks in adapters; apart from these, only the temperature trains.
 
-    Frozen layers get none. The initial weights depend on `seed` alone; the outputs do not change.
+    Frozen layers get no adapter. The initial weights depend on `seed` alone, and the outputs do not change.
 
     Raises:
-        UnknownNameError: no such layer.
+        UnknownNameError: the model has no layer of a name in `config.targets`.
     """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
@@ -39,7 +39,7 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         r=config.rank,
         lora_alpha=2 * config.rank if config.alpha is None else config.alpha,  # type: ignore[arg-type] # it multiplies
         lora_dropout=config.dropout,
-        target_modules=_targets(model, config.targets),
+        target_modules=_targets(model, where, config.targets),
     )
     shared = {name for name, place in where.items() if place.tower is None}
     with torch.random.fork_rng(devices=[]):
@@ -49,11 +49,11 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         parameter.requires_grad = name in shared or ADAPTER.search(name) is not None
 
 
-def _targets(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
+def _targets(model: nn.Module, where: Mapping[str, Place], wanted: tuple[str, ...]) -> list[str]:
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad and BLOCK.search(name)
+        if isinstance(module, nn.Linear) and module.weight.requires_grad and where[f"{name}.weight"].in_block
     ]
     leaves = {name.rpartition(".")[2] for name in linear}
     for leaf in wanted:
@@ -63,8 +63,8 @@ def _targets(model: nn.Module, wanted: tuple[str, ...]) -> list[str]:
 
 
 @contextlib.contextmanager
-def merged(model: nn.Module) -> Iterator[None]:
-    """While it lasts the adapters are part of the weights; after it the weights are what they were, to the bit."""
+def adapters_merged(model: nn.Module) -> Iterator[None]:
+    """Within the block the adapters are merged into the weights; afterwards the weights are as before, to the bit."""
     layers = list(_adapted(model).values())
     before = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     with torch.no_grad():
@@ -81,12 +81,12 @@ def merged(model: nn.Module) -> Iterator[None]:
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state under the names that it has without adapters. For use within `merged`."""
+    """The model's state under the names it has without adapters; for use within `adapters_merged`."""
     return {name.replace(WRAPPED, "."): t for name, t in model.state_dict().items() if not ADAPTER.search(name)}
 
 
 def remove_adapters(model: nn.Module) -> None:
-    """Take the adapters out, unmerged."""
+    """Remove the adapters without merging them."""
     for name, layer in _adapted(model).items():
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer.get_base_layer())

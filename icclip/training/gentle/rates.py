@@ -1,4 +1,4 @@
-"""A learning rate for every parameter."""
+"""Learning rates by parameter."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 
 def learning_rates(config: TrainConfig, where: Mapping[str, Place]) -> dict[str, float]:
-    """Parameter's name -> its highest rate: that of its tower times `layer_decay ** layers above`.
+    """Parameter's name -> its peak learning rate: that of its tower times `layer_decay ** layers above`.
 
-    That is layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254, appendix): of a tower of n
-    blocks, what follows them has the full rate, the last block that times the decay, the embeddings
-    that times the decay to the power of n + 1. What belongs to both towers has `lr`.
+    This is layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254, appendix). In a tower of n
+    blocks, the layers after the blocks have the full rate, the last block has the rate times the decay,
+    and the embeddings have the rate times the decay to the power of n + 1. Parameters that belong to
+    both towers have `lr`.
     """
     of_tower = {"vision": config.gentle.vision_lr, "text": config.gentle.text_lr}
     own = {tower: config.lr if rate is None else rate for tower, rate in of_tower.items()}
@@ -28,9 +29,9 @@ def learning_rates(config: TrainConfig, where: Mapping[str, Place]) -> dict[str,
 
 
 def split_by_rate(groups: Iterable[Mapping[str, Any]], rates: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
-    """An optimizer's parameter groups, each divided into groups of one rate; all else of a group is kept.
+    """Split an optimizer's parameter groups into groups of one rate each; the other settings of a group are kept.
 
-    The highest rate comes first: the first group's is the one that is logged.
+    The group with the highest rate comes first, because the first group's rate is the one that is logged.
     """
     divided: list[dict[str, Any]] = []
     for group in groups:
@@ -42,7 +43,7 @@ def split_by_rate(groups: Iterable[Mapping[str, Any]], rates: Mapping[nn.Paramet
 
 
 def set_apart(groups: Iterable[Mapping[str, Any]], parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """An optimizer's parameter groups without some parameters, followed by the groups of these."""
+    """Move some parameters into groups of their own, after the other groups."""
     apart = set(parameters)
     parts = [
         (group, [p for p in group["params"] if (p in apart) is taken]) for taken in (False, True) for group in groups

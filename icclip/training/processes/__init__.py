@@ -1,1 +1,1 @@
-"""Several processes: who we are, what is exchanged, what is divided."""
+"""Several processes: how they were started, what they exchange, how a model is sharded across them."""

@@ -1,4 +1,4 @@
-"""Collecting everybody's rows, with gradients that find their way back."""
+"""Exchanging rows and values between processes, with gradients that find their way back."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class _Gather(torch.autograd.Function):
 
 
 def wait_for_all() -> None:
-    """Return once every process has come here; at once where there is only one."""
+    """Return once every process has called this; immediately if there is only one."""
     if is_distributed():
         distributed.barrier()
 
 
 def is_distributed() -> bool:
-    """Whether there are other processes to talk to."""
+    """Whether there are other processes to communicate with."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
@@ -63,7 +63,7 @@ def to_first_process(value: T) -> list[T] | None:
 
 
 def from_first_process(value: T | None) -> T:
-    """The first process's value, on all; what the others bring is not looked at."""
+    """The first process's value, on every process; the values of the others are ignored."""
     box = [value]
     if is_distributed():
         distributed.broadcast_object_list(box)
@@ -71,13 +71,13 @@ def from_first_process(value: T | None) -> T:
 
 
 def on_first_process(make: Callable[[], T]) -> T:
-    """What the first process makes, on all."""
+    """Call `make` on the first process, and return its result on every process."""
     first = not is_distributed() or distributed.get_rank() == 0
     return from_first_process(make() if first else None)
 
 
 def own_columns(rows: int, device: torch.device) -> Tensor:
-    """int64 [rows]: where the local rows are after `gather_rows`."""
+    """The positions of the local rows after `gather_rows`, int64 [rows]."""
     start = distributed.get_rank() * rows if is_distributed() else 0
     return torch.arange(start, start + rows, device=device)
 

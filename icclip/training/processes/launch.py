@@ -1,4 +1,4 @@
-"""How the processes of a run were started, and what that asks for."""
+"""How the processes of a run were started, and which settings follow from that."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from icclip.errors import UsageError
 
 FSDP = "ACCELERATE_USE_FSDP"
 UNKNOWN = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-"""By the variable with which `accelerate launch` asks for it."""
+"""The environment variable of `accelerate launch` -> the name of what it asks for."""
 
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where torchrun, accelerate and MPI say how many processes there are."""
+"""The variables in which torchrun, accelerate and MPI say how many processes there are."""
 
 
 def as_launched(config: TrainConfig, environment: MutableMapping[str, str], reporter: Reporter) -> TrainConfig:
-    """The config with what `accelerate launch` was asked for.
+    """The config, completed by what `accelerate launch` was asked for.
 
-    Warns where accelerate started one process although several were asked for.
+    It warns if accelerate started one process although several were asked for.
+
+    Args:
+        config: as the user wrote it.
+        environment: of this process; a request for accelerate's own FSDP is removed from it.
+        reporter: told how the request was understood.
 
     Raises:
-        UsageError: it was asked for something that icclip does not do; on a CPU accelerate would not even
-            say that it does not either. Or the model is to be divided, and there is one process.
+        UsageError: accelerate was asked for something that icclip does not support, or --fsdp was given
+            to a single process.
     """
     for variable, name in UNKNOWN.items():
         if _is_on(environment, variable):
             raise UsageError(
-                f"accelerate was asked for {name}, and icclip does not know it: leave it out, and save memory with "
+                f"accelerate was asked for {name}, which icclip does not support: leave it out, and save memory with "
                 "--fsdp, --micro-batch and --grad-ckpt"
             )
     if _is_on(environment, FSDP):
@@ -37,16 +42,16 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
         del environment[FSDP]
         config = dataclasses.replace(config, fsdp=True)
         reporter.note(
-            "accelerate was asked for FSDP: dividing the model as --fsdp does; its FSDP settings are not used"
+            "accelerate was asked for FSDP: icclip shards the model as with --fsdp and ignores accelerate's FSDP settings"
         )
     if _is_alone(environment):
         reporter.warn(
-            "accelerate was asked for several processes and started one, as it does with fewer than two GPUs: "
-            "give it --multi_gpu as well, or use torchrun"
+            "accelerate was asked for several processes but started one, as it does with fewer than two GPUs: "
+            "add --multi_gpu to accelerate launch, or use torchrun"
         )
     if config.fsdp and not any(int(environment.get(name, 1)) > 1 for name in WORLD_SIZES):
         raise UsageError(
-            "--fsdp divides the model among several processes, and there is one: start them with "
+            "--fsdp shards the model across several processes, but there is only one: start several with "
             "torchrun --nproc-per-node N -m icclip train ..."
         )
     return config

@@ -1,8 +1,9 @@
-"""A model divided among the processes, for one that does not fit into each (FSDP; Zhao et al. 2023, arXiv:2304.11277).
+"""Sharding a model that is too large for one device (FSDP; Zhao et al. 2023, arXiv:2304.11277).
 
-Every process holds a part of each matrix, of its gradient and of what the optimizer keeps for it; a
-transformer block is whole only while it runs. That is torch's `fully_shard`, which knows no scalar, as
-CLIP's temperature is one: it stays whole everywhere. To be measured and saved the model is put together.
+Every process holds a part of each matrix, of its gradient and of its optimizer state; a transformer
+block is whole only while it runs. torch's `fully_shard` does this. It does not support scalars such as
+CLIP's temperature, which therefore stays whole on every process. The model is put together again to be
+measured and saved.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from icclip.models.quiet import quiet_transformers
-from icclip.training.gentle.layers import block_modules
 from icclip.training.gentle.lora import remove_adapters
 
 
 class Shards:
-    """Divides a model in place, evenly among all processes.
+    """Shards a model in place, evenly across all processes.
 
     Args:
         model: on any device, the same on every process.
-        temperature: parameters that stay whole. Their gradients are averaged over the processes, as those
-            of the parts are.
-        device: where the parts go.
+        temperature: parameters that stay whole. Their gradients are averaged over the processes, like
+            those of the sharded parameters.
+        device: where the shards are held.
+        blocks: modules that are sharded one by one, so that each is whole only while it runs.
     """
 
-    def __init__(self, model: nn.Module, temperature: Sequence[nn.Parameter], device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, temperature: Sequence[nn.Parameter], device: torch.device, blocks: Sequence[nn.Module]
+    ) -> None:
         self.model = model
         self._plain = _without_weights(model).eval()
         # Of what a forward pass gives, only the embeddings are used, and never changed in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-        for block in block_modules(model):
+        for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh, ignored_params=set(temperature))
         for parameter in temperature:
@@ -51,7 +54,7 @@ class Shards:
 
     @contextlib.contextmanager
     def gathered(self) -> Iterator[nn.Module]:
-        """While it lasts there is the whole model, to look at: a copy in evaluation mode. All processes must ask."""
+        """Within the block there is the whole model to read from: a copy in evaluation mode. All processes must enter."""
         names = {name for name, _ in self._plain.named_parameters()}
         self._fill({name: self.whole(tensor) for name, tensor in self.model.state_dict().items() if name in names})
         try:
@@ -60,11 +63,11 @@ class Shards:
             self._fill({name: p.to("meta") for name, p in self._plain.named_parameters()})
 
     def ended(self, checkpoint: Path, *, adapted: bool) -> nn.Module:
-        """The whole model with the weights of a checkpoint, on the CPU; for when training is over.
+        """The whole model with the weights of a checkpoint, on the CPU, after training.
 
         Args:
-            checkpoint: holds a plain model.
-            adapted: whether there are adapters in the one that was divided; they are taken out.
+            checkpoint: a directory that holds a plain model.
+            adapted: whether the sharded model has adapters, which are then removed.
         """
         if adapted:
             remove_adapters(self._plain)
@@ -76,26 +79,26 @@ class Shards:
         self._plain.load_state_dict(weights, strict=False, assign=True)
 
     def parts(self) -> list[Tensor]:
-        """What of each parameter is here, perhaps nothing."""
+        """This process's part of each parameter, which may be empty."""
         return [p.to_local() if isinstance(p, DTensor) else p for p in self.model.parameters()]
 
     @staticmethod
     def whole(tensor: Tensor) -> Tensor:
-        """A divided tensor put together, on every process, which must all ask; any other as it is."""
+        """A sharded tensor, put together on every process; all of them must call this. Other tensors are returned as they are."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     @staticmethod
     def divided(tensor: Tensor, like: Tensor) -> Tensor:
-        """A tensor that all processes have whole, divided as another one is, on its device."""
+        """A tensor that every process has whole, sharded like another one and on its device."""
         tensor = tensor.to(like.device)
         return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
 
     def state_of(self, optimizer: torch.optim.Optimizer, *, keep: bool) -> dict[str, Any]:
-        """An optimizer's state as if nothing were divided, on the CPU; all processes must ask.
+        """An optimizer's state as if nothing were sharded, on the CPU. All processes must call this.
 
         Args:
-            optimizer: of the model.
-            keep: whether this process wants it; otherwise it only helps, and gets no averages.
+            optimizer: of the sharded model.
+            keep: whether this process needs the state; otherwise it only helps to gather, and gets none.
         """
         state = optimizer.state_dict()
         gathered: dict[int, dict[str, Any]] = {}
@@ -107,7 +110,7 @@ class Shards:
         return {**state, "state": gathered}
 
     def load_state(self, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-        """Take up an optimizer's state that is not divided."""
+        """Load an optimizer's state that is not sharded."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         own = {
             index: {name: self._as_of(parameters[index], value) for name, value in values.items()}

@@ -14,68 +14,54 @@ import torch
 from transformers import TrainingArguments
 
 from icclip.config import TrainConfig
+from icclip.config.declare import replaced
 from icclip.data.batches import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
+from icclip.models.encoder import choose_device
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
 
 OURS: Mapping[str, str] = {
-    "output_dir": "use --output-dir",
-    "num_train_epochs": "use --epochs",
-    "max_steps": "use --max-steps",
-    "learning_rate": "use --lr",
-    "weight_decay": "use --weight-decay",
-    "warmup_ratio": "use --warmup-ratio",
-    "warmup_steps": "use --warmup-ratio",
-    "per_device_train_batch_size": "use --train-bs",
-    "per_device_eval_batch_size": "use --eval-bs",
-    "gradient_accumulation_steps": "use --grad-accum",
-    "gradient_checkpointing": "use --grad-ckpt",
-    "activation_checkpointing": "use --grad-ckpt",
-    "fp16": "use --fp16",
-    "bf16": "use --bf16",
-    "seed": "use --seed",
-    "report_to": "use --report-to",
-    "logging_steps": "use --logging-steps",
-    "use_cpu": "use --device",
-    "dataloader_num_workers": "use --workers",
-    "resume_from_checkpoint": "use --resume",
-    "remove_unused_columns": "the rows are no model inputs before they are collated",
-    "dataloader_drop_last": "the processes gather batches of one size",
+    **replaced(TrainConfig),
+    "remove_unused_columns": "the collator turns the columns into model inputs",
+    "dataloader_drop_last": "all processes need batches of the same size",
     "logging_nan_inf_filter": "a non-finite loss stops the run",
-    "eval_strategy": "use --eval-every",
     "eval_on_start": "the model is always measured before its first step",
-    "ignore_data_skip": "a resumed run goes on where it was",
-    "save_strategy": "checkpoints are saved where they are evaluated",
+    "ignore_data_skip": "a resumed run always continues where it stopped",
+    "save_strategy": "use --eval-every and --save-every-steps",
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
-    "fsdp": "use --fsdp",
-    "fsdp_config": "use --fsdp",
-    "deepspeed": "use --fsdp",
-    "metric_for_best_model": "the best checkpoint is the one of the highest rsum",
+    "metric_for_best_model": "the best checkpoint is the one with the highest rsum",
 }
 """Arguments that `--set` may not touch, and why or what to use."""
 
 
 def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = False) -> TrainingArguments:
-    """The arguments of a run. Making them starts the process group of a distributed one.
+    """The arguments of a run. Making them starts the process group if there are several processes.
+
+    It also sets environment variables, which accelerate and TensorBoard read where transformers has no
+    argument to pass on.
+
+    Args:
+        config: of the run.
+        workers: processes that load images.
+        resuming: whether the run continues from a checkpoint, and so has its baseline already.
 
     Raises:
-        UsageError: something that transformers refuses on this machine, such as fp16 without a GPU.
+        UsageError: transformers refuses something on this machine, such as fp16 without a GPU.
         UnknownNameError, ConfigError: see `converted`.
     """
-    use_cpu = _uses_cpu(config)
+    device = choose_device(config.device)
+    use_cpu = device.type == "cpu"
     if use_cpu and config.precision == "fp16":
-        raise UsageError("fp16 needs a GPU: use --bf16, or neither")
+        raise UsageError("fp16 needs a GPU: use --bf16 or --fp32")
     values = {
         **_ours(config, workers=workers, use_cpu=use_cpu),
         # Of a stream Trainer would skip from the start of the run, not of the pass: Schedule does it.
         "ignore_data_skip": config.data.streaming,
-        # A run that is resumed has its baseline already.
         "eval_on_start": not resuming,
         **converted(config.training_args),
     }
-    # It would outlast a run, and win over the next one's float32.
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+    os.environ.update(_environment(config, device))
     try:
         arguments = TrainingArguments(**values)
         # One process drives one device: with more of them visible Trainer would choose DataParallel,
@@ -131,26 +117,29 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
 
 def _version_dependent(config: TrainConfig) -> dict[str, Any]:
     """What transformers 4.57 and 5 call differently."""
-    logs = str(config.output_dir / "logs")
     checkpointing = "activation" if "activation_checkpointing" in FIELDS else "gradient"
     values: dict[str, Any] = {}
     if config.grad_ckpt:
         values[f"{checkpointing}_checkpointing"] = True
         values[f"{checkpointing}_checkpointing_kwargs"] = {"use_reentrant": False}
     if "logging_dir" in FIELDS:
-        return {**values, "warmup_ratio": config.warmup_ratio, "logging_dir": logs}
-    os.environ["TENSORBOARD_LOGGING_DIR"] = logs
+        return {**values, "warmup_ratio": config.warmup_ratio, "logging_dir": _logs(config)}
     return {**values, "warmup_steps": config.warmup_ratio}
 
 
-def _uses_cpu(config: TrainConfig) -> bool:
-    from icclip.models.encoder import choose_device
-
-    device = choose_device(config.device)
+def _environment(config: TrainConfig, device: torch.device) -> dict[str, str]:
+    """What has no argument: the precision left by an earlier run, a GPU's number, and TensorBoard's directory."""
+    # It would outlast a run, and win over the next one's float32.
+    variables = {"ACCELERATE_MIXED_PRECISION": "no"}
     if device.type == "cuda" and device.index is not None:
-        # accelerate reads it; TrainingArguments has no field for it.
-        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
-    return device.type == "cpu"
+        variables["ACCELERATE_TORCH_DEVICE"] = str(device)
+    if "logging_dir" not in FIELDS:
+        variables["TENSORBOARD_LOGGING_DIR"] = _logs(config)
+    return variables
+
+
+def _logs(config: TrainConfig) -> str:
+    return str(config.output_dir / "logs")
 
 
 # --set --------------------------------------------------------------------------------------------
@@ -226,21 +215,20 @@ def _names(hint: Any) -> str:
     return " or ".join(sorted(kind.__name__ for kind in _members(hint) & set(_CONVERTERS)))
 
 
-def default_workers(streaming_shards: int | None = None) -> int:
-    """One process fewer than this process's share of the cores, for loading images: at most 8."""
+def default_workers() -> int:
+    """How many processes load images: one fewer than this process's share of the cores, and at most 8."""
     local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = min(8, max(0, cores() // local_processes - 1))
-    return workers if streaming_shards is None else min(workers, streaming_shards)
+    return min(8, max(0, cores() // local_processes - 1))
 
 
 def allow_fast_matmul(arguments: TrainingArguments) -> None:
-    """TF32 for float32 products, on the GPUs that have it."""
+    """Use TF32 for float32 products on the GPUs that have it."""
     if arguments.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
 
 
 def planned_steps(arguments: TrainingArguments, images: int | None) -> int:
-    """Optimizer steps of the whole run, as Trainer counts them. `images`: None for a stream."""
+    """Optimizer steps of the whole run, as Trainer counts them; `images` is None for a stream."""
     if arguments.max_steps > 0 or images is None:
         return arguments.max_steps
     batches = images // (arguments.per_device_train_batch_size * arguments.world_size)

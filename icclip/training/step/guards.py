@@ -1,4 +1,4 @@
-"""Is it still getting better? Each evaluation is compared with that of step 0."""
+"""Whether a run still improves: each evaluation is compared with that of step 0."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from icclip.console import Reporter
 from icclip.runs.history import SIGNS_OF_COLLAPSE, evaluations_in
 
 COLLAPSED = 0.1
-"""A variance below this share of that before training is a collapse."""
+"""Embeddings have collapsed if their variance falls below this share of its value before training."""
 TEMPERATURE_LOST = 0.5
-"""The temperature exp(logit_scale) below this share of that before training: the model gives up telling pairs apart."""
+"""Below this share of its value before training, exp(logit_scale) no longer tells pairs apart."""
 
 
 class Guard(TrainerCallback):
-    """Stops a run that has lost what the model could before, and warns where its embeddings collapse.
+    """Stops a run that stays below the model it began with, and warns if the embeddings collapse.
 
     Args:
-        patience: so many evaluations in a row below that of step 0 end the run.
-        reporter: hears about it.
+        patience: this many evaluations in a row below that of step 0 end the run.
+        reporter: shows the warnings.
     """
 
     def __init__(self, patience: int, reporter: Reporter) -> None:
@@ -37,14 +37,14 @@ class Guard(TrainerCallback):
             self.reporter.warn(f"step {step}: {collapse}: try a smaller --lr, or --freeze")
         if has_given_up(measured, self.patience):
             self.reporter.warn(
-                f"step {step}: the rsum is below the {measured[0]['rsum']:.1f} of step 0 and the patience of "
-                f"{self.patience} evaluations is over: stopping; the best checkpoint is kept; try a smaller --lr"
+                f"step {step}: the last {self.patience} evaluations had an rsum below the {measured[0]['rsum']:.1f} of "
+                "step 0, so training stops; the best checkpoint is kept; try a smaller --lr, or a larger --patience"
             )
             control.should_training_stop = True
 
 
 def has_given_up(measured: Mapping[int, Mapping[str, float]], patience: int) -> bool:
-    """Whether the last `patience` evaluations are all below that of step 0.
+    """Whether the last `patience` evaluations all have a lower rsum than step 0.
 
     Args:
         measured: step -> metrics with `rsum`, ascending.
@@ -58,9 +58,9 @@ def has_given_up(measured: Mapping[int, Mapping[str, float]], patience: int) -> 
 
 
 def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
-    """What has collapsed since step 0, with the numbers; nothing where all is well.
+    """What has collapsed since step 0, with the numbers; an empty text if nothing has.
 
-    A model from random weights has hardly any variance, and so nothing to lose.
+    A model that starts from random weights has hardly any variance to lose.
 
     Args:
         measured: step -> metrics with SIGNS_OF_COLLAPSE, ascending.
@@ -77,5 +77,5 @@ def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def temperature(metrics: Mapping[str, float]) -> float:
-    """What cosines are multiplied by."""
+    """The factor that cosines are multiplied by, exp(logit_scale)."""
     return math.exp(metrics["logit_scale"])

@@ -1,4 +1,4 @@
-"""Being asked to stop."""
+"""What happens when the process is asked to stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, with which job schedulers announce the end, does what Ctrl-C does: raises KeyboardInterrupt."""
+    """Let SIGTERM, which job schedulers send before they kill a job, raise KeyboardInterrupt as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         # Signals belong to the main thread; whoever trains in another one has handlers of their own.
         yield

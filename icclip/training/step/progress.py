@@ -1,4 +1,4 @@
-"""What a run says and records while it goes on. Nothing here changes the training."""
+"""What a run prints and records while it goes on. Nothing here changes the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from icclip.runs.history import read_history
 
 
 class Progress(TrainerCallback):
-    """Advances the bar by optimizer steps, and says one line at each evaluation."""
+    """Advances the progress bar by optimizer steps, and prints a line for each evaluation."""
 
     def __init__(self, reporter: Reporter, advance: Advance) -> None:
         self.reporter, self.advance = reporter, advance
@@ -26,12 +26,12 @@ class Progress(TrainerCallback):
 
     @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a resume the bar starts where the run was."""
+        """Start the bar where a resumed run stopped."""
         self.advance(state.global_step)
 
     @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One step done."""
+        """Advance by one step."""
         self.advance(1)
 
     @override
@@ -41,14 +41,14 @@ class Progress(TrainerCallback):
 
     @override
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Say it."""
+        """Print a line with the metrics."""
         self.reporter.note(evaluation_line(state.global_step, state.max_steps, state.epoch or 0, self.last, metrics))
 
 
 def evaluation_line(
     step: int, steps: int, epoch: float, training: Mapping[str, float], metrics: Mapping[str, float]
 ) -> str:
-    """`step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
+    """For people: `step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
     parts = [f"step {step}/{steps}", f"epoch {epoch:.3g}"]
     if "loss" in training:
         parts += [f"loss {training['loss']:.4g}", f"lr {training['learning_rate']:.1e}"]
@@ -67,17 +67,18 @@ class History(TrainerCallback):
 
     @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After a resume, drop what had been logged beyond the checkpoint."""
+        """When resuming, drop the lines that were logged after the checkpoint."""
         if state.is_world_process_zero:
             kept = [line for line in read_history(self.path) if line["step"] <= state.global_step]
             atomic_write_text(self.path, "".join(map(_json_line, kept)))
 
     @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Append a line, on the disk before the checkpoint that it belongs to.
+        """Append a line; it reaches the disk before the checkpoint that it belongs to.
 
-        What is not finite (a gradient under fp16) is null: JSON has no infinity. Trainer's last line is
-        about this process, not about the run: its speed and mean loss begin where it was resumed.
+        A value that is not finite (such as a gradient under fp16) becomes null, because JSON has no
+        infinity. Trainer's last line is left out: its speed and mean loss describe this process since it
+        was started, not the run.
         """
         if state.is_world_process_zero and "train_runtime" not in logs:
             finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}

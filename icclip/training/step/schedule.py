@@ -1,4 +1,4 @@
-"""When a run is evaluated, saved and logged, and where in the data it is: after a resume as if it had not stopped."""
+"""When a run is evaluated, saved and logged, and its position in the data: a resumed run goes on as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from icclip.runs.checkpoints import CHECKPOINT
 
 
 class Schedule(TrainerCallback, ExportableState):
-    """Evaluates and saves at the end of every n-th epoch and of the last; saves in between where asked to.
+    """Evaluates and saves at the end of every n-th epoch and of the last one, and saves in between if asked to.
 
-    Trainer's own count of epochs is a fraction of `max_steps` where the data has no known length, and so it
-    cannot find its place in a stream again: passes, and steps of the one under way, are counted here.
+    If the data has no known length, Trainer counts epochs as a fraction of `max_steps` and cannot find its
+    position in a stream again. So the passes, and the steps of the current pass, are counted here.
 
     Args:
-        data: its `epoch` is set before each; a sampler of known length, or a stream.
+        data: a sampler of known length, or a stream; its `epoch` is set before each epoch.
         every: epochs between evaluations.
-        save_every: steps between checkpoints without an evaluation; None: there are none.
+        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
         reload_rng: sets the random state to that of the checkpoint that was resumed from.
     """
 
@@ -34,35 +34,35 @@ class Schedule(TrainerCallback, ExportableState):
         self.skipping = False
 
     def state(self) -> dict[str, Any]:
-        """What `trainer_state.json` keeps."""
+        """What `trainer_state.json` stores."""
         return {"args": {}, "attributes": {"done": self.done, "steps": self.steps}}
 
     @override
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Find the place, and the best checkpoint, again; the directory may have moved."""
-        place = state.stateful_callbacks[type(self).__name__]["attributes"]
-        self.done, self.steps = place["done"], place["steps"]
+        """Find the position and the best checkpoint again; the directory may have moved."""
+        position = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.done, self.steps = position["done"], position["steps"]
         self.skipping = self.streamed and self.steps > 0
         if state.best_global_step is not None:
             state.best_model_checkpoint = str(Path(args.output_dir) / f"{CHECKPOINT}-{state.best_global_step}")
 
     @override
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
-        """Tell the data the epoch. Of a split Trainer skips what was seen, by its indices; of a stream it must be read."""
+        """Tell the data the epoch. In a split, Trainer skips the indices it has seen; a stream must be read up to its position."""
         self.data.epoch = self.done
         if self.streamed:
             train_dataloader.skip_batches = self.steps * args.gradient_accumulation_steps
 
     @override
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Starting to read has drawn from the random state."""
+        """Restore the random state, because starting to read a stream has drawn from it."""
         if self.skipping:
             self.reload_rng()
             self.skipping = False
 
     @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save where it is due, but for an epoch's end, which has a say of its own."""
+        """Save if a checkpoint is due, except at the end of an epoch, where `on_epoch_end` decides."""
         self.steps += 1
         if self.streamed:
             state.epoch = float(self.done)

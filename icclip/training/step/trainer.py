@@ -5,37 +5,29 @@ Everything else (schedules, logging integrations, resuming, mixed precision) sta
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from typing_extensions import override
 
 from icclip.config import DuplicatePolicy
 from icclip.errors import TrainingStoppedError
 from icclip.models.loaded import LoadedModel
-from icclip.runs.checkpoints import CHECKPOINT, rotate, staged_checkpoint
-from icclip.runs.history import evaluations_in
 from icclip.training.feeding.collate import IDS, CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
 from icclip.training.gentle.averaging import WeightAverage
-from icclip.training.gentle.lora import plain_state
 from icclip.training.gentle.plan import Gentle
 from icclip.training.gentle.rates import set_apart
-from icclip.training.processes.gather import gather_rows, is_distributed, own_columns, wait_for_all
+from icclip.training.processes.gather import gather_rows, is_distributed, own_columns
 from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
 from icclip.training.step.losses import LOSSES, Pairs
+from icclip.training.step.overrides import overrides_private
+from icclip.training.step.saving import SavingTrainer
 from icclip.training.step.schedule import Schedule
-
-if TYPE_CHECKING:
-    from icclip.training.processes.sharding import Shards
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -45,22 +37,22 @@ NO_STEP = torch.iinfo(torch.int64).max
 Evaluate = Callable[[LoadedModel], Mapping[str, float]]
 
 
-class ContrastiveTrainer(Trainer):
+class ContrastiveTrainer(SavingTrainer):
     """Trains both towers so that a pair's embeddings meet.
 
     Args:
         loaded: its model is trained in place.
-        args: `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
+        args: with `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
         train_dataset: gives Examples.
-        validate: metrics of the model as it stands, the same on every process.
+        validate: measures a model; must return the same metrics on every process.
         micro_batch: pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None: all.
         eval_every: epochs between evaluations, each of which saves a checkpoint.
-        save_every: steps between checkpoints without an evaluation; None: there are none.
-        callbacks: besides transformers' own.
-        gentle: what of the model trains and is saved; None: all of it, as it is.
-        collator: None: one that chooses captions by chance.
-        duplicates: what pairs that share a caption or an image are to each other.
-        fsdp: divide the model among the processes; see `icclip.training.processes.sharding`.
+        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+        callbacks: in addition to transformers' own.
+        gentle: which weights train and which are saved; None: all of them, as they are.
+        collator: None: one that chooses captions at random.
+        duplicates: how pairs that share a caption or an image count to each other.
+        fsdp: shard the model across the processes; see `icclip.training.processes.sharding`.
     """
 
     def __init__(
@@ -79,36 +71,29 @@ class ContrastiveTrainer(Trainer):
         duplicates: DuplicatePolicy = "mask",
         fsdp: bool = False,
     ) -> None:
-        self._fsdp = fsdp
-        self._shards: Shards | None = None
         super().__init__(
-            model=loaded.model,
-            args=args,
+            loaded,
+            args,
+            gentle or Gentle(loaded.model, {}),
+            fsdp=fsdp,
             data_collator=collator or Collator(loaded.feeder, args.seed),
             train_dataset=train_dataset,
             # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
             eval_dataset=train_dataset,
-            processing_class=loaded.feeder.processor,
             callbacks=list(callbacks),
         )
-        self.loaded, self.validate, self.micro_batch, self.duplicates = loaded, validate, micro_batch, duplicates
-        self.gentle = gentle or Gentle(loaded.model, {})
+        self.validate, self.micro_batch, self.duplicates = validate, micro_batch, duplicates
         self._sampler = None
         if isinstance(train_dataset, CaptionedImages):
             step = args.train_batch_size * args.world_size
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         self.remove_callback(PrinterCallback)
-        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self._reload_rng))
+        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self.reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         if self.gentle.average is not None:
             self.add_callback(_Average(self.gentle.average))
         # Our loss is a mean over the batch: it must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
-        self._root = Path(str(args.output_dir))
-        self._output_dir = self._root
-        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
-        self._limit, args.save_total_limit = args.save_total_limit, None
-        self._resumed_from: str | None = None
         self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
 
     # The loss
@@ -123,7 +108,7 @@ class ContrastiveTrainer(Trainer):
     ) -> Any:
         """The loss of the local pairs against those of all processes, float32 [].
 
-        It goes through the wrapped model's forward, which is where DDP hooks in.
+        It calls the forward of the wrapped model, because that is where DDP hooks in.
         """
         model_inputs, ids = split_batch(inputs)
         outputs = model(**model_inputs)
@@ -140,7 +125,7 @@ class ContrastiveTrainer(Trainer):
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        """Forward and backward of one batch, float32 []; in two passes where it has several micro-batches."""
+        """Run forward and backward of one batch, in two passes if it has several micro-batches. Returns the loss, float32 []."""
         if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
@@ -169,23 +154,18 @@ class ContrastiveTrainer(Trainer):
         )
 
     def _temperature(self) -> list[nn.Parameter]:
-        """What the loss learns besides the embeddings."""
-        return [parameter for parameter in self._scale_and_bias() if parameter.requires_grad]
-
-    def _scale_and_bias(self) -> list[nn.Parameter]:
-        """logit_scale, and logit_bias where there is one."""
-        found = (getattr(self.loaded.model, name, None) for name in ("logit_scale", "logit_bias"))
-        return [parameter for parameter in found if parameter is not None]
+        """The trainable parameters of the loss itself."""
+        return [parameter for parameter in self.scale_and_bias() if parameter.requires_grad]
 
     # Data
 
     @override
     def get_train_dataloader(self) -> Any:
-        """Trainer's, with a random state of its own.
+        """Trainer's data loader, with a random state of its own.
 
-        Without one it draws a seed for its workers from the state that dropout draws from, each epoch or
-        once, as the workers live; a resumed run would go on with other numbers. With micro-batches, each
-        moves to the device by itself: a batch may not fit there.
+        Otherwise it would draw a seed for its workers from the state that dropout draws from, once or in
+        each epoch depending on how long the workers live, and a resumed run would draw other numbers.
+        With micro-batches, each one moves to the device by itself, since a whole batch may not fit there.
         """
         loader: Any = super().get_train_dataloader()
         loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
@@ -193,74 +173,42 @@ class ContrastiveTrainer(Trainer):
             loader.device = None
         return loader
 
+    @overrides_private
     @override
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler | None:
         return self._sampler
 
-    def _align_special_tokens(self) -> None:
-        """Leave the config alone: CLIP's legacy `eos_token_id` 2 decides how its text is pooled."""
-
     # Weight decay
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The matrices. Norms, biases and the temperature shrink to no one's good."""
+        """The matrices only: norms, biases and the temperature should not shrink."""
         return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
 
     # Rates
 
     @override
     def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
-        """transformers', with a learning rate for each parameter."""
-        if self._fsdp and self._shards is None:
-            self._divide()
+        """The optimizer of the base class, with a learning rate for each parameter."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args, **options)
-        self.gentle.divide(optimizer)
+        self.gentle.set_rates(optimizer)
         # What is whole everywhere and what is divided cannot be stepped together. It is a group without
         # FSDP too: a run can go on with it, or without.
         optimizer.param_groups[:] = set_apart(optimizer.param_groups, self._temperature())
         return optimizer
 
-    # FSDP
-
-    def _divide(self) -> None:
-        """Once the weights of a resumed run are there, and before the optimizer takes hold of the parameters."""
-        from icclip.training.processes.sharding import Shards
-
-        self._shards = Shards(self.loaded.model, self._scale_and_bias(), self.args.device)
-        if self.gentle.average is not None:
-            self.gentle.average.follow(self.loaded.model, self._shards.divided)
-
-    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        """Not the whole of one that is to be divided."""
-        if not self._fsdp:
-            super()._move_model_to_device(model, device)
-
-    def _wrap_model(self, model: nn.Module, *args: Any, **options: Any) -> nn.Module:
-        """A divided model exchanges its gradients itself: it gets autocast and no DistributedDataParallel."""
-        if self._shards is not None:
-            model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-        wrapped: nn.Module = super()._wrap_model(model, *args, **options)
-        return wrapped
-
     # Evaluation
 
     @override
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Validation metrics as `eval_*`, logged, on every process the same."""
+        """Measure and log the validation metrics as `eval_*`; they are the same on every process."""
         training = self.loaded.model.training
         self.loaded.model.eval()
-        with self._as_saved() as model:
+        with self.as_saved() as model:
             metrics = {f"eval_{name}": value for name, value in self.validate(model).items()}
         self.loaded.model.train(training)
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-    @contextlib.contextmanager
-    def _as_saved(self) -> Iterator[LoadedModel]:
-        """While it lasts there is the model to measure and save, whole on every process."""
-        with self.gentle.as_saved(self._shards.gathered if self._shards else None) as model:
-            yield self.loaded if model is self.loaded.model else dataclasses.replace(self.loaded, model=model)
 
     # Not finite
 
@@ -270,6 +218,7 @@ class ContrastiveTrainer(Trainer):
         found = torch.where(torch.isfinite(torch.as_tensor(value, device=device)), NO_STEP, step)
         self._first_bad[what] = torch.minimum(self._first_bad[what], found)
 
+    @overrides_private
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **options: Any) -> None:
         # Under fp16 the scaler skips such a step, and goes on with a smaller scale.
         if grad_norm is not None and self.accelerator.scaler is None:
@@ -279,7 +228,7 @@ class ContrastiveTrainer(Trainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **options)
 
     def stop_if_not_finite(self) -> None:
-        """Raise TrainingStoppedError where a loss, a gradient, or now a weight, is not finite: on every process alike."""
+        """Raise TrainingStoppedError, on every process alike, if a loss, a gradient or a weight is not finite."""
         weights = self._shards.parts() if self._shards else self.loaded.model.parameters()
         finite = torch.stack([torch.isfinite(p).all() for p in weights]).all()
         found = {**self._first_bad, "weights": torch.where(finite, NO_STEP, self.state.global_step)}
@@ -295,113 +244,6 @@ class ContrastiveTrainer(Trainer):
             f"logit_scale {self.loaded.model.logit_scale.item():.3g}): "
             "the checkpoints saved before are intact; try a smaller --lr, or bf16 instead of fp16"
         )
-
-    # Checkpoints
-
-    def restore(self, checkpoint: Path) -> None:
-        """Take up a run that has made all its steps: its state, and the weights of the best checkpoint."""
-        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
-        self._load_best_model()
-
-    @override
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        self._resumed_from = checkpoint
-        super()._load_rng_state(checkpoint)
-
-    def _reload_rng(self) -> None:
-        super()._load_rng_state(self._resumed_from)
-
-    @override
-    def _get_output_dir(self, trial: Any) -> str:
-        """Where `_save_checkpoint` writes: a staging directory while it does."""
-        return str(self._output_dir)
-
-    @override
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What `icclip eval` reads; to be called on every process, one writes."""
-        if self._shards is None and not self.gentle.saves_other_weights:
-            super().save_model(output_dir, _internal_call)
-            return
-        target, in_training = Path(output_dir or self._output_dir), self.model
-        with self._as_saved() as saved:
-            self.model = saved.model
-            try:
-                if self.args.should_save:
-                    self._save(str(target), plain_state(saved.model))
-            finally:
-                self.model = in_training
-        self.gentle.save(target, self._shards.whole if self._shards else None, writer=self.args.should_save)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self._shards is None:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        assert self.optimizer is not None, "the model is divided for it"
-        state = self._shards.state_of(self.optimizer, keep=self.args.should_save)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self._schedule().state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Through the CPU: of several processes there transformers asks for the device cpu:0, which torch does not know."""
-        if checkpoint is None:
-            return
-        assert self.optimizer is not None, "there are steps to go on with"
-        state, schedule = (
-            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
-            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        )
-        if self._shards is None:
-            self.optimizer.load_state_dict(state)
-        else:
-            self._shards.load_state(self.optimizer, state)
-        self._schedule().load_state_dict(schedule)
-
-    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
-        assert self.lr_scheduler is not None, "it is made with the optimizer"
-        return self.lr_scheduler
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.gentle.saves_other_weights:
-            self.gentle.load(Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_best_model(self) -> None:
-        if self._shards is not None:
-            # One process tests it.
-            if self.args.should_save:
-                best = Path(str(self.state.best_model_checkpoint))
-                whole = self._shards.ended(best, adapted=self.gentle.adapted)
-                self.loaded = dataclasses.replace(self.loaded, model=whole)
-            return
-        self.gentle.finish()
-        super()._load_best_model()
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Let Trainer write into a staging directory that appears as checkpoint-N when complete."""
-        root = self._root
-        name = f"{CHECKPOINT}-{self.state.global_step}"
-        with staged_checkpoint(root, name, writer=self.args.should_save, wait=wait_for_all) as staging:
-            self._output_dir = staging
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                self._output_dir = root
-            self._name_the_best(root, staging / name)
-        if self.args.should_save:
-            evaluated = evaluations_in(self.state.log_history)
-            rotate(root, self._limit, self.state.best_global_step, evaluated)
-
-    def _name_the_best(self, root: Path, checkpoint: Path) -> None:
-        """Where the best one is the one just written, Trainer has noted its staging name."""
-        if self.state.best_global_step is not None:
-            self.state.best_model_checkpoint = str(root / f"{CHECKPOINT}-{self.state.best_global_step}")
-        if self.args.should_save:
-            self.state.save_to_json(str(checkpoint / "trainer_state.json"))
 
 
 def _pairs(image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy) -> Pairs:

@@ -1,4 +1,4 @@
-"""Retrieval metrics of a model in training: each process encodes its share, one ranks."""
+"""Retrieval metrics of a model in training: each process encodes its share, and the first one ranks."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Validation:
     device: str
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
-        """The metrics, the same on every process; and the numbers that show a collapse."""
-        place, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
+        """The retrieval metrics and the numbers that show a collapse, the same on every process."""
+        process, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
-        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[place]]
-        images = encoder.encode_images(self.images.shard(processes, place), batch_size=self.config.eval_bs)
+        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[process]]
+        images = encoder.encode_images(self.images.shard(processes, process), batch_size=self.config.eval_bs)
         embeddings = to_first_process((images, encoder.encode_texts(texts)))
         metrics = from_first_process(self._measure(embeddings) if embeddings is not None else None)
         return {**metrics, "logit_scale": loaded.model.logit_scale.item()}

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Any
 from icclip import hookimpl
 from icclip.errors import CheckpointError
 from icclip.models.features import pooled
-from icclip.plugins.specs import BackendSpec, Preset, TextPolicy
+from icclip.plugins.specs import BackendSpec, Preset, TextPolicy, TowerLayout, numbered_blocks
 
 if TYPE_CHECKING:
     from icclip.config import ModelConfig
     from icclip.models.loaded import LoadedModel
+
+TINY_LENGTH = 48
+TINY_PREPROCESSING = {
+    "image_processor_type": "CLIPImageProcessor",
+    "processor_class": "CLIPProcessor",
+    "do_center_crop": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
 
 LEGACY_EOS = 2
 """Configs from before transformers 4.31 have this wrong id; the text is then pooled at its largest id."""
@@ -57,11 +66,38 @@ def _name(expected: int) -> str:
     return "with the largest id" if expected == LEGACY_EOS else str(expected)
 
 
-def build_tiny(config: ModelConfig, captions: Sequence[str]) -> LoadedModel:
-    """The preset's untrained model."""
-    from icclip.models.presets import clip_tiny
+def resize(model: Any, processor: Any, side: int) -> Any:
+    """The model for images of another side. Raises UsageError where its patches do not fill them."""
+    from icclip.models.resizing import resize_patches
 
-    loaded = clip_tiny(config, captions, BACKEND)
+    positions = "vision_model.embeddings.position_embedding.weight"
+    return resize_patches(model, processor, side, config_name="vision_config", positions=positions)
+
+
+def build_tiny(config: ModelConfig, captions: Sequence[str]) -> LoadedModel:
+    """An untrained CLIP; its weights depend on `config.seed`, its tokenizer on `captions`.
+
+    Raises:
+        UsageError: `config.image_resize` is not a multiple of the patch size.
+        CheckpointError: the tokenizer that `config` names cannot be used.
+    """
+    from transformers import CLIPConfig, CLIPModel
+
+    from icclip.models import presets
+    from icclip.models.loaded import LoadedModel
+    from icclip.models.quiet import quiet_transformers
+
+    side = presets.preset_side(config)
+    size = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    preprocessing = presets.PREPROCESSING | TINY_PREPROCESSING | size
+    processor = presets.preset_processor(config, captions, preprocessing, TINY_LENGTH)
+    with quiet_transformers():
+        model_config = CLIPConfig(
+            text_config=presets.TEXT | presets.vocabulary_fields(processor.tokenizer, TINY_LENGTH),
+            vision_config=presets.VISION | {"image_size": side, "patch_size": presets.PATCH},
+            projection_dim=presets.VISION["hidden_size"],
+        )
+    loaded = LoadedModel.of(presets.seeded(CLIPModel, model_config, config), processor, BACKEND, config.name)
     check_end_of_text(loaded)
     return loaded
 
@@ -74,6 +110,23 @@ BACKEND = BackendSpec(
     load=load,
     text_policy=text_policy,
     unwrap=pooled,
+    vision=TowerLayout(
+        module="vision_model",
+        parameters=("vision_model.", "visual_projection."),
+        blocks=numbered_blocks(r"vision_model\.encoder\.layers\.\d+"),
+        config="vision_config",
+        graph_input="pixel_values",
+        graph_output="image_embeds",
+    ),
+    text=TowerLayout(
+        module="text_model",
+        parameters=("text_model.", "text_projection."),
+        blocks=numbered_blocks(r"text_model\.encoder\.layers\.\d+"),
+        config="text_config",
+        graph_input="input_ids",
+        graph_output="text_embeds",
+    ),
+    resize=resize,
     presets=(
         Preset(
             name="clip-tiny",

@@ -68,4 +68,6 @@ def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[mani
         if image.parent == folder:
             raise DataError(f"{image}: lies in no class's folder; move it into one, or remove it")
         caption = template.replace("{}", image.relative_to(folder).parts[0].replace("_", " "))
-        yield manifest.Item(str(image), split, str(image.relative_to(root)), manifest.usable_captions([caption], str(image)))
+        yield manifest.Item(
+            str(image), split, str(image.relative_to(root)), manifest.usable_captions([caption], str(image))
+        )

@@ -63,8 +63,10 @@ def recognises(path: Path) -> bool:
 def _begins_like_coco(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(HEAD).lstrip(b"\xef\xbb\xbf \r\n\t")
-    return head.startswith(b"{") and b'"sentences"' not in head and any(
-        name in head for name in (b'"images"', b'"annotations"', b'"licenses"')
+    return (
+        head.startswith(b"{")
+        and b'"sentences"' not in head
+        and any(name in head for name in (b'"images"', b'"annotations"', b'"licenses"'))
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,9 +153,7 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
     return chosen
 
 
-def in_contract(
-    config: DatasetConfig, splits: Mapping[str, Any], choose: Choose
-) -> DatasetDict | IterableDatasetDict:
+def in_contract(config: DatasetConfig, splits: Mapping[str, Any], choose: Choose) -> DatasetDict | IterableDatasetDict:
     """`image` and `captions` in every split. Images that are named instead of held are looked for as in a manifest.
 
     Raises:

@@ -22,7 +22,9 @@ SUFFIXES = (".json",)
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """`json`."""
-    summary = "a .json array of objects that name image files, or a directory with train.json, validation.json, test.json"
+    summary = (
+        "a .json array of objects that name image files, or a directory with train.json, validation.json, test.json"
+    )
     return [DatasetSpec(name="json", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 

@@ -193,7 +193,7 @@ def _members(path: Path, shard: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a header that is cut off, or is none, for the end. Raises ReadError."""
+    """Tarfile takes a header that is cut off, or is none, for the end. Raises ReadError."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)

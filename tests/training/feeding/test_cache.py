@@ -222,7 +222,7 @@ def test_a_broken_image_leaves_nothing(path):
 def test_without_room_auto_goes_without_and_on_is_an_error(path, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000))
     assert filled(path, mode="auto", reporter=Reporter()) is None
-    assert "49 KiB are free where 60 KiB are needed and 4.0 GiB to spare" in capsys.readouterr().err
+    assert "it needs 60 KiB and must leave 4.0 GiB free, and the disk has 49 KiB" in capsys.readouterr().err
     with pytest.raises(UsageError, match=r"cannot write the image cache .* set ICCLIP_CACHE to another directory"):
         filled(path)
 

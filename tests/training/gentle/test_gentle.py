@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from icclip.config import EvalConfig, GentleConfig, LoraConfig, ModelConfig
+from icclip.config import EncoderConfig, EvalConfig, GentleConfig, LoraConfig, ModelConfig
 from icclip.errors import UnknownNameError, UsageError
 from icclip.evaluating.run import evaluate
 from icclip.models.opening import open_model
 from icclip.training.feeding.collate import CaptionedImages
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.layers import places
-from icclip.training.gentle.lora import add_adapters, merged, plain_state, remove_adapters
+from icclip.training.gentle.lora import adapters_merged, add_adapters, plain_state, remove_adapters
 from icclip.training.gentle.plan import Gentle
 from icclip.training.run import train
 from icclip.training.step.arguments import training_arguments
@@ -163,7 +163,7 @@ def features(loaded, pictures):
 def test_merged_the_model_gives_what_it_gives_with_adapters(adapted, pictures, family, registry, tiny):
     with_adapters = features(adapted, pictures)
     before = {name: tensor.clone() for name, tensor in adapted.model.state_dict().items()}
-    with merged(adapted.model):
+    with adapters_merged(adapted.model):
         torch.testing.assert_close(features(adapted, pictures), with_adapters, atol=1e-5, rtol=1e-4)
         plain = {name: tensor.clone() for name, tensor in plain_state(adapted.model).items()}
     assert not changed(before, adapted.model.state_dict())
@@ -301,9 +301,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(gently, registry, qu
 def assert_measured(config, registry, quiet, result):
     """What a run says of its best checkpoint is what the saved model gives."""
     for directory in map(str, (config.output_dir, config.output_dir / f"checkpoint-{result.best_step}")):
-        asked = EvalConfig(checkpoint=directory, data=config.data, split="validation", eval_bs=config.eval_bs,
-                           output_dir=config.output_dir / "again", bootstrap=0, workers=0, device="cpu")  # fmt: skip
-        again = evaluate(asked, registry, quiet)
+        encoder = EncoderConfig(checkpoint=directory, workers=0, device="cpu")
+        asked = EvalConfig(encoder=encoder, data=config.data, split="validation", eval_bs=config.eval_bs,
+                           output_dir=config.output_dir / "again", bootstrap=0)  # fmt: skip
+        again = evaluate(asked, registry, quiet).metrics
         (config.output_dir / "again" / "validation_metric.json").unlink()
         assert {name: again[name] for name in result.best} == result.best
 
@@ -313,7 +314,7 @@ def test_resuming_with_other_weights_in_training_is_refused(gently, registry, qu
     config = gently(LoraConfig(rank=2))
     train(config, registry, quiet)
     (table,) = other
-    with pytest.raises(UsageError, match=rf"was trained with other options of \[{table}\], .*: resume with those"):
+    with pytest.raises(UsageError, match=rf"was trained with other options in \[{table}\]: resume with those"):
         train(dataclasses.replace(config, epochs=2, resume=True, **other), registry, quiet)
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import distributed
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
+from icclip.plugins.registry import Registry
 from icclip.training.gentle.averaging import WeightAverage
+from icclip.training.gentle.layers import block_modules
 from icclip.training.processes.gather import gather_rows, own_columns
 from icclip.training.processes.sharding import Shards
 from icclip.training.step.losses import LOSSES, Pairs
@@ -34,7 +36,8 @@ def stepped(family, rank=0, processes=1):
     torch.manual_seed(0)
     model = FAMILIES[family]().train()
     average = WeightAverage(model, 0.5)
-    shards = Shards(model, temperature_of(model), torch.device("cpu")) if processes > 1 else None
+    blocks = block_modules(model, Registry().backend(model.config.model_type))
+    shards = Shards(model, temperature_of(model), torch.device("cpu"), blocks) if processes > 1 else None
     if shards:
         average.follow(model, shards.divided)
     apart = set(temperature_of(model))

@@ -38,7 +38,7 @@ def test_one_process_where_several_were_asked_for_is_said(launched, config, caps
     environment, processes = launched("--num_processes", "2")
     assert processes == 1
     as_launched(config, environment, Reporter())
-    assert "asked for several processes and started one" in " ".join(capsys.readouterr().err.split())
+    assert "asked for several processes but started one" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.distributed
@@ -55,19 +55,21 @@ def test_fsdp_of_accelerate_is_ours(launched, config, capsys):
     assert processes == 2
     assert as_launched(config, environment, Reporter()).fsdp
     assert not any("USE_FSDP" in name for name in environment), "accelerate would divide the model too"
-    assert "accelerate was asked for FSDP: dividing the model as --fsdp does" in " ".join(
+    assert "accelerate was asked for FSDP: icclip shards the model as with --fsdp" in " ".join(
         capsys.readouterr().err.split()
     )
 
 
 @pytest.mark.parametrize("name", ["DeepSpeed", "Megatron_LM"])
 def test_other_ways_to_divide_are_refused(config, name):
-    with pytest.raises(UsageError, match=rf"asked for {name.replace('_', '-')}, and icclip does not know it: leave it"):
+    with pytest.raises(
+        UsageError, match=rf"asked for {name.replace('_', '-')}, which icclip does not support: leave it"
+    ):
         as_launched(config, {f"ACCELERATE_USE_{name.upper()}": "true"}, Reporter())
 
 
 def test_one_process_cannot_divide_a_model(config):
-    with pytest.raises(UsageError, match=r"--fsdp divides .* and there is one: start them with torchrun"):
+    with pytest.raises(UsageError, match=r"--fsdp shards .* but there is only one: start several with torchrun"):
         as_launched(dataclasses.replace(config, fsdp=True), {}, Reporter())
 
 

@@ -57,7 +57,7 @@ def test_no_run_inherits_the_precision_of_the_one_before(config):
 
 
 def test_fp16_needs_a_gpu(config):
-    with pytest.raises(UsageError, match=r"fp16 needs a GPU: use --bf16, or neither"):
+    with pytest.raises(UsageError, match=r"fp16 needs a GPU: use --bf16 or --fp32"):
         training_arguments(dataclasses.replace(config, precision="fp16"), workers=0)
 
 

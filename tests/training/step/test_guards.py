@@ -59,12 +59,12 @@ def test_a_run_that_gets_worse_is_stopped_and_keeps_its_best(ruined, registry, c
     assert list(measured) == [0, 2, 4], "stopped after two evaluations"
     assert measured[0]["rsum"] > 500
     said = capsys.readouterr().err
-    assert f"step 4: the rsum is below the {measured[0]['rsum']:.1f} of step 0 and the patience of 2 " in said
+    assert f"step 4: the last 2 evaluations had an rsum below the {measured[0]['rsum']:.1f} of step 0" in said
     assert result.best["rsum"] == max(measured[2]["rsum"], measured[4]["rsum"])
     with pytest.raises(
         GateError, match=r"did not improve the model: .* from step [24], has an rsum of .* and step 0 had"
     ):
-        result.raise_if_no_better()
+        result.verdict()
     assert json.loads((ruined.output_dir / "icclip.json").read_text())["status"] == "complete"
 
 

@@ -44,6 +44,8 @@ def names_of_temperature(model):
 
 
 def test_training_leaves_the_models_config_alone(trainer):
+    # As published CLIP configs have it; it decides how their text is pooled. The tokenizer has another.
+    trainer.model.config.text_config.eos_token_id = 2
     before = trainer.model.config.to_dict()
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.train()

@@ -17,7 +17,7 @@ from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, cosines
 from icclip.retrieval.metrics import CUTOFFS, DIRECTIONS
 from icclip.retrieval.ranking import RetrievalRanks
 from icclip.runtime.providers import PROVIDERS, Provider
-from icclip_export.comparison import Compared, Embeddings, Scoring
+from icclip_export.gate.comparison import Compared, Embeddings, Scoring
 
 if TYPE_CHECKING:
     from icclip.runtime import Encoder as BundleEncoder
@@ -32,7 +32,7 @@ _SAME = 1e-6
 
 
 @dataclass(frozen=True)
-class Check:
+class Requirement:
     """A number and what it is held to."""
 
     name: str
@@ -68,25 +68,27 @@ def number(value: float) -> str:
     return f"{value:.7f}".rstrip("0").rstrip(".")
 
 
-def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Check]:
+def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Requirement]:
     """What ran, in the sessions' own word: onnxruntime falls back to the CPU without saying so."""
     towers: tuple[Tower, ...] = ("vision", "text")
     for tower in towers:
         ran = encoder.session(tower).session.get_providers()[0]
         right = float(ran == PROVIDERS[asked])
-        yield Check(f"{tower}.provider", right, 1.0, at_least=True, where=f"{ran} instead of {PROVIDERS[asked]}")
+        yield Requirement(f"{tower}.provider", right, 1.0, at_least=True, where=f"{ran} instead of {PROVIDERS[asked]}")
 
 
-def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Check]:
+def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Requirement]:
     """Scores are made of cosines with the checkpoint's own temperature, bias and function."""
     right = float(now.loss == before.loss)
-    yield Check("scoring.loss", right, 1.0, at_least=True, where=f"{now.loss} instead of {before.loss}")
+    yield Requirement("scoring.loss", right, 1.0, at_least=True, where=f"{now.loss} instead of {before.loss}")
     for name in ("logit_scale", "logit_bias"):
         had, has = (getattr(own, name) or 0.0 for own in (before, now))
-        yield Check(f"scoring.{name}", has - had, _SAME, at_least=False)
+        yield Requirement(f"scoring.{name}", has - had, _SAME, at_least=False)
 
 
-def small_batch_checks(encoder: Encoder, known: Embeddings, data: Compared, limits: Thresholds) -> Iterator[Check]:
+def small_batch_checks(
+    encoder: Encoder, known: Embeddings, data: Compared, limits: Thresholds
+) -> Iterator[Requirement]:
     """One at a time, and padded by a text that fills the whole length: the same embeddings again."""
     images = [data.images[index] for index in range(min(BATCH, data.captions.n_images))]
     alone = encoder.encode_images(images, batch_size=1)
@@ -99,12 +101,16 @@ def small_batch_checks(encoder: Encoder, known: Embeddings, data: Compared, limi
     yield _lowest("text.padded", known.texts[: len(texts)], padded, limits, data.text_name)
 
 
-def _lowest(name: str, known: np.ndarray, found: np.ndarray, limits: Thresholds, called: Callable[[int], str]) -> Check:
+def _lowest(
+    name: str, known: np.ndarray, found: np.ndarray, limits: Thresholds, called: Callable[[int], str]
+) -> Requirement:
     own = np.nan_to_num(cosines(known, found), nan=0.0)
-    return Check(name, float(own.min()), limits.min_cosine, at_least=True, where=called(int(own.argmin())))
+    return Requirement(name, float(own.min()), limits.min_cosine, at_least=True, where=called(int(own.argmin())))
 
 
-def tower_checks(name: str, found: TowerAgreement, limits: Thresholds, called: Callable[[int], str]) -> Iterator[Check]:
+def tower_checks(
+    name: str, found: TowerAgreement, limits: Thresholds, called: Callable[[int], str]
+) -> Iterator[Requirement]:
     """Every number that the limits hold a tower's embeddings to; those of one input say which."""
     values = {
         "cosine": (found.min_cosine, limits.min_cosine, "; ".join(called(index) for index in found.worst)),
@@ -114,21 +120,21 @@ def tower_checks(name: str, found: TowerAgreement, limits: Thresholds, called: C
     }
     for kind, (value, limit, where) in values.items():
         if value is not None and limit is not None:
-            yield Check(f"{name}.{kind}", value, limit, at_least=True, where=where)
+            yield Requirement(f"{name}.{kind}", value, limit, at_least=True, where=where)
     if limits.embedding_abs is not None:
-        yield Check(f"{name}.difference", found.embedding_abs, limits.embedding_abs, at_least=False)
+        yield Requirement(f"{name}.difference", found.embedding_abs, limits.embedding_abs, at_least=False)
 
 
-def ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) -> Iterator[Check]:
+def ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) -> Iterator[Requirement]:
     """Similarities, and the first answers to every query."""
     if limits.similarity_abs is not None:
-        yield Check("similarity", found["i2t"].similarity_abs, limits.similarity_abs, at_least=False)
+        yield Requirement("similarity", found["i2t"].similarity_abs, limits.similarity_abs, at_least=False)
     if limits.top10_overlap is not None:
         for direction in DIRECTIONS:
-            yield Check(f"{direction}.top10", found[direction].overlap, limits.top10_overlap, at_least=True)
+            yield Requirement(f"{direction}.top10", found[direction].overlap, limits.top10_overlap, at_least=True)
 
 
-def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Thresholds) -> Iterator[Check]:
+def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Thresholds) -> Iterator[Requirement]:
     """The change of every R@K, as a fraction of the queries."""
     allowed = dict(zip(CUTOFFS, (limits.drop_r1, limits.drop_r5, limits.drop_r10), strict=True))
     smoke = before.captions.n_images < ENOUGH_IMAGES
@@ -138,7 +144,7 @@ def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Threshold
             had, has = (own <= cutoff for own in ranks)
             change = float(has.mean() - had.mean())
             tolerance = recall_tolerance(limit, len(had), int((had != has).sum()), smoke=smoke)
-            yield Check(f"{direction}.R@{cutoff}", change, tolerance, at_least=False)
+            yield Requirement(f"{direction}.R@{cutoff}", change, tolerance, at_least=False)
 
 
 def recall_tolerance(limit: float, queries: int, changed: int, *, smoke: bool) -> float:

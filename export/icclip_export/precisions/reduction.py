@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from icclip.bundles.manifest import Tower
 from icclip.bundles.parity_record import PrecisionParity, Thresholds, TowerSearch
 from icclip.console import Reporter
-from icclip_export.calibration import Calibration
-from icclip_export.graphs import graph_name
+from icclip_export.gate.calibration import Calibration
+from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
 
 if TYPE_CHECKING:
-    from icclip_export.search import Found
+    from icclip_export.precisions.search import Found
 
 FIRST_BAR = 0.5
 """Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
@@ -37,11 +38,13 @@ class Reducer:
         return {tower: self._tower(tower, precision, limits, bar) for tower in self.calibrated}
 
     def _tower(self, tower: Tower, precision: str, limits: Thresholds, bar: float) -> Found:
-        from icclip_export.precision import convert
+        from icclip_export.precisions.conversion import convert
 
         own = self.calibrated[tower]
         source, target = (self.directory / graph_name(tower, name) for name in ("fp32", precision))
-        found = convert(precision, source, target, io=own.io, inputs=own.inputs, score=own.score(limits, bar))
+        recipe = find_precision(precision).recipe
+        assert recipe is not None, "only a precision with a recipe is made from another"
+        found = convert(recipe, source, target, io=own.io, inputs=own.inputs, score=own.score(limits, bar))
         stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
         self.reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
         return found

@@ -19,7 +19,7 @@ from icclip.errors import CheckpointError
 from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, ranking_agreement, tower_agreement
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.runtime.providers import Provider
-from icclip_export.checks import (
+from icclip_export.gate.checks import (
     ENOUGH_IMAGES,
     number,
     provider_checks,
@@ -29,8 +29,8 @@ from icclip_export.checks import (
     small_batch_checks,
     tower_checks,
 )
-from icclip_export.comparison import Compared, Embeddings, Reference, Scoring
-from icclip_export.thresholds import CENTRED_WARNING
+from icclip_export.gate.comparison import Compared, Embeddings, Reference, Scoring
+from icclip_export.precisions import precision as find_precision
 
 if TYPE_CHECKING:
     from icclip.runtime import Encoder as BundleEncoder
@@ -152,7 +152,9 @@ def _agreements(known: Embeddings, found: Embeddings) -> tuple[dict[str, TowerAg
 
 
 def _doubt(precision: str, towers: Mapping[str, TowerAgreement], reporter: Reporter) -> None:
-    bar = CENTRED_WARNING.get(precision, -1.0)
+    bar = find_precision(precision).doubtful_below
+    if bar is None:
+        return
     for name, tower in towers.items():
         if tower.centred_min_cosine is not None and tower.centred_min_cosine < bar:
             reporter.warn(

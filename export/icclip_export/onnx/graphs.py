@@ -1,4 +1,4 @@
-"""ONNX graphs: where they lie in a bundle, reading and writing, larger than a protobuf message where need be."""
+"""Reading and writing ONNX graphs, also those that are larger than a protobuf message can be."""
 
 from __future__ import annotations
 
@@ -6,22 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icclip.bundles.manifest import Tower
-
 if TYPE_CHECKING:
     import numpy as np
 
 INLINE_LIMIT = 2**31 - 2**24
 """Bytes of weights up to which a graph is one file: a message ends at 2 GB, and the nodes need room too."""
-
-DIRECTORY = "onnx"
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
-"""Of the file names, as transformers.js looks for them."""
-
-
-def graph_name(tower: Tower, precision: str) -> str:
-    """The path of a graph inside a bundle."""
-    return f"{DIRECTORY}/{tower}_model{SUFFIXES[precision]}.onnx"
 
 
 def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None:

@@ -10,9 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from icclip.bundles.manifest import Manifest, Tower, read_manifest
-from icclip.console import Reporter
 from icclip.exporting.request import ExportRequest, ExportResult
-from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory, engine_options
 from icclip.runtime.providers import choose_provider
 
@@ -27,7 +25,8 @@ def export(request: ExportRequest) -> ExportResult:
     from icclip_export import bundle
 
     choose_provider("tensorrt")
-    config = dataclasses.replace(request.config, provider="tensorrt")
+    encoder = dataclasses.replace(request.config.encoder, provider="tensorrt")
+    config = dataclasses.replace(request.config, encoder=encoder)
     result = bundle.export(dataclasses.replace(request, config=config), eager_attention=True)
     if result.parity.passed:
         manifest = read_manifest(result.bundle)
@@ -52,8 +51,3 @@ def build_engine(bundle: Path, manifest: Manifest, precision: str, tower: Tower)
     io = manifest.vision_io if tower == "vision" else manifest.text_io
     open_session(graph, io, "tensorrt", options=options, threads=1)
     return context
-
-
-def open_bundle(path: Path) -> Encoder:
-    """`ExportTargetSpec.open`: on TensorRT or not at all."""
-    return Encoder.open(path, provider="tensorrt", reporter=Reporter.for_this_process())

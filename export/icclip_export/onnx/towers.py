@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from optimum.exporters.onnx.base import OnnxConfig
-from optimum.exporters.onnx.model_configs import CLIPNormalizedConfig
-from optimum.exporters.onnx.model_patcher import CLIPModelPatcher
+from optimum.exporters.onnx.model_patcher import ModelPatcher
+from optimum.utils import NormalizedConfig
+from PIL import Image
 from torch import Tensor
 
 from icclip.bundles.manifest import Tower, TowerIO
@@ -23,7 +24,6 @@ from icclip.models.loaded import LoadedModel
 BATCH_AXIS, LENGTH_AXIS = "batch_size", "sequence_length"
 _TRACED_BATCH = 2
 """A batch of one would let the tracer take the axis for a constant."""
-PIXELS, TOKENS = "pixel_values", "input_ids"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TowerExport:
 
 
 class ImageTower(torch.nn.Module):
-    """`pixel_values` float32 [b, 3, h, w] -> projected, un-normalised embeddings [b, dim]."""
+    """Pixels float32 [b, 3, h, w] -> projected, un-normalised embeddings [b, dim]."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class ImageTower(torch.nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """The embeddings."""
-        return self._loaded.image_features({PIXELS: pixel_values})
+        return self._loaded.image_features({self._loaded.backend.vision.graph_input: pixel_values})
 
 
 class TextTower(torch.nn.Module):
-    """`input_ids` int64 [b, length] -> projected, un-normalised embeddings [b, dim].
+    """Token ids int64 [b, length] -> projected, un-normalised embeddings [b, dim].
 
-    No attention mask: CLIP's text attention is causal and pooled before the padding, SigLIP was
-    trained without one.
+    What else the text policy feeds is computed from the ids inside the graph: the attention mask is 0
+    where they are padding, and token types are 0 everywhere.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -60,14 +60,25 @@ class TextTower(torch.nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """The embeddings."""
-        return self._loaded.text_features({TOKENS: input_ids})
+        return self._loaded.text_features(completed(self._loaded, input_ids))
+
+
+def completed(loaded: LoadedModel, ids: Tensor) -> dict[str, Tensor]:
+    """All inputs of the text tower, made of token ids int64 [b, length]."""
+    feeder = loaded.feeder
+    made = {
+        "attention_mask": lambda: ids.ne(feeder.processor.tokenizer.pad_token_id).to(torch.int64),
+        "token_type_ids": lambda: torch.zeros_like(ids),
+    }
+    name = loaded.backend.text.graph_input
+    return {name: ids, **{other: made[other]() for other in feeder.text_policy.inputs if other != name}}
 
 
 class TowerOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type information
     """One input, one output, and the example that the graph is traced with."""
 
-    NORMALIZED_CONFIG_CLASS = CLIPNormalizedConfig
-    _MODEL_PATCHER = CLIPModelPatcher
+    NORMALIZED_CONFIG_CLASS = NormalizedConfig
+    _MODEL_PATCHER = ModelPatcher
 
     def __init__(self, config: Any, io: TowerIO, axes: Mapping[int, str], example: Tensor) -> None:
         super().__init__(config)
@@ -109,29 +120,41 @@ def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
 def tower_ios(loaded: LoadedModel) -> dict[Tower, TowerIO]:
     """The names that the graphs give their input and output."""
     return {
-        "vision": TowerIO(input=PIXELS, output=loaded.backend.image_output),
-        "text": TowerIO(input=TOKENS, output=loaded.backend.text_output),
+        "vision": TowerIO(input=loaded.backend.vision.graph_input, output=loaded.backend.vision.graph_output),
+        "text": TowerIO(input=loaded.backend.text.graph_input, output=loaded.backend.text.graph_output),
     }
 
 
 def check_exportable(loaded: LoadedModel) -> None:
     """Raises CheckpointError for what would export to encoders that are wrong without a word."""
-    if not isinstance(getattr(loaded.model.config.vision_config, "image_size", None), int):
+    if set(_probe(loaded)) != {loaded.backend.vision.graph_input}:
         raise CheckpointError(
             f"{loaded.source} takes images of any shape (NaFlex), which cannot be exported: "
             "use a checkpoint of a fixed resolution (its name ends in -patch16-224 or the like)"
         )
-    if loaded.feeder.text_policy.attention_mask:
+    tokenizer = loaded.feeder.processor.tokenizer
+    if loaded.feeder.text_policy.attention_mask and tokenizer.pad_token_id in (
+        tokenizer.eos_token_id,
+        tokenizer.sep_token_id,
+        tokenizer.unk_token_id,
+    ):
         raise CheckpointError(
-            f"{loaded.source}: backend {loaded.backend.name!r} needs an attention mask, and exported text encoders "
-            "take input_ids alone: it cannot be exported"
+            f"{loaded.source}: the text tower needs an attention mask, and its tokenizer pads with "
+            f"{tokenizer.pad_token!r}, which captions contain too, so an exported encoder cannot tell padding from text: "
+            "train with a tokenizer that has a padding token of its own"
         )
 
 
+def _probe(loaded: LoadedModel) -> Mapping[str, Tensor]:
+    """What the vision tower is fed for one image."""
+    inputs: Mapping[str, Tensor] = loaded.feeder.image_inputs([Image.new("RGB", (48, 40))])
+    return inputs
+
+
 def example_pixels(loaded: LoadedModel, batch: int) -> Tensor:
-    """Noise, float32 [batch, 3, side, side]; the same every time."""
-    side = loaded.model.config.vision_config.image_size
-    return torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
+    """Noise, float32 [batch, 3, h, w] of the size that the processor gives; the same every time."""
+    size = _probe(loaded)[loaded.backend.vision.graph_input].shape[1:]
+    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
 
 
 def example_tokens(loaded: LoadedModel, batch: int, length: int | None = None) -> Tensor:
@@ -144,10 +167,13 @@ def example_tokens(loaded: LoadedModel, batch: int, length: int | None = None) -
     """
     tokenizer, policy = loaded.feeder.processor.tokenizer, loaded.feeder.text_policy
     length = policy.max_length if length is None or policy.padding == "max_length" else length
-    end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+    # BERT's texts end with their separator.
+    end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    padding = tokenizer.pad_token_id
     # Special tokens, which could end a text early, have the highest ids in CLIP and the lowest in SigLIP.
     special = set(tokenizer.all_special_ids)
-    ordinary = torch.tensor([i for i in range(loaded.model.config.text_config.vocab_size) if i not in special])
+    vocabulary = getattr(loaded.model.config, loaded.backend.text.config).vocab_size
+    ordinary = torch.tensor([i for i in range(vocabulary) if i not in special])
     chosen = torch.randint(len(ordinary), (batch, length), generator=torch.Generator().manual_seed(batch * length))
     ids = ordinary[chosen]
     for row in range(batch):

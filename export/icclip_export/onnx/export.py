@@ -18,7 +18,7 @@ from icclip.models.quiet import quiet_transformers
 from icclip.runtime.providers import import_onnxruntime
 
 if TYPE_CHECKING:
-    from icclip_export.towers import TowerExport
+    from icclip_export.onnx.towers import TowerExport
 
 OPSET = 18
 """LayerNormalization is one operator from 17 on, which TensorRT needs to keep its accuracy; 18 is optimum's default."""
@@ -58,7 +58,7 @@ def export_towers(
         UsageError: onnxruntime is too old.
         OSError: the disk is full, ...
     """
-    from icclip_export.towers import tower_exports
+    from icclip_export.onnx.towers import tower_exports
 
     import_onnxruntime()
     check_finite(loaded)
@@ -168,7 +168,7 @@ def check_numbers(tower: Tower, exported: TowerExport, path: Path, loaded: Loade
 
 
 def _examples(tower: Tower, loaded: LoadedModel) -> list[Any]:
-    from icclip_export.towers import example_pixels, example_tokens
+    from icclip_export.onnx.towers import example_pixels, example_tokens
 
     if tower == "vision":
         return [example_pixels(loaded, batch) for batch in BATCHES]

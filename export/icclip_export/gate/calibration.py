@@ -14,8 +14,8 @@ from icclip.bundles.parity_record import Thresholds
 from icclip.models.loaded import LoadedModel
 from icclip.retrieval.agreement import tower_agreement
 from icclip.retrieval.captions import CaptionMap
-from icclip_export.onnx import runner
-from icclip_export.search import Measure, Score
+from icclip_export.onnx.export import runner
+from icclip_export.precisions.search import Measure, Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,7 +65,7 @@ class Calibration:
 
 def calibrations(loaded: LoadedModel, images: Sequence[Image], captions: CaptionMap) -> dict[Tower, Calibration]:
     """Both towers on the first IMAGES images of a split and a caption of each."""
-    from icclip_export.towers import tower_ios
+    from icclip_export.onnx.towers import tower_ios
 
     count, ios = min(IMAGES, captions.n_images), tower_ios(loaded)
     pixels = loaded.feeder.image_inputs([images[row] for row in range(count)])
@@ -80,7 +80,9 @@ def _calibration(io: TowerIO, inputs: dict[str, Any], features: Callable[[dict[s
     import torch
 
     with torch.inference_mode():
-        known = [features({io.input: part}).float() for part in inputs[io.input].split(_BATCH)]
+        parts = {name: values.split(_BATCH) for name, values in inputs.items()}
+        batches = (dict(zip(parts, own, strict=True)) for own in zip(*parts.values(), strict=True))
+        known = [features(batch).float() for batch in batches]
     return Calibration(io, inputs[io.input].numpy(), _unit(torch.cat(known).numpy()))
 
 

@@ -1,0 +1,1 @@
+"""The two towers as ONNX graphs in float32, checked against torch."""

@@ -1,0 +1,1 @@
+"""Bundles prepared for onnxruntime's TensorRT provider."""

@@ -1,0 +1,73 @@
+"""What the shell completes: names that are on offer, those of third-party plugins included.
+
+Nothing heavy is imported, and a plugin that fails only offers nothing: a shell has no place for errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from icclip.config.encoder import AUTOCASTS
+from icclip.errors import IcclipError
+from icclip.plugins.registry import Registry
+from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec
+
+Names = Callable[[Registry], Iterable[str]]
+
+
+def _variants(registry: Registry) -> Iterable[str]:
+    names: set[str] = set()
+    for target in registry.names(ExportTargetSpec):
+        # What is not installed here offers nothing.
+        with contextlib.suppress(IcclipError):
+            names.update(registry.export_target(target).precisions)
+    return names
+
+
+KINDS: Mapping[str, Names] = {
+    "dataset": lambda registry: registry.names(DatasetSpec),
+    "model": Registry.preset_names,
+    "backend": lambda registry: registry.names(BackendSpec),
+    "metric": lambda registry: registry.names(MetricSpec),
+    "target": lambda registry: registry.names(ExportTargetSpec),
+    "split": lambda _: ("train", "validation", "test"),
+    "precision": lambda registry: {*AUTOCASTS, *_variants(registry)},
+    "variant": _variants,
+    "plugin": lambda registry: {name for row in registry.listing() for name in (row.name, row.origin)},
+    "file": lambda _: (),
+}
+"""Kind of `Option.complete` -> the names on offer."""
+ALSO_PATHS = frozenset({"dataset", "model", "file"})
+
+
+def completer(kind: str) -> Callable[[str], list[str]]:
+    """The function that Typer asks for what may follow the beginning of a word."""
+
+    def complete(incomplete: str) -> list[str]:
+        return completions(kind, incomplete)
+
+    return complete
+
+
+def completions(kind: str, incomplete: str) -> list[str]:
+    """The names, and where a path may be given the paths, that begin with a word."""
+    try:
+        names = sorted(set(KINDS[kind](Registry.from_environment())))
+    except Exception:  # noqa: BLE001 # whatever a plugin does, the shell goes on
+        names = []
+    return [
+        name for name in (*names, *(_paths(incomplete) if kind in ALSO_PATHS else ())) if name.startswith(incomplete)
+    ]
+
+
+def _paths(incomplete: str) -> list[str]:
+    """Files and directories, the latter with a slash; hidden ones only where asked for."""
+    folder, slash, beginning = incomplete.rpartition("/")
+    try:
+        found = sorted(Path(folder or ("/" if slash else ".")).iterdir())
+    except OSError:
+        return []
+    shown = [path for path in found if beginning.startswith(".") or not path.name.startswith(".")]
+    return [f"{folder}{slash}{path.name}{'/' * path.is_dir()}" for path in shown]

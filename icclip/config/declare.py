@@ -1,0 +1,237 @@
+"""An option is declared once, in the field of its config.
+
+From the declaration follow the flag of every command that takes the config, its help and its panel, the
+range check and the name that the check uses, the comment in the TOML file, whether a resumed run may
+change it, the arguments of transformers that it stands for, and the row of the reference page:
+
+    near_duplicates: int | None = option(
+        "Also treat images as duplicates when their 64-bit hashes differ in at most N bits.",
+        None, panel=DATA, at_least=0, at_most=16,
+    )
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MODEL_AND_DATA = "Model and data"
+SCHEDULE = "Schedule"
+BATCH = "Batch and memory"
+PRECISION = "Precision and devices"
+GENTLE = "Gentle fine-tuning"
+DATA = "Data handling"
+MEASURE = "Measurement"
+RUN = "Run directory"
+LOGGING = "Logging"
+OUTPUT = "Output"
+PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, LOGGING, OUTPUT)
+"""In the order in which people think about a run; `--help` shows them in it."""
+
+Resume = Literal["fixed", "reported", "extends", "free"]
+"""What a resumed run may do with a setting: not change it; change it, and say so; go on after the end; anything."""
+
+REQUIRED: Any = dataclasses.MISSING
+"""The default of a field that has to be given."""
+
+_OPTION, _NESTED = "icclip.option", "icclip.nested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What a field says about itself beside its type and its default."""
+
+    help: str
+    """A complete sentence."""
+    panel: str = DATA
+    flags: tuple[str, ...] = ()
+    """The main flag, then its aliases; empty: the field's name. Fields with one main flag are set together."""
+    argument: bool = False
+    """Given by its place, without a flag."""
+    metavar: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    unset: str = ""
+    """What happens without it, for the help text, where the default is None or depends on something."""
+    switches: tuple[str, ...] = ()
+    """Values with a flag of their own: `--fp16` for `--precision fp16`."""
+    separated: bool = False
+    """One flag may carry several values with commas between them; `none` is no value."""
+    resume: Resume = "reported"
+    replaces: tuple[str, ...] = ()
+    """Fields of transformers' TrainingArguments that `--set` may not touch because this option does."""
+    complete: str | None = None
+    """What the shell completes: a kind of `icclip.commands.completion`."""
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a number, such as `it must be at least 2`; None where nothing is."""
+        limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        said = {words: limit for words, limit in limits.items() if limit is not None}
+        if value is None or all(_KEEPS[words](value, limit) for words, limit in said.items()):
+            return None
+        return f"it must be {' and '.join(f'{words} {limit:g}' for words, limit in said.items())}"
+
+
+_KEEPS: Mapping[str, Callable[[float, float], bool]] = {
+    "at least": lambda value, limit: value >= limit,
+    "at most": lambda value, limit: value <= limit,
+    "above": lambda value, limit: value > limit,
+    "below": lambda value, limit: value < limit,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Nested:
+    leave_out: frozenset[str]
+    unset: Mapping[str, str]
+    help: Mapping[str, str]
+    resume: Resume
+
+
+def option(text: str, default: Any = None, **details: Any) -> Any:
+    """A config field that is an option.
+
+    Args:
+        text: the help, a complete sentence.
+        default: its value unless given; a callable type (`dict`, `tuple`) makes a new one; REQUIRED: there is none.
+        details: the other fields of `Option`.
+    """
+    metadata = {_OPTION: Option(help=text, **details)}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(text: str, default: Any = REQUIRED, **details: Any) -> Any:
+    """A config field that a command takes by its place."""
+    return option(text, default, argument=True, panel=MODEL_AND_DATA, **details)
+
+
+def nested(
+    default: Any = REQUIRED,
+    *,
+    leave_out: tuple[str, ...] = (),
+    unset: Mapping[str, str] = types.MappingProxyType({}),
+    help: Mapping[str, str] = types.MappingProxyType({}),  # noqa: A002 # as in Option
+    resume: Resume = "reported",
+) -> Any:
+    """A field that is a config itself, whose options are options of what holds it.
+
+    Args:
+        default: a value, or a config class that is made without arguments; REQUIRED: there is none.
+        leave_out: fields that are not offered as options here.
+        unset: field -> what happens here without its option, for the help text.
+        help: field -> its help here.
+        resume: for all of its fields.
+    """
+    metadata = {_NESTED: _Nested(frozenset(leave_out), unset, help, resume)}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Declared(typing.NamedTuple):
+    """One option of a config, or of a config inside it."""
+
+    path: tuple[str, ...]
+    """The names of the fields that lead to it."""
+    owner: str
+    """`Class.field`, whatever holds the class."""
+    hint: Any
+    default: Any
+    option: Option
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The main flag and its aliases; the field's name for an argument."""
+        name = self.path[-1]
+        if self.option.argument:
+            return (name,)
+        return self.option.flags or (f"--{name.replace('_', '-')}",)
+
+    @property
+    def required(self) -> bool:
+        """Whether a command cannot do without it: no default, and nothing else that is said to happen."""
+        alone = len(self.path) == 1 or self.option.argument
+        return alone and self.default is REQUIRED and not self.option.unset
+
+    @property
+    def plain_hint(self) -> Any:
+        """The annotated type without `| None`."""
+        return without_none(self.hint)
+
+
+def own_option(field: dataclasses.Field[Any]) -> Option | None:
+    """What a field declares; None for a field that is not an option."""
+    return field.metadata.get(_OPTION)
+
+
+def declared(config: type) -> Iterator[Declared]:
+    """All options of a config class, its own before those of the configs inside it."""
+    return _declared(config, (), _Nested(frozenset(), {}, {}, "reported"))
+
+
+def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[Declared]:
+    hints = typing.get_type_hints(config)
+    # A slotted dataclass is made twice, and its fields are those of the second.
+    fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)
+    for field in fields:
+        found = own_option(field)
+        if found is not None and field.name not in here.leave_out:
+            place, owner = (*path, field.name), f"{config.__qualname__}.{field.name}"
+            text, unset = here.help.get(field.name, found.help), here.unset.get(field.name, found.unset)
+            shown = dataclasses.replace(found, help=text, unset=unset)
+            yield Declared(place, owner, hints[field.name], _default(field), shown)
+    for field in fields:
+        inner: _Nested | None = field.metadata.get(_NESTED)
+        if inner is not None:
+            yield from _declared(without_none(hints[field.name]), (*path, field.name), inner)
+
+
+def together(options: typing.Iterable[Declared]) -> list[tuple[Declared, ...]]:
+    """Options that one flag sets, as one group; the first of a group speaks for it."""
+    groups: dict[str, list[Declared]] = {}
+    for one in options:
+        groups.setdefault(one.flags[0], []).append(one)
+    return [tuple(group) for group in groups.values()]
+
+
+def fields_that(config: type, resume: Resume) -> tuple[str, ...]:
+    """The top-level fields with this rule for a resumed run."""
+    found = []
+    for field in dataclasses.fields(config):
+        declaration = field.metadata.get(_OPTION) or field.metadata.get(_NESTED)
+        if declaration is not None and declaration.resume == resume:
+            found.append(field.name)
+    return tuple(found)
+
+
+def replaced(config: type) -> dict[str, str]:
+    """Field of TrainingArguments -> `use --flag`, for each that an option of the config stands for."""
+    return {name: f"use {one.flags[0]}" for one in declared(config) for name in one.option.replaces}
+
+
+def help_by_path(config: type) -> dict[tuple[str, ...], str]:
+    """Path of a field -> its help, for the comments of a TOML file."""
+    return {one.path: one.option.help for one in declared(config)}
+
+
+def without_none(hint: Any) -> Any:
+    """`X` for `X | None`."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(one for one in typing.get_args(hint) if one is not types.NoneType)
+    return hint
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return REQUIRED

@@ -1,0 +1,47 @@
+"""One evaluation of a checkpoint or bundle on a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from icclip.config.base import Config
+from icclip.config.data import AS_TRAINED, DatasetConfig
+from icclip.config.declare import BATCH, MEASURE, MODEL_AND_DATA, nested, option
+from icclip.config.encoder import EncoderConfig
+
+EVAL_BATCH = "Images that are encoded at once."
+BATCH_FLAGS = ("--eval-bs", "--batch-size")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalConfig(Config):
+    """One evaluation of a checkpoint or bundle on a split."""
+
+    encoder: EncoderConfig = nested()
+    data: DatasetConfig = nested(leave_out=("streaming",), unset=AS_TRAINED)
+    split: str = option(
+        "Split to measure: train, validation or test.", "test", panel=MODEL_AND_DATA, metavar="SPLIT", complete="split",
+        unset="test, or that of a bundle's parity gate",
+    )  # fmt: skip
+    output_dir: Path | None = option(
+        "Directory for the file of metrics.", None, panel=MODEL_AND_DATA, flags=("--output-dir", "-o"), metavar="DIR",
+        unset="the run, or eval/MODEL-DATASET",
+    )  # fmt: skip
+    eval_bs: int = option(
+        EVAL_BATCH, 128, panel=BATCH, flags=BATCH_FLAGS, metavar="N", at_least=1, unset="as in the run, or 128"
+    )
+    bootstrap: int = option(
+        "Number of resamples behind the 95 % intervals; 0 leaves the intervals out.", 1000, panel=MEASURE,
+        metavar="N", at_least=0,
+    )  # fmt: skip
+    seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
+    metrics: tuple[str, ...] = option(
+        "Metric of a plugin to compute beside the default ones; may be repeated.", (), panel=MEASURE,
+        flags=("--metric",), metavar="NAME", separated=True, complete="metric",
+    )  # fmt: skip
+
+    @property
+    def checkpoint(self) -> str:
+        """What is measured."""
+        return self.encoder.checkpoint

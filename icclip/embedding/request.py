@@ -1,0 +1,30 @@
+"""What `icclip embed` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.config import EmbedConfig, merged
+from icclip.plugins.registry import Registry
+
+
+def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
+    """The whole request.
+
+    Args:
+        registry: knows the datasets.
+        said: fields of EmbedConfig, nested; `data.name` is what the user wrote after `--dataset`.
+
+    Raises:
+        UsageError: the dataset is unknown, an option is wrong, or not exactly one kind of input is given.
+        MissingExtraError: a dataset without the package `datasets`.
+    """
+    options = dict(said.get("data", {}))
+    dataset = options.pop("name", None)
+    values = {**merged(said), "data": None}
+    if dataset is not None:
+        from icclip.data.gallery import dataset_asked
+
+        values["data"] = dataset_asked(registry, dataset, options)
+    return EmbedConfig.from_mapping(values)

@@ -1,0 +1,27 @@
+"""From a checkpoint to a bundle, through the target that was asked for."""
+
+from __future__ import annotations
+
+from icclip.config import ExportConfig
+from icclip.console import Reporter
+from icclip.errors import UnknownNameError
+from icclip.exporting.request import ExportRequest, ExportResult
+from icclip.plugins.registry import Registry
+
+
+def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> ExportResult:
+    """Export a checkpoint, and measure the result on a real split.
+
+    Encoders that do not give what the checkpoint gives are returned too, for the report, as
+    `<name>.failed`: call `verdict` on the result.
+
+    Raises:
+        UsageError: anything that the user can correct.
+        GateError: a graph does not compute what PyTorch computes; nothing is kept.
+    """
+    target = registry.export_target(config.target)
+    for precision in config.precisions:
+        if precision not in target.precisions:
+            raise UnknownNameError("precision", precision, target.precisions, f"of the target {target.name!r}")
+    result: ExportResult = target.export(ExportRequest(config=config, registry=registry, reporter=reporter))
+    return result

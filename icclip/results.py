@@ -1,0 +1,25 @@
+"""What every job returns: plain values for `--json`, something to print, and a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+class Result(Protocol):
+    """The outcome of a job; `Reporter.deliver` prints it and passes the verdict on."""
+
+    def to_mapping(self) -> Mapping[str, Any]:
+        """Plain values for JSON."""
+        ...
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """Tables and lines for people."""
+        ...
+
+    def verdict(self) -> None:
+        """Raise GateError (exit code 3) if something was measured that missed its threshold."""
+        ...

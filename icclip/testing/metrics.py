@@ -1,0 +1,56 @@
+"""Does a metric give the same finite numbers by name, whatever the ranks?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.plugins.specs import MetricSpec
+from icclip.testing.record import Recorder, no_problems
+
+
+def metric_checks(recorder: Recorder, spec: MetricSpec) -> None:
+    """Record what is right and wrong with a metric."""
+    values = [
+        (recorder.get(f"computes on {what}", _compute, spec, ranks)) for what, ranks in _hand_made_ranks().items()
+    ]
+    keys = {tuple(value) for value in values if value is not None}
+    recorder.run(
+        "the same keys whatever the ranks", lambda: no_problems([f"got {sorted(keys)}"] if len(keys) > 1 else [])
+    )
+
+
+def _hand_made_ranks() -> dict[str, Any]:
+    """Rankings of 2 images and 4 captions: all right, all tied, and mixed."""
+    import numpy as np
+
+    from icclip.retrieval.captions import CaptionMap
+    from icclip.retrieval.ranking import rank
+
+    captions = CaptionMap.from_lists([["a red ball", "a ball"], ["a blue car", "a car"]])
+    images = np.eye(2, dtype=np.float32)
+    right, tied = images[[0, 0, 1, 1]], np.ones((4, 2), np.float32)
+    mixed = np.array([[1, 0], [0.2, 1], [1, 0.1], [0, 1]], np.float32)
+    ranks = {
+        "a perfect ranking": rank(images, right, captions),
+        "a collapsed model": rank(np.ones((2, 2), np.float32), tied, captions),
+        "a mixed ranking": rank(images, mixed, captions),
+    }
+    for one in ranks.values():
+        for array in vars(one).values():
+            if isinstance(array, np.ndarray):
+                # A metric that writes into the ranks spoils those computed after it.
+                array.flags.writeable = False
+    return ranks
+
+
+def _compute(spec: MetricSpec, ranks: Any) -> Mapping[str, float]:
+    values = spec.compute(ranks)
+    if not isinstance(values, Mapping) or not values:
+        raise TypeError(f"returned {values!r}: return a mapping of names to numbers")
+    for key, value in values.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(key, str) or not number:
+            raise ValueError(f"{key!r} is {value!r}: expected a name and a finite float")
+    return values

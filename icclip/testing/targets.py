@@ -1,0 +1,93 @@
+"""Does an export target know its own work, and does what it opens encode?"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icclip.console import Reporter
+from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
+from icclip.testing.record import Recorder, no_problems
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_TOLERANCE = 1e-3
+"""Of a row's length, and between two encodings of the same."""
+_TEXTS = ("a red ball on the table", "two dogs run across the grass")
+
+
+def target_checks(recorder: Recorder, spec: ExportTargetSpec, exported: Path | None) -> None:
+    """Record what is right and wrong with an export target; `exported` is something that it wrote."""
+    recorder.run("precisions", lambda: no_problems(_precision_problems(spec.precisions)))
+    recorder.run("recognises nothing that it did not write", _check_strangers, spec)
+    if exported is None:
+        recorder.skip("opens what it wrote", "give an exported model with --path")
+        return
+    recorder.run("recognises what it wrote", _check_own, spec, exported)
+    encoder = recorder.get("opens what it wrote", _opened, spec, exported)
+    if encoder is not None:
+        recorder.run("encodes", _check_encoder, encoder)
+
+
+def _precision_problems(precisions: tuple[str, ...]) -> list[str]:
+    twice = sorted({name for name in precisions if precisions.count(name) > 1})
+    found = [f"{name!r} is there twice" for name in twice]
+    return found if precisions else ["there is none: name at least one"]
+
+
+def _check_strangers(spec: ExportTargetSpec) -> None:
+    """An empty directory, a file, a checkpoint of transformers, a run, and nothing at all."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "empty").mkdir()
+        (root / "file").write_text("text", encoding="utf-8")
+        for kind in ("checkpoint", "run"):
+            (root / kind).mkdir()
+            (root / kind / "config.json").write_text(json.dumps({"model_type": "clip"}), encoding="utf-8")
+            (root / kind / "model.safetensors").write_bytes(b"")
+        (root / "run" / "icclip.json").write_text(json.dumps({"config": {}}), encoding="utf-8")
+        strangers = ("empty", "file", "checkpoint", "run", "not-there")
+        no_problems([f"it takes {kind} for its own" for kind in strangers if spec.recognises(root / kind)])
+
+
+def _check_own(spec: ExportTargetSpec, exported: Path) -> None:
+    no_problems([] if spec.recognises(exported) else [f"it does not recognise {exported}"])
+
+
+def _opened(spec: ExportTargetSpec, exported: Path) -> Encoder:
+    encoder = spec.open(OpenRequest(path=exported, reporter=Reporter(silent=True)))
+    if not isinstance(encoder, Encoder):
+        raise TypeError(f"open returned {type(encoder).__name__}: return something with the methods of Encoder")
+    return encoder
+
+
+def _check_encoder(encoder: Encoder) -> None:
+    from PIL import Image
+
+    images = [Image.linear_gradient("L").resize((64, 48)).convert("RGB"), Image.new("RGB", (40, 56), "red")]
+    ours = {"image": encoder.encode_images(images), "text": encoder.encode_texts(_TEXTS)}
+    again = {"image": encoder.encode_images(images, batch_size=1), "text": encoder.encode_texts(_TEXTS, batch_size=1)}
+    problems = [problem for kind, rows in ours.items() for problem in _row_problems(kind, rows)]
+    if ours["image"].shape[1:] != ours["text"].shape[1:]:
+        problems.append(f"images have the shape {ours['image'].shape}, texts {ours['text'].shape}")
+    problems += [f"{kind} embeddings change with the batch size" for kind in ours if not _near(ours[kind], again[kind])]
+    no_problems(problems)
+
+
+def _row_problems(kind: str, rows: np.ndarray) -> list[str]:
+    import numpy as np
+
+    if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != len(_TEXTS):  # noqa: PLR2004 - rows and columns
+        return [f"{kind} embeddings are {rows.dtype} {rows.shape}: give float32 [n, dim]"]
+    lengths = np.linalg.norm(rows, axis=1)
+    return [] if np.allclose(lengths, 1, atol=_TOLERANCE) else [f"{kind} embeddings have the lengths {lengths}: give 1"]
+
+
+def _near(first: np.ndarray, second: np.ndarray) -> bool:
+    import numpy as np
+
+    # int8 has other scales in another batch.
+    return first.shape == second.shape and bool(np.allclose(first, second, atol=50 * _TOLERANCE))

@@ -1,0 +1,171 @@
+"""A Trainer whose checkpoints are complete or absent, and from which a run resumes to the bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from typing_extensions import override
+
+from icclip.models.feeder import Feeder
+from icclip.models.loaded import LoadedModel
+from icclip.runs.checkpoints import CHECKPOINT, rotate, staged_checkpoint
+from icclip.runs.history import evaluations_in
+from icclip.training.gentle.lora import plain_state
+from icclip.training.gentle.plan import Gentle
+from icclip.training.processes.gather import wait_for_all
+from icclip.training.step.overrides import overrides_private
+from icclip.training.step.sharded import ShardedTrainer
+
+
+class SavingTrainer(ShardedTrainer):
+    """Writes each checkpoint as a plain, whole model that appears under its name when it is complete.
+
+    Args:
+        loaded: its model is trained in place, its feeder saved beside the weights.
+        args: `output_dir` is the run directory.
+        gentle: which of its weights train, and which are measured and saved.
+        options: of ShardedTrainer and transformers.Trainer.
+    """
+
+    def __init__(self, loaded: LoadedModel, args: TrainingArguments, gentle: Gentle, **options: Any) -> None:
+        super().__init__(loaded, gentle, args=args, processing_class=_Processor(loaded.feeder), **options)
+        self._root = Path(str(args.output_dir))
+        self._output_dir = self._root
+        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
+        self._limit, args.save_total_limit = args.save_total_limit, None
+        self._resumed_from: str | None = None
+
+    # Saving
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what `icclip eval` reads. Every process must call it; one of them writes."""
+        if self._shards is None and not self.gentle.saves_other_weights:
+            super().save_model(output_dir, _internal_call)
+            return
+        target, in_training = Path(output_dir or self._output_dir), self.model
+        with self.as_saved() as saved:
+            self.model = saved.model
+            try:
+                if self.args.should_save:
+                    self._save(str(target), plain_state(saved.model))
+            finally:
+                self.model = in_training
+        self.gentle.save(target, self._shards.whole if self._shards else None, writer=self.args.should_save)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    @overrides_private
+    @override
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where `_save_checkpoint` writes: a staging directory while it runs."""
+        return str(self._output_dir)
+
+    @overrides_private
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        root = self._root
+        name = f"{CHECKPOINT}-{self.state.global_step}"
+        with staged_checkpoint(root, name, writer=self.args.should_save, wait=wait_for_all) as staging:
+            self._output_dir = staging
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._output_dir = root
+            self._name_the_best(root, staging / name)
+        if self.args.should_save:
+            evaluated = evaluations_in(self.state.log_history)
+            rotate(root, self._limit, self.state.best_global_step, evaluated)
+
+    def _name_the_best(self, root: Path, checkpoint: Path) -> None:
+        """Where the best one is the one just written, Trainer has noted its staging name."""
+        if self.state.best_global_step is not None:
+            self.state.best_model_checkpoint = str(root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        if self.args.should_save:
+            self.state.save_to_json(str(checkpoint / TRAINER_STATE_NAME))
+
+    @overrides_private
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.optimizer is not None, "the model is sharded for it"
+        state = self._shards.state_of(self.optimizer, keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self._schedule().state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _schedule(self) -> torch.optim.lr_scheduler.LRScheduler:
+        assert self.lr_scheduler is not None, "it is made with the optimizer"
+        return self.lr_scheduler
+
+    # Resuming
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take up a run that has made all its steps: its state, and the weights of its best checkpoint."""
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
+        self._load_best_model()
+
+    @overrides_private
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Through the CPU: with several processes there transformers asks for the device cpu:0, which torch does not know."""
+        if checkpoint is None:
+            return
+        assert self.optimizer is not None, "there are steps to go on with"
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
+        )
+        if self._shards is None:
+            self.optimizer.load_state_dict(state)
+        else:
+            self._shards.load_state(self.optimizer, state)
+        self._schedule().load_state_dict(schedule)
+
+    @overrides_private
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.gentle.saves_other_weights:
+            self.gentle.load(Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @overrides_private
+    def _load_best_model(self) -> None:
+        if self._shards is not None:
+            # One process tests it.
+            if self.args.should_save:
+                best = Path(str(self.state.best_model_checkpoint))
+                whole = self._shards.ended(best, adapted=self.gentle.adapted)
+                self.loaded = dataclasses.replace(self.loaded, model=whole)
+            return
+        self.gentle.finish()
+        super()._load_best_model()
+
+    @overrides_private
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._resumed_from = checkpoint
+        super()._load_rng_state(checkpoint)
+
+    def reload_rng(self) -> None:
+        """Set the random state to that of the checkpoint that was resumed from, once more."""
+        super()._load_rng_state(self._resumed_from)
+
+
+class _Processor:
+    """What Trainer saves beside the weights, and nothing else.
+
+    Given a real processor, Trainer would copy its token ids into the model's config: CLIP's legacy
+    `eos_token_id` 2, which decides how its text is pooled, would be lost.
+    """
+
+    def __init__(self, feeder: Feeder) -> None:
+        self._feeder = feeder
+
+    def save_pretrained(self, directory: str) -> None:
+        self._feeder.save(Path(directory))

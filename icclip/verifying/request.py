@@ -1,0 +1,40 @@
+"""What `icclip verify` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
+from icclip.bundles.parity_record import read_parity
+from icclip.config import VerifyConfig, merged
+from icclip.plugins.registry import Registry
+
+
+def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
+    """The whole request. The dataset is read as the parity gate read it, unless an option says otherwise.
+
+    Args:
+        registry: knows the datasets.
+        said: fields of VerifyConfig, nested; `data.name` is what the user wrote after `--dataset`.
+
+    Raises:
+        CheckpointError: a dataset is given, and the bundle does not say what it was proven on.
+        UsageError: the dataset is unknown, or an option is wrong.
+        MissingExtraError: a dataset without the package `datasets`.
+    """
+    bundle, options = said["bundle"], dict(said.get("data", {}))
+    dataset = options.pop("name", None)
+    encoder = {**said.get("encoder", {}), "checkpoint": str(bundle)}
+    values = {**merged(said), "encoder": encoder, "data": None}
+    if dataset is not None:
+        from icclip.data.gallery import dataset_asked
+
+        parity = read_parity(bundle)
+        recorded = read_manifest(bundle).data if is_bundle(bundle) else None
+        own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
+        values |= {
+            "data": dataset_asked(registry, dataset, merged(own.options, options)),
+            "split": said.get("split") or own.split,
+        }
+    return VerifyConfig.from_mapping(values)
