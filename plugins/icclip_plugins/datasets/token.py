@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from icclip.config import DatasetConfig
 
 LINE = re.compile(r"(?P<image>[^\t]+)#\d+\s*\t(?P<caption>.*)")
+SUFFIXES = (".token", ".token.txt")
 SPLIT_LISTS = {"train": "*.trainImages.txt", "validation": "*.devImages.txt", "test": "*.testImages.txt"}
 """Our name -> the list of images that may lie beside the captions."""
 FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
@@ -39,13 +40,25 @@ def load(config: DatasetConfig) -> DatasetDict:
         DataError: a line has another layout, or an image is missing.
     """
     path = manifest.given_path(config, "results.token")
+    path = _file_in(path) if path.is_dir() else path
     folders = [path.parent, *(path.parent / name for name in FOLDERS)]
     return manifest.splits_of(config, folders, _items(path, _split_lists(path.parent)))
 
 
 def recognises(path: Path) -> bool:
-    """A file called `*.token` or `*.token.txt`."""
-    return path.is_file() and path.name.lower().endswith((".token", ".token.txt"))
+    """A file called `*.token` or `*.token.txt`, or a directory with one."""
+    return len(_files(path)) == 1 if path.is_dir() else path.name.lower().endswith(SUFFIXES)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name.lower().endswith(SUFFIXES))
+
+
+def _file_in(folder: Path) -> Path:
+    found = _files(folder)
+    if len(found) != 1:
+        raise DataError(f"{folder}: {len(found) or 'no'} files called *.token or *.token.txt; name the one to read")
+    return found[0]
 
 
 def _split_lists(folder: Path) -> dict[str, str]:
