@@ -29,7 +29,7 @@ def flawed(tmp_path):
     picture(root / "one.png", (1, 1))
     picture(root / "tall.png", (3, 4000))
     picture(root / "grey.png", mode="L")
-    picture(root / "[red]x[/red].png")
+    picture(root / "[red]x[-red].png")
     picture(root / "ä \u65e5\u672c.png")
     (root / "empty.jpg").write_bytes(b"")
     (root / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
@@ -37,7 +37,7 @@ def flawed(tmp_path):
     (root / "copy.jpg").write_bytes(jpeg(7))
     rows = [
         ("one.png", "a dog", "train"), ("tall.png", "a dog", "train"), ("grey.png", "long " * 1000, "train"),
-        ("[red]x[/red].png", "[bold]\x1b[31mred[/bold]", "train"), ("ä \u65e5\u672c.png", "\u65e5\u672c", "train"),
+        ("[red]x[-red].png", "[bold]\x1b[31mred[/bold]", "train"), ("ä \u65e5\u672c.png", "\u65e5\u672c", "train"),
         ("empty.jpg", "empty", "train"), ("a.heic", "heic", "train"), ("missing.jpg", "missing", "train"),
         ("a.jpg", "a", "train"), ("copy.jpg", "a dog", "test"), ("copy.jpg", "other", "test"),
     ]  # fmt: skip
