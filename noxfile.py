@@ -22,6 +22,9 @@ HERE = Path(__file__).parent
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 CONSTRAINTS = HERE / "constraints.txt"
 TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
+# mkdocs-material advertises its successor.
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}
+SOURCE_ROOTS = (".", "plugins", "export")
 TESTED = ".[export,lora]"  # export includes train and onnx
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
@@ -35,18 +38,30 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests, with coverage. Arguments after `--` go to pytest."""
+    """Run all tests, with coverage, in two processes. Arguments after `--` go to pytest, which then runs in one."""
     _install(session, "-e", TESTED, *_group("test"))
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
-    session.run("coverage", "report", "--skip-covered")
+    # A file stays in one process: its fixtures train models, and are made once.
+    chosen = session.posargs or ["-n", "2", "--dist", "loadfile"]
+    # Each process of two has one core; torch would start as many threads as there are cores in both.
+    threads = {} if session.posargs else {"OMP_NUM_THREADS": "1"}
+    session.run("pytest", "--cov", "--cov-report=term:skip-covered", *chosen, env=threads)
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and formatting with ruff."""
+    """Check style and formatting with ruff, and the directions of imports with import-linter."""
     _install(session, *_group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    # The sources are read, not imported: nothing of ours has to be installed.
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(SOURCE_ROOTS)})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation's site into dist/site; a link or an anchor that leads nowhere is an error."""
+    _install(session, "-e", ".", *_group("docs"))
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/mkdocs.yml", *session.posargs, env=QUIET)
 
 
 @nox.session

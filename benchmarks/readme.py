@@ -1,8 +1,8 @@
-"""Write the tables of the READMEs from the result files: what stands there is what was measured.
+"""Write the tables of the documents from the result files: what stands there is what was measured.
 
     python -m benchmarks.readme
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function of this module.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->` in a README or a page; NAME is a function of this module.
 """
 
 from __future__ import annotations
@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "export" / "README.md")
+PAGES = HERE.parent / "docs" / "pages"
+DOCUMENTS = tuple(
+    path
+    for path in (HERE.parent / "README.md", HERE.parent / "export" / "README.md", *sorted(PAGES.rglob("*.md")))
+    if "<!-- table: " in path.read_text(encoding="utf-8")
+)
 BLOCK = re.compile(r"(?<=<!-- table: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
+LARGE_BATCH = 1024
 RECALLS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
 
 
@@ -35,6 +41,65 @@ def _known(table_of: Callable[[], str]) -> str:
         return table_of()
     except FileNotFoundError as error:
         return f"Not measured yet: `{Path(error.filename).name}` is missing."
+
+
+# What is proven ---------------------------------------------------------------------------------
+
+
+def proof() -> str:
+    """One line for each promise of the README."""
+    gate, killed = result("mutants"), result("kill_test")["by_moment"].values()
+    kills, same = (sum(row[name] for row in killed) for name in ("kills", "resumed_bit_identical"))
+    rows = [
+        row
+        for row in result("gradient_cache_memory")["rows"]
+        if row["loss"] == "softmax" and row["batch"] == LARGE_BATCH
+    ]
+    whole, cached = (
+        next(row["peak_mib"] for row in rows if bool(row["micro_batch"]) is some) for some in (False, True)
+    )
+    return table(
+        ("Promise", "Measured by", "Result"),
+        (
+            ("Broken exports are refused", "`benchmarks/mutants.py`", f"{gate['caught']} of {gate['broken']}"),
+            ("Honest exports pass", "`benchmarks/mutants.py`", f"{gate['passed']} of {gate['honest']}"),
+            ("Killed runs resume bit for bit", "`benchmarks/kill_test.py`", f"{same} of {kills}"),
+            (
+                "Memory of an exact batch of 1,024 with `--micro-batch 32`",
+                "`benchmarks/gradient_cache_memory.py`",
+                f"{cached:,.0f} MiB instead of {whole:,.0f} MiB",
+            ),
+            ("Images per second after the first epoch", "`benchmarks/input_pipeline.py`", _pipeline_gain()),
+            ("int8 encoders on a CPU, ViT-B/16", "`benchmarks/onnx_speed.py`", f"{_int8_gain()} times torch's speed"),
+        ),
+    )
+
+
+def _pipeline_gain() -> str:
+    gain = result("input_pipeline")["times_plain"]["ours_later"]
+    return f"{gain} times a plain loop's"
+
+
+def _int8_gain() -> str:
+    speed = [row for row in result("onnx_speed")["speed"] if row["tower"] != "both" and "int8" in row["runs as"]]
+    gains = sorted(map(_times, speed))
+    return f"{gains[0]:.1f} to {gains[-1]:.1f}"
+
+
+def mutants() -> str:
+    """What the gate says of broken and of honest exports."""
+    rows = result("mutants")["rows"]
+    kinds = {"broken in some way": False, "honest, made in an unusual way": True}
+    families = list(dict.fromkeys(row["family"] for row in rows))
+
+    def right(family: str, *, honest: bool) -> str:
+        own = [row for row in rows if row["family"] == family and row["honest"] is honest]
+        return f"{sum(row['right'] for row in own)} of {len(own)} {'passed' if honest else 'refused'}"
+
+    return table(
+        ("bundles", *families),
+        ((kind, *(right(one, honest=honest) for one in families)) for kind, honest in kinds.items()),
+    )
 
 
 # What is measured once ----------------------------------------------------------------------------
@@ -245,7 +310,7 @@ def gpu() -> str:
     """Training throughput, where it was measured."""
     path = HERE / "gpu" / "throughput.json"
     if not path.exists():
-        return "Nothing has been measured on a GPU yet; [benchmarks/gpu](benchmarks/gpu/README.md) is ready to."
+        return "Nothing has been measured on a GPU yet; `benchmarks/gpu` holds the scripts that are ready to."
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = found["rows"]
     return f"{found['about']['device']}:\n\n{table(rows[0], (row.values() for row in rows))}"
@@ -269,7 +334,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        whole_job, parity, kills, memory, divided, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
     )
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import blend, embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import blend, cache, doctor, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
@@ -96,6 +96,8 @@ app.command("embed", cls=Command)(embed.embed)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(cache.app, name="cache")
+app.command("doctor")(doctor.doctor)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.documents import DOCUMENTS
 
 from icclip import __version__
 from icclip.cli import app
@@ -27,53 +28,53 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def options_of(command: str) -> set[str]:
-    parameters = typer.main.get_group(app).commands[command].params
-    return {name for p in parameters for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
-
-
 def test_the_tables_of_the_documents_are_those_of_the_result_files(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks.readme import DOCUMENTS, with_tables
+    from benchmarks import readme
 
-    for path in DOCUMENTS:
+    for path in readme.DOCUMENTS:
         text = path.read_text(encoding="utf-8")
         assert "<!-- table: " in text
-        assert with_tables(text) == text, "python -m benchmarks.readme writes them"
+        assert readme.with_tables(text) == text, "python -m benchmarks.readme writes them"
 
 
-def test_every_option_of_train_is_in_the_readme_and_no_other():
-    section = README.split("### Options of `icclip train`")[1].split("`icclip eval` takes")[0]
-    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `-")]
-    documented = {name for cell in cells for name in re.findall(r"`(-[^`]+)`", cell)}
-    assert documented | {"--model-name"} == options_of("train") - {"--help", "-h"}
+def all_options() -> set[str]:
+    found, groups = set(), [typer.main.get_group(app)]
+    while groups:
+        for command in groups.pop().commands.values():
+            groups += [command] if hasattr(command, "commands") else []
+            found |= {name for one in command.params for name in (*one.opts, *one.secondary_opts) if name[:2] == "--"}
+    return found
 
 
-def test_options_named_anywhere_in_the_readme_exist():
-    ours = {name for command in typer.main.get_group(app).commands for name in options_of(command)}
-    of_others = {"--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--use_fsdp", "--train_bs"}
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", README)) <= ours | of_others
+def test_the_readme_fits_on_a_page():
+    assert len(README.splitlines()) <= 150
 
 
-def test_commands_are_in_the_readme():
-    for name in typer.main.get_group(app).commands:
-        assert f"icclip {name}" in README
+def test_options_named_anywhere_in_the_documents_exist():
+    of_others = {
+        "--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--use_fsdp", "--train_bs", "--accum-freq", "--help"
+    }  # fmt: skip
+    for document in DOCUMENTS:
+        named = set(re.findall(r"(?<![\w<!-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))
+        assert named <= all_options() | of_others, document
 
 
-def test_everything_on_offer_is_in_the_readme():
+def test_everything_on_offer_is_in_the_reference():
+    reference = (ROOT / "docs/pages/reference/models-and-datasets.md").read_text()
     missing = [
         row.name
         for row in Registry(load_plugins=frozenset()).listing()
-        if row.kind in ("backend", "preset", "dataset") and f"`{row.name}`" not in README
+        if row.kind in ("backend", "preset", "dataset") and f"`{row.name}`" not in reference
     ]
     assert missing == []
 
 
 def tree() -> dict[str, str]:
-    """Path -> meaning, from the README's drawing of the files; two spaces of indent are one level."""
-    drawing = README.split("## The files")[1].split("```")[1]
+    """Path -> meaning, from the drawing of the files in CONTRIBUTING.md; two spaces of indent are one level."""
+    drawing = (ROOT / "CONTRIBUTING.md").read_text().split("## The files")[1].split("```")[1]
     found, folder = {}, ""
-    for line in drawing.strip().splitlines():
+    for line in drawing.strip().splitlines()[1:]:
         name, meaning = line.strip().split(maxsplit=1)
         inside = line.startswith("  ")
         folder = folder if inside else name
@@ -88,10 +89,37 @@ def test_the_file_tree_is_the_repository():
     assert present - {"icclip/py.typed"} - described.keys() == set()
 
 
+def rooms_of_the_diagram() -> set[str]:
+    """Every name in the drawing of the directions, without the comments."""
+    drawing = (ROOT / "CONTRIBUTING.md").read_text().split("## Rooms and directions")[1].split("```")[1]
+    return {
+        name
+        for line in drawing.splitlines()[1:]
+        for name in re.findall(r"[a-z_]+", line.partition("#")[0].partition(":")[2])
+    }
+
+
+def test_the_diagram_of_rooms_is_what_the_import_contracts_hold():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["id"] == "directions"]
+    assert rooms_of_the_diagram() == {room for layer in layers for room in layer.split(" | ")}
+
+
+def slugs(document: Path) -> set[str]:
+    """The anchors that GitHub and mkdocs give to the headings."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere():
     for document in [path for path in tracked() if path.suffix == ".md"]:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            assert "://" in target or (document.parent / target).exists(), f"{document}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            there = document.parent / target if target else document
+            assert there.exists(), f"{document}: {target}"
+            assert not anchor or anchor in slugs(there), f"{document}: {target}#{anchor}"
 
 
 @pytest.mark.parametrize("word", FORBIDDEN)

@@ -263,7 +263,7 @@ def _proven(
 ) -> ParityRecord:
     """Every precision, made and measured; fp32 first, which the others are made from."""
     from icclip_export.gate.parity import parity_record
-    from icclip_export.precisions.reduction import ATTEMPTS, Reducer
+    from icclip_export.reduction import ATTEMPTS, Reducer
 
     config = request.config
     reference = _reference(loaded, data, request)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from icclip.errors import PluginError
-from icclip.plugins.specs import MetricSpec
 from icclip.retrieval.ranking import RetrievalRanks
+
+if TYPE_CHECKING:
+    from icclip.plugins.specs import MetricSpec
 
 CUTOFFS = (1, 5, 10)
 DIRECTIONS = ("i2t", "t2i")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.commands.reference import commands, options_of
+from icclip.reference import commands, options_of
 
 ROOT = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from icclip.commands import completion
 from icclip.commands.completion import completions
 from icclip.commands.declared import Command, with_options
-from icclip.commands.reference import commands, markdown_reference, options_of, rows
 from icclip.config.base import Config
 from icclip.config.declare import BATCH, SCHEDULE, fields_that, help_by_path, nested, option, replaced
 from icclip.config.toml import toml
+from icclip.reference import commands, markdown_reference, options_of, rows
 
 SHAPES = ("--model", "clip-tiny", "--dataset", "shapes")
 

@@ -109,7 +109,8 @@ def test_lengths_against_the_limit_of_a_model(tmp_path, monkeypatch):
     assert found["cut_share"] == pytest.approx(1 / 3)
     assert found["tokens_lost_of_cut"] == found["tokens"]["max"] - found["limit"]
     it.loaded.model.save_pretrained(tmp_path / "model")
-    it.loaded.feeder.save(tmp_path / "model")
+    it.tiny.tokenizer.save_pretrained(tmp_path / "model")
+    it.tiny.image_processor.save_pretrained(tmp_path / "model")
     assert (
         TextLengths(Registry(load_plugins=frozenset()), str(tmp_path / "model")).findings(
             ["a", "a " * 300, "a red square"]

@@ -32,7 +32,7 @@ from icclip_export.gate.calibration import calibrations
 from icclip_export.gate.parity import check_precision
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
-from icclip_export.precisions.reduction import Reducer
+from icclip_export.reduction import Reducer
 
 Break = Callable[[Subject, Subject, Path], None]
 """(subject, another trained checkpoint of its family, copy of the subject's bundle)"""

@@ -24,6 +24,7 @@ import PIL
 import transformers
 from filelock import FileLock, Timeout
 
+from icclip.caches import cache_directory
 from icclip.config import CacheImages
 from icclip.console import Reporter
 from icclip.data.batches import prepared_batches
@@ -81,12 +82,6 @@ class PixelCache(Sequence[np.ndarray]):
         """The part number `index` of `shards` contiguous parts, as `SplitImages.shard` makes them."""
         part = np.array_split(np.arange(len(self)), shards)[index]
         return self[part[0] : part[-1] + 1] if len(part) else self[:0]
-
-
-def cache_directory() -> Path:
-    """The directory in `ICCLIP_CACHE`, or else `icclip` in the user's cache directory."""
-    said = os.environ.get("ICCLIP_CACHE")
-    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icclip"
 
 
 def cache_path(content: Iterable[bytes], pixels: Pixels) -> Path:

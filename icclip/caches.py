@@ -1,0 +1,163 @@
+"""What icclip keeps on the disk between runs: where it is, what it holds, and how it is emptied.
+
+A cache is a directory below `cache_directory()` named after what it keeps (`images`). Its files are named by a
+digest of everything that decides their content, so a file that is deleted is simply made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icclip.errors import UsageError
+
+DIGEST = re.compile(r"[0-9a-f]{32}\.(npy|part)")
+"""What our files are called. ICCLIP_CACHE may name a directory that holds other things: they are never touched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEntry:
+    """One file of a cache."""
+
+    path: Path
+    kind: str
+    """The cache it belongs to, such as `images`."""
+    bytes: int
+    modified: datetime
+    """When it was last written, in UTC."""
+    shape: tuple[int, ...] | None
+    """Of the array; None for a file that was never finished, or that is damaged."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        own = {**dataclasses.asdict(self), "path": str(self.path), "modified": self.modified.isoformat()}
+        return {**own, "shape": None if self.shape is None else list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleared:
+    """What clearing the caches did."""
+
+    removed: tuple[CacheEntry, ...]
+    kept: tuple[CacheEntry, ...]
+    """Entries that another process is filling at this moment."""
+
+    @property
+    def bytes(self) -> int:
+        """Freed on the disk."""
+        return sum(entry.bytes for entry in self.removed)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "removed": [entry.to_mapping() for entry in self.removed],
+            "kept": [entry.to_mapping() for entry in self.kept],
+            "bytes": self.bytes,
+        }
+
+
+def cache_directory() -> Path:
+    """The directory in `ICCLIP_CACHE`, or else `icclip` in the user's cache directory."""
+    said = os.environ.get("ICCLIP_CACHE")
+    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "icclip"
+
+
+def cache_entries(directory: Path | None = None) -> list[CacheEntry]:
+    """Every file that icclip has cached, the largest first.
+
+    Args:
+        directory: where to look; None: `cache_directory()`. One that does not exist holds nothing.
+
+    Raises:
+        UsageError: the directory cannot be read.
+    """
+    root = cache_directory() if directory is None else directory
+    try:
+        files = sorted(path for path in root.glob("*/*") if path.is_file() and DIGEST.fullmatch(path.name))
+        entries = [_entry(path) for path in files]
+    except OSError as error:
+        raise UsageError(f"cannot read the cache {root}: {error.strerror or error}; check its permissions") from error
+    return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
+    """Delete cached files, except those that another process is filling.
+
+    A run that is reading one goes on: the system keeps a file that is open until it is closed.
+
+    Raises:
+        UsageError: a file cannot be deleted.
+    """
+    removed: list[CacheEntry] = []
+    kept: list[CacheEntry] = []
+    for entry in entries:
+        with _unless_busy(entry.path) as free:
+            if free:
+                _delete(entry.path)
+            (removed if free else kept).append(entry)
+    return Cleared(removed=tuple(removed), kept=tuple(kept))
+
+
+def tree_size(directory: Path) -> int:
+    """Bytes of all files below a directory; links are not followed, and what cannot be read counts as nothing."""
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(Path(folder, name)).st_size
+    return total
+
+
+def _entry(path: Path) -> CacheEntry:
+    about = path.stat()
+    return CacheEntry(
+        path=path,
+        kind=path.parent.name,
+        bytes=about.st_size,
+        modified=datetime.fromtimestamp(about.st_mtime, UTC),
+        shape=_shape(path) if path.suffix == ".npy" else None,
+    )
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    try:
+        return tuple(np.load(path, mmap_mode="r").shape)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+@contextlib.contextmanager
+def _unless_busy(path: Path) -> Iterator[bool]:
+    """Hold the lock under which a cache is filled; yields False where another process holds it."""
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError:
+        # It comes with the extra that trains: without it nothing on this machine fills a cache.
+        yield True
+        return
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot delete {path}: {error.strerror or error}; check its permissions") from error

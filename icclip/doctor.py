@@ -1,0 +1,247 @@
+"""Whether this installation works: versions, providers, hardware, caches, the hub and plugins, looked at one by one.
+
+A finding is `ok`; `absent`, where an optional thing is not there; `warning`, where something works less well than
+it could; or `broken`, where a command will fail. Only the last makes `icclip doctor` fail.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from icclip import __version__
+from icclip.caches import cache_directory, tree_size
+from icclip.errors import IcclipError, UsageError
+from icclip.plugins.registry import Registry
+from icclip.runtime.providers import INSTALL, PROVIDERS, choose_provider, clashing_runtimes, import_onnxruntime
+
+Status = Literal["ok", "absent", "warning", "broken"]
+
+BASE = ("numpy", "pillow", "pluggy", "rich", "tokenizers", "typer", "huggingface-hub")
+"""Distributions that icclip cannot start without."""
+OPTIONAL: Mapping[str, str] = {
+    "torch": "train", "transformers": "train", "datasets": "train", "accelerate": "train", "safetensors": "train",
+    "peft": "lora", "onnxruntime": "onnx", "onnx": "export", "optimum-onnx": "export",
+}  # fmt: skip
+"""Distribution -> the extra that brings it."""
+HUB_TIMEOUT = 3.0
+"""Seconds to wait for the hub: a machine behind a firewall would wait for minutes otherwise."""
+GIB = 2**30
+
+Open = Callable[[urllib.request.Request, float], Any]
+"""What asks the hub; a test puts another one in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    area: str
+    name: str
+    status: Status
+    detail: str
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Everything that was looked at, in the order in which one thing depends on another."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def broken(self) -> tuple[Finding, ...]:
+        """What makes a command fail."""
+        return tuple(finding for finding in self.findings if finding.status == "broken")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"ok": not self.broken, "findings": [finding.to_mapping() for finding in self.findings]}
+
+    def raise_if_broken(self) -> None:
+        """Raise UsageError where something is broken; its lines have said what, and how to mend it."""
+        if self.broken:
+            names = ", ".join(f"{finding.area} {finding.name}" for finding in self.broken)
+            raise UsageError(f"something is broken: {names}; the table above says why, and how to mend it")
+
+
+def diagnose(registry: Registry) -> Diagnosis:
+    """Look at everything. Nothing is changed or downloaded.
+
+    Args:
+        registry: knows the plugins, those that failed included.
+    """
+    looks = (versions, providers, gpus, caches, hub, lambda: plugins(registry))
+    return Diagnosis(findings=tuple(finding for look in looks for finding in look()))
+
+
+# Versions -----------------------------------------------------------------------------------------
+
+
+def versions() -> Iterator[Finding]:
+    """Python, icclip, and the packages it builds on. Nothing is imported to find out."""
+    system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield Finding(area="versions", name="python", status="ok", detail=system)
+    yield Finding(area="versions", name="icclip", status="ok", detail=__version__)
+    gpu_build = ("onnxruntime-gpu",) if _version("onnxruntime-gpu") else ()
+    for name in (*BASE, *OPTIONAL, *gpu_build):
+        found = _version(name)
+        if found is None and name == "onnxruntime" and gpu_build:
+            continue
+        yield Finding(area="versions", name=name, status=_presence(name, found), detail=found or _how_to_get(name))
+    if clash := clashing_runtimes():
+        yield Finding(area="versions", name="onnxruntime packages", status="broken", detail=clash)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _presence(name: str, version: str | None) -> Status:
+    if version is not None:
+        return "ok"
+    return "broken" if name in BASE else "absent"
+
+
+def _how_to_get(name: str) -> str:
+    extra = OPTIONAL.get(name)
+    return f"not installed: pip install '{f'icclip[{extra}]' if extra else name}'"
+
+
+# What runs a bundle, and what trains -----------------------------------------------------------------
+
+
+def providers() -> Iterator[Finding]:
+    """Each execution provider of onnxruntime: does it really run a graph here, and why not."""
+    try:
+        built_in = import_onnxruntime().get_available_providers()
+    except IcclipError as error:
+        missing = _version("onnxruntime") is None and _version("onnxruntime-gpu") is None
+        yield Finding(area="providers", name="onnxruntime", status="absent" if missing else "broken", detail=str(error))
+        return
+    for name, theirs in PROVIDERS.items():
+        try:
+            choose_provider(name)
+        except UsageError as error:
+            status: Status = "broken" if name == "cpu" else "warning" if theirs in built_in else "absent"
+            yield Finding(area="providers", name=name, status=status, detail=_reason(str(error), INSTALL[name]))
+        else:
+            yield Finding(area="providers", name=name, status="ok", detail="ran a test graph")
+
+
+def _reason(message: str, install: str) -> str:
+    """What stands in the brackets of the provider's message, with the way to get it."""
+    inner = message.partition("(")[2].rpartition(")")[0].partition(": ")[2]
+    return f"{inner or message}: {install}"
+
+
+def gpus() -> Iterator[Finding]:
+    """What torch would train on."""
+    if _version("torch") is None:
+        yield Finding(area="GPU", name="torch", status="absent", detail=_how_to_get("torch"))
+        return
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding(
+            area="GPU", name="torch", status="broken", detail=f"torch cannot be imported: {error}; reinstall it"
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(index)
+        yield Finding(
+            area="GPU", name=f"cuda:{index}", status="ok", detail=f"{about.name}, {about.total_memory / GIB:.0f} GiB"
+        )
+    if torch.backends.mps.is_available():
+        yield Finding(area="GPU", name="mps", status="ok", detail="Apple's GPU")
+    elif not torch.cuda.is_available():
+        yield _no_gpu(torch.__version__, cuda_build=torch.version.cuda is not None)
+
+
+def _no_gpu(version: str, *, cuda_build: bool) -> Finding:
+    if not Path("/dev/nvidia0").exists():
+        return Finding(
+            area="GPU", name="none", status="absent", detail="torch sees no GPU: training and eval run on the CPU"
+        )
+    why = "its driver does not answer" if cuda_build else f"torch {version} was built without CUDA"
+    return Finding(
+        area="GPU", name="none", status="warning", detail=f"there is an NVIDIA GPU, but {why}; see pytorch.org"
+    )
+
+
+# Places ---------------------------------------------------------------------------------------------
+
+
+def caches() -> Iterator[Finding]:
+    """Where images, models and datasets are kept, and how large that is."""
+    from huggingface_hub import constants
+
+    datasets = os.environ.get("HF_DATASETS_CACHE") or str(Path(constants.HF_HOME) / "datasets")
+    places = {"images": cache_directory(), "hub": Path(constants.HF_HUB_CACHE), "datasets": Path(datasets)}
+    for name, path in places.items():
+        yield _place(name, path)
+
+
+def _place(name: str, path: Path) -> Finding:
+    if not path.exists():
+        return Finding(area="caches", name=name, status="ok", detail=f"{path}: nothing cached yet")
+    size = f"{path}: {tree_size(path) / GIB:.2f} GiB"
+    if not os.access(path, os.W_OK):
+        return Finding(area="caches", name=name, status="warning", detail=f"{size}, but it cannot be written to")
+    return Finding(area="caches", name=name, status="ok", detail=size)
+
+
+def hub(ask: Open | None = None) -> Iterator[Finding]:
+    """Whether models and datasets can be downloaded."""
+    from huggingface_hub import constants
+
+    endpoint = constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        offline = "offline, as HF_HUB_OFFLINE says: only what is in the cache can be opened"
+        yield Finding(area="hub", name=endpoint, status="ok", detail=offline)
+        return
+    try:
+        (ask or _ask)(urllib.request.Request(endpoint, method="HEAD"), HUB_TIMEOUT)  # noqa: S310  the user's own hub
+    except urllib.error.HTTPError as error:
+        yield Finding(area="hub", name=endpoint, status="ok", detail=f"reachable (it answered {error.code})")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", error)
+        detail = f"not reachable ({why}): give local paths, or set HF_HUB_OFFLINE=1 to use what is cached"
+        yield Finding(area="hub", name=endpoint, status="warning", detail=detail)
+    else:
+        yield Finding(area="hub", name=endpoint, status="ok", detail="reachable")
+
+
+def _ask(request: urllib.request.Request, timeout: float) -> None:
+    with urllib.request.urlopen(request, timeout=timeout):  # noqa: S310  as above
+        pass
+
+
+# Plugins --------------------------------------------------------------------------------------------
+
+
+def plugins(registry: Registry) -> Iterator[Finding]:
+    """Third-party plugins: those that work, and each reason why one does not."""
+    for plugin in registry.third_party:
+        for error in plugin.errors:
+            yield Finding(area="plugins", name=plugin.owner, status="broken", detail=error)
+        if not plugin.errors:
+            yield Finding(area="plugins", name=plugin.owner, status="ok", detail=plugin.version)
+    for row in registry.listing():
+        if row.status == "duplicate":
+            detail = f"{row.kind}: {row.reason}"
+            yield Finding(area="plugins", name=row.name, status="broken", detail=detail)
