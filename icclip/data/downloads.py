@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import ipaddress
-import os
 import socket
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from icclip.caches import cache_directory
 from icclip.console import Reporter
 from icclip.errors import DataError
 from icclip.files import atomic_write_bytes
@@ -34,12 +34,6 @@ LARGEST = 64 << 20
 AT_ONCE = 16
 FINAL = frozenset({400, 401, 403, 404, 405, 410, 451})
 """Answers that another try does not change."""
-
-
-def cache_root() -> Path:
-    """`ICCLIP_CACHE`, or `icclip` in the user's cache."""
-    said = os.environ.get("ICCLIP_CACHE")
-    return Path(said) if said else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "icclip"
 
 
 def fetch_all(urls: Sequence[str], reporter: Reporter) -> dict[str, Path | DataError]:
@@ -79,7 +73,7 @@ def fetch(url: str, *, largest: int = LARGEST, suffix: str = "") -> Path:
         UsageError: the cache cannot be written.
     """
     name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-    path = cache_root() / "downloads" / name[:2] / f"{name}{suffix}"
+    path = cache_directory() / "downloads" / name[:2] / f"{name}{suffix}"
     if not path.is_file():
         if not url.lower().startswith(("http://", "https://")):
             raise DataError(f"{url:.200}: only http and https are fetched")

@@ -70,10 +70,12 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image | None, where: str) -> Ima
 
 def encoded(cell: Mapping[str, Any] | None, where: str) -> bytes:
     """The content of an image's file. Raises DataError where it cannot be read."""
-    path, content = (cell["path"], cell["bytes"]) if cell else (None, None)
-    if path is None and content is None:
+    content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+    if content is not None:
+        return bytes(content)
+    if path is None:
         raise DataError(f"{where}: the image is null; remove the row, or pass --on-bad-image skip")
-    return read_file(Path(path), where) if content is None else bytes(content)
+    return read_file(Path(path), where)
 
 
 def caption_map(split: Dataset) -> CaptionMap:
