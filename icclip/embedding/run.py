@@ -15,6 +15,7 @@ import numpy as np
 from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
+from icclip.data.lengths import CutCaptions, CutsCaptions
 from icclip.embedding.sinks import Parts, Written, check_format
 from icclip.embedding.sources import Done, Piece, check_paths, image_paths, lines_of, pieces, readable, split_pieces
 from icclip.encoders import open_encoder
@@ -89,7 +90,9 @@ def _source(config: EmbedConfig, registry: Registry, reporter: Reporter) -> Call
         return lambda done: pieces(image_paths(config.images), size, "images", done)
     # Images that cannot be read are left out here, part by part, so that rows keep their numbers.
     data = dataclasses.replace(config.data, on_bad_image="fail")
-    images, label = load_gallery(registry, data, config.split, reporter).images, f"{data.label} {config.split}"
+    gallery = load_gallery(registry, data, config.split, reporter)
+    reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
+    images, label = gallery.images, f"{data.label} {config.split}"
     return lambda done: split_pieces(images, label, size, done)
 
 
@@ -105,6 +108,7 @@ def _about(config: EmbedConfig, encoder: Encoder) -> Mapping[str, Any]:
 def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], parts: Parts, reporter: Reporter) -> int:
     """Part after part. Returns the width of the vectors, 0 where there was nothing left to do."""
     dim = count = 0
+    cut: CutCaptions | None = None
     began = said = time.monotonic()
     for piece in source:
         kept, skipped = piece, dict[str, str]()
@@ -119,12 +123,27 @@ def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], part
             kept = piece.only(rows)
             vectors = _vectors(encoder, kept, config.batch_size) if rows else np.empty((0, dim), np.float32)
         dim = vectors.shape[1] or dim
+        cut = _both(cut, _cut(encoder, piece))
         parts.add(vectors, kept.names, skipped, piece.names[-1])
         count += len(piece.names)
         if time.monotonic() - said > SECONDS:
             said = time.monotonic()
             reporter.note(f"{count:,} inputs done, {count / (said - began):.0f} a second")
+    if cut is not None and cut.line:
+        reporter.warn(cut.line)
     return dim
+
+
+def _cut(encoder: Encoder, piece: Piece) -> CutCaptions | None:
+    if piece.kind != "texts" or not isinstance(encoder, CutsCaptions):
+        return None
+    return encoder.cut_captions(piece.items)
+
+
+def _both(one: CutCaptions | None, other: CutCaptions | None) -> CutCaptions | None:
+    if one is None or other is None:
+        return one or other
+    return CutCaptions(one.total + other.total, one.count + other.count, max(one.longest, other.longest), one.limit)
 
 
 def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
