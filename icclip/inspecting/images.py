@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from icclip.data.batches import cores
+from icclip.data.cores import cores
 from icclip.data.images import decode_image
 from icclip.data.split import encoded
 from icclip.errors import DataError
