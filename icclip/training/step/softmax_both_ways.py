@@ -59,7 +59,7 @@ class _OneExponential:
         return self.matrix.logits(block, self.kept[block] if self._is_kept(block) else None)
 
     def _is_kept(self, block: slice) -> bool:
-        return block.stop <= len(self.kept)
+        return bool(block.stop <= len(self.kept))
 
     def sums(self) -> Tensor:
         total = torch.zeros((), dtype=self.exact, device=self.top.device)
