@@ -25,11 +25,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from icclip import __version__
-from icclip.bundles.naming import public_name
 from icclip.bundles.reading import read_table, read_text, shorten
 from icclip.config import Config
 from icclip.errors import CheckpointError, ConfigError, UnknownNameError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 from icclip.plugins.specs import LossFamily
 
 FORMAT = 1

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from icclip.bundles.naming import public_name
 from icclip.bundles.reading import read_text
 from icclip.config import Config, RelevanceProtocol
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 from icclip.plugins.specs import Encoder
 from icclip.retrieval.captions import CaptionMap
 

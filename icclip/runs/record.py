@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from icclip import __version__
-from icclip.bundles.naming import public_name
 from icclip.errors import CheckpointError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 
 RECORD = "icclip.json"
 LOCAL = "local.json"

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icclip.bundles.naming import public_name
 from icclip.errors import UsageError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 
 IDENTITY = ("dataset", "split", "checkpoint", "relevance")
 """Keys of `about` that must agree between a file and what replaces it."""

@@ -13,6 +13,7 @@ from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.record import LOCAL, RECORD, with_places
+from icclip.training.trackers import check_trackers
 
 
 def train_config(
@@ -29,7 +30,7 @@ def train_config(
 
     Raises:
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
-        MissingExtraError: adapters without peft.
+        MissingExtraError: adapters without peft, or a tracker whose package is not installed.
     """
     said = merged(
         {} if file is None else _read(file),
@@ -50,6 +51,7 @@ def train_config(
         values.setdefault("output_dir", file if file.is_dir() else file.parent)
     values.setdefault("output_dir", _default_directory(names["model"], values["data"]))
     config = _built(values, problems)
+    check_trackers(config.report_to)
     if config.lora.rank is not None and find_spec("peft") is None:
         raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
     return config

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from icclip.bundles.naming import public_name
+from icclip.naming import public_name
 
 
 @pytest.mark.parametrize(
