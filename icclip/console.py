@@ -68,10 +68,14 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """Something worth knowing."""
+        if self.silent:  # Saying nothing needs no rich.
+            return
         self.console.print(harmless(message), markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
         """Something that may be wrong."""
+        if self.silent:
+            return
         self.console.print("[yellow]warning:[/] ", end="")
         self.console.print(harmless(message), markup=False, highlight=False)
 

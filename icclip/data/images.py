@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +45,11 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 def decode_image(
-    source: bytes | Path | Image.Image, where: str, *, at_least: tuple[int, int] | None = None
+    source: bytes | Path | Image.Image,
+    where: str,
+    *,
+    at_least: tuple[int, int] | None = None,
+    admit: Callable[[tuple[int, int]], None] | None = None,
 ) -> Image.Image:
     """Decode to mode RGB and rotate as the EXIF orientation says.
 
@@ -58,13 +63,19 @@ def decode_image(
         where: names the image in messages.
         at_least: a width and height that will do. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
             which is faster and gives other pixels than decoding and scaling it.
+        admit: is told the width and height before any pixel is decoded, and raises DataError to refuse them.
 
     Raises:
         DataError: it is missing, empty, truncated, no image, or larger than Pillow's limit
             (`PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression bombs).
     """
     try:
-        image = source.copy() if isinstance(source, Image.Image) else _open(source, where)
+        if isinstance(source, Image.Image):
+            _admit(source, admit)
+            image = source.copy()
+        else:
+            image = _open(source, where)
+            _admit(image, admit)
         if at_least is not None:
             image.draft("RGB", at_least)
         return _to_rgb(_rotated(_halved(image)))
@@ -77,6 +88,11 @@ def decode_image(
     # Pillow's decoders raise whatever a corrupt file leads them into: OSError, SyntaxError, struct.error...
     except Exception as error:
         raise DataError(f"{where}: the image is corrupt or truncated ({' '.join(str(error).split())})") from error
+
+
+def _admit(image: Image.Image, admit: Callable[[tuple[int, int]], None] | None) -> None:
+    if admit is not None:
+        admit(image.size)
 
 
 def _open(source: bytes | Path, where: str) -> Image.Image:

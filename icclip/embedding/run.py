@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icclip.bundles.parity_record import measured_batch
 from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
@@ -147,6 +148,7 @@ def _both(one: CutCaptions | None, other: CutCaptions | None) -> CutCaptions | N
 
 
 def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
+    batch_size = measured_batch(encoder, batch_size)
     if piece.kind == "texts":
         return encoder.encode_texts(piece.items, batch_size=batch_size)
     return encoder.encode_images(piece.items, batch_size=batch_size)

@@ -12,7 +12,7 @@ from typing import Any
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.runs.record import RECORD
+from icclip.runs.record import LOCAL, RECORD, with_places
 from icclip.training.trackers import check_trackers
 
 
@@ -129,10 +129,11 @@ def _read(file: Path) -> Mapping[str, Any]:
     if file.suffix != ".json":
         return read_toml(file)
     try:
-        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))["config"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = with_places(record, file.with_name(LOCAL))["config"]
     except OSError as error:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} is not the icclip.json of a run: give that, or a TOML file") from error
     # Where the earlier run went, and how it was started, is no part of repeating it.
     return {name: content[name] for name in content if name not in ("output_dir", "resume", "overwrite")}
