@@ -148,10 +148,10 @@ def _both(one: CutCaptions | None, other: CutCaptions | None) -> CutCaptions | N
 
 
 def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
-    batch = measured_batch(encoder, batch_size)
+    batch_size = measured_batch(encoder, batch_size)
     if piece.kind == "texts":
-        return encoder.encode_texts(piece.items, batch_size=batch)
-    return encoder.encode_images(piece.items, batch_size=batch)
+        return encoder.encode_texts(piece.items, batch_size=batch_size)
+    return encoder.encode_images(piece.items, batch_size=batch_size)
 
 
 def _known_dim(encoder: Encoder) -> int:
