@@ -95,9 +95,7 @@ def _open(config: ModelConfig, tower: Tower, takes: str) -> tuple[Any, str, tupl
         model, info = read_weights(resolve(config), config)
     kind = model.config.model_type
     if hasattr(model, "get_image_features"):
-        raise CheckpointError(
-            f"{where}: {kind} has both towers already: fine-tune it as it is (icclip train --model {config.name})"
-        )
+        raise CheckpointError(f"{where}: {kind} has both towers already: fine-tune it as it is, with `icclip train`")
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{where}: {kind} is an encoder with a decoder: give an encoder")
     if model.main_input_name != takes:

@@ -9,6 +9,8 @@
     EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
+    InspectConfig
+    └── data: DatasetConfig
 
 `icclip.config.declare` says how a field becomes an option.
 """
@@ -22,6 +24,7 @@ from icclip.config.encoder import EncoderConfig, Precision, Provider
 from icclip.config.evaluating import EvalConfig
 from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
 from icclip.config.training import (
     MAX_DISTANCE,
@@ -50,6 +53,7 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
+    "InspectConfig",
     "LoraConfig",
     "LossFamily",
     "ModelConfig",

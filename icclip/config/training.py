@@ -155,6 +155,10 @@ class TrainConfig(Config):
         "Trackers to log to: tensorboard, wandb, mlflow... or none; may be repeated.", ("tensorboard",),
         panel=LOGGING, metavar="NAMES", separated=True, resume="free", replaces=("report_to",),
     )  # fmt: skip
+    profile: int | None = option(
+        "Number of steps, after the first, that torch's profiler traces into trace.json, for https://ui.perfetto.dev.",
+        None, panel=LOGGING, metavar="STEPS", at_least=1, unset="no trace", resume="free",
+    )  # fmt: skip
     overwrite: bool = option("Replace the run that is in the directory.", False, panel=RUN, resume="free")
     resume: bool = option(
         "Go on from the last complete checkpoint in the directory.", False, panel=RUN, resume="free",

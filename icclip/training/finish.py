@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from icclip import __version__
@@ -19,6 +20,7 @@ from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
 from icclip.training.prepare import Run, in_memory
 from icclip.training.result import TrainResult
+from icclip.training.step.cost import cost_line
 
 
 def finish(run: Run, best_step: int | None, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
@@ -43,10 +45,13 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
         seconds=time.monotonic() - started,
         guarded=run.config.guard == "on",
     )
+    cost = _cost(run)
     _write_metrics(run, registry, result)
-    _write_card(run, result)
+    _write_card(run, result, cost)
     outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
-    write_record(run.root, {**run.record, "status": "complete", "result": outcome})
+    write_record(run.root, {**run.record, **({"cost": cost} if cost else {}), "status": "complete", "result": outcome})
+    if cost:
+        reporter.note(cost_line(cost))
     reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")
     return result
 
@@ -89,7 +94,17 @@ def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
             write_metrics(path, metrics, {**about, "icclip": __version__})
 
 
-def _write_card(run: Run, result: TrainResult) -> None:
+def _cost(run: Run) -> dict[str, Any]:
+    """Of the steps that this process has made."""
+    args = run.trainer.args
+    return run.trainer.costs.summary(
+        processes=args.world_size,
+        accumulated=args.gradient_accumulation_steps,
+        half=run.config.precision != "fp32",
+    )
+
+
+def _write_card(run: Run, result: TrainResult, cost: Mapping[str, Any]) -> None:
     card = model_card(
         model=run.record["model"],
         config=run.config,
@@ -97,5 +112,6 @@ def _write_card(run: Run, result: TrainResult) -> None:
         step0=result.baseline,
         validation=result.best,
         test=result.test or None,
+        cost=cost,
     )
     atomic_write_text(run.root / "README.md", card)

@@ -14,6 +14,7 @@ from icclip.runs.record import write_record
 from icclip.training.prepare import Run
 from icclip.training.processes.watch import LauncherWatch
 from icclip.training.step.guards import Guard, has_given_up
+from icclip.training.step.profiling import Profile
 from icclip.training.step.progress import Progress
 
 
@@ -34,6 +35,8 @@ def loop(run: Run, reporter: Reporter) -> None:
             run.trainer.add_callback(LauncherWatch())
         if run.config.guard == "on":
             run.trainer.add_callback(Guard(run.config.patience, reporter))
+        if run.config.profile is not None:
+            run.trainer.add_callback(Profile(run.root, run.config.profile, reporter))
         run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
 
 
