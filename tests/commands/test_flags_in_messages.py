@@ -50,6 +50,7 @@ WHO_REACHES = {
 ONE_COMMAND_ONLY = {
     "--max-steps": "train",  # about streaming data, which only `train` reads
     "--streaming": "train",
+    "--image-resize": "train",  # which alone can ask for another size
     "--model": "train",  # the message says to give `icclip train --model`
     "--resume": "train",  # the message speaks of the command that trained the run
 }
