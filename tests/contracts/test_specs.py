@@ -62,14 +62,17 @@ def test_metrics(name):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     """What the target onnx wrote."""
-    from icclip.config import ExportConfig
+    from icclip.config import EncoderConfig, ExportConfig
     from icclip.console import Reporter
     from icclip.exporting.request import ExportRequest
 
     root = tmp_path_factory.mktemp("exported")
     open_model(REGISTRY, ModelConfig(name="clip-tiny", image_resize=32), lambda: CAPTIONS).save(root / "model")
     config = ExportConfig(
-        checkpoint=str(root / "model"), output_dir=root / "bundle", data=DatasetConfig(name="shapes"), sample=16
+        encoder=EncoderConfig(checkpoint=str(root / "model")),
+        output_dir=root / "bundle",
+        data=DatasetConfig(name="shapes"),
+        sample=16,
     )
     request = ExportRequest(config=config, registry=REGISTRY, reporter=Reporter(silent=True))
     REGISTRY.export_target("onnx").export(request)
