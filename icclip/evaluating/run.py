@@ -104,7 +104,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         reporter=reporter,
     )
     about |= {"encoder": encoder.description, "icclip": __version__}
-    write_metrics(path, metrics, about)
+    about = write_metrics(path, metrics, about)
     reporter.note(f"wrote {path}")
     return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
 

@@ -374,7 +374,7 @@ class Encoder:
             batches in the order of the inputs; `rows` counts over the whole stream.
 
         Raises:
-            as `encode_images`, when the batch is reached.
+            DataError: and what else `encode_images` raises, when the batch is reached.
         """
         check_on_error(errors)
         check_batch_size(batch_size)
@@ -451,7 +451,7 @@ class Encoder:
         where it was trained with sigmoids.
 
         Raises:
-            as `encode_images` and `encode_texts`.
+            DataError: and what else `encode_images` and `encode_texts` raise.
         """
         image = one_image(image)
         cosines = self.encode_texts(texts) @ self.encode_images(image)[0]

@@ -322,7 +322,9 @@ def test_a_precision_that_does_not_exist(icclip, copied, tmp_path):
 
 def test_a_precision_given_twice(icclip, copied, tmp_path):
     twice = ("--precision", "fp16", "--precision", "fp16")
-    assert "precision 'fp16' is given twice" in refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *twice, *FEW)
+    assert "--precision names 'fp16' twice: leave one out" in refused(
+        icclip, tmp_path, copied, "-o", tmp_path / "b", *twice, *FEW
+    )
 
 
 def test_a_checkpoint_that_does_not_say_its_data(icclip, copied, tmp_path):
