@@ -283,11 +283,12 @@ def _proven(
 
 def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Reference:
     from icclip_export.gate.comparison import Compared, Reference, Scoring
+    from icclip_export.gate.probes import Probes
 
     config = request.config
     compared = Compared.of(data.tested.images, data.tested.captions, config.sample, config.seed)
     with _checkpoint(loaded, config, request.reporter) as encoder:
-        return Reference.of(encoder, Scoring.of_model(loaded), compared)
+        return Reference.of(encoder, Scoring.of_model(loaded), compared, Probes.of(loaded, encoder))
 
 
 def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapping[Tower, Calibration]:

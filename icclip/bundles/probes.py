@@ -87,7 +87,7 @@ def _lengths(count: Callable[[str], int], limit: int) -> dict[str, str]:
     exact = _of_length(count, limit)
     return {
         "exactly the limit": exact,
-        "one over the limit": f"{exact} dog",
+        "one over the limit": _of_length(count, limit + 1),
         "far over the limit": " ".join(
             f"{word} {number}" for number in range(limit) for word in ("dog", "tree", "red")
         ),

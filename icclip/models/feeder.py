@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from icclip.models.pixels import Pixels
+from icclip.models.pixels import Pixels, axes
 from icclip.models.quiet import quiet_transformers
 from icclip.models.tokens import Tokens, padded
 from icclip.plugins.specs import TextPolicy
@@ -46,7 +46,8 @@ class Feeder:
         """
         if self.pixels is not None:
             return {"pixel_values": self.pixels.resized(images)}
-        return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
+        processor = self.processor.image_processor
+        return dict(processor(images=list(images), return_tensors="pt", **axes(processor, images)))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and what else the policy asks for."""

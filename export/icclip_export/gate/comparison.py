@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from icclip_export.gate.probes import Probes
+
 SHOWN_CAPTION = 40
 
 
@@ -122,9 +124,11 @@ class Reference:
     embeddings: Embeddings
     ranks: RetrievalRanks
     scoring: Scoring
+    probes: Probes | None = None
+    """None: an encoder without a pipeline of its own to be probed."""
 
     @classmethod
-    def of(cls, encoder: Encoder, scoring: Scoring, data: Compared) -> Reference:
+    def of(cls, encoder: Encoder, scoring: Scoring, data: Compared, probes: Probes | None = None) -> Reference:
         """Encode the data.
 
         Raises:
@@ -132,4 +136,4 @@ class Reference:
             CheckpointError: the checkpoint gives embeddings that cannot be compared.
         """
         embeddings = Embeddings.of(encoder, data)
-        return cls(data, embeddings, embeddings.ranks(data.captions), scoring)
+        return cls(data, embeddings, embeddings.ranks(data.captions), scoring, probes)
