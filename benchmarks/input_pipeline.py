@@ -38,13 +38,13 @@ from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizerFast
 from icclip.config import ModelConfig
 from icclip.console import Reporter
 from icclip.data.loading import dataset_config, load_splits
+from icclip.data.sameness import image_digests
 from icclip.data.split import SplitImages, caption_map
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
 from icclip.training.feeding.cache import cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, Collator, EpochSampler
-from icclip.training.feeding.duplicates import image_digests
 
 BATCH, WORKERS = 64, 2
 RESULT = Path(__file__).with_suffix(".json")

@@ -226,6 +226,25 @@ def _three(row: Mapping[str, Any]) -> Iterable[str]:
         yield f"{row[f'times faster than {name}']:.2f}"
 
 
+def losses() -> str:
+    """The contrastive losses beside the plain matrix and others': share of its time, memory over the inputs."""
+    rows = result("loss")["rows"]
+    names = list(dict.fromkeys(row["who"] for row in rows))
+    known = {(row["loss"], row["batch"], row["who"]): row for row in rows}
+    cases = list(dict.fromkeys((row["loss"], row["batch"], row["inputs MiB"]) for row in rows))
+    return table(
+        ("forward and backward", "inputs", *names),
+        (
+            (f"{loss}, batch {batch:,}", f"{inputs:.0f} MiB", *(_loss_cell(known.get((loss, batch, n))) for n in names))
+            for loss, batch, inputs in cases
+        ),
+    )
+
+
+def _loss_cell(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f"{row['ms']:,.0f} ms, {row['peak MiB']:,.0f} MiB"
+
+
 def large_steps() -> str:
     """A step of a large exact batch beside what others have for it."""
     rows = result("large_batch_step")["rows"]
@@ -334,7 +353,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
     )
 }  # fmt: skip
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TextIO
+
+from icclip.identity import identity
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -37,8 +38,12 @@ class Reporter:
 
     @classmethod
     def for_this_process(cls, *, json: bool = False) -> Reporter:
-        """Silent unless this is the first process, as torchrun and accelerate number them."""
-        return cls(json=json, silent=os.environ.get("RANK", "0") != "0")
+        """Silent unless this is the first of the processes that a launcher started.
+
+        Raises:
+            UsageError: the environment does not say which process this is; see `icclip.identity`.
+        """
+        return cls(json=json, silent=not identity().first)
 
     @cached_property
     def console(self) -> Console:

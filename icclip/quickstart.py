@@ -124,7 +124,7 @@ def _picture(config: EvalConfig, registry: Registry) -> bytes:
     # What there is to say about the data was said when it was evaluated.
     quiet = Reporter(silent=True)
     gallery = load_gallery(registry, config.data, config.split, quiet)
-    queries = search(open_encoder(registry, config.encoder, quiet), gallery.images, gallery.captions)
+    queries = search(open_encoder(registry, config.encoder, quiet), gallery.images, gallery.relevance())
     file = io.BytesIO()
     title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
     contact_sheet(queries, title).save(file, "PNG")

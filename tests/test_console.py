@@ -49,6 +49,7 @@ def test_only_the_first_process_speaks(monkeypatch, rank, silent):
     monkeypatch.delenv("RANK", raising=False)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
     assert Reporter.for_this_process(json=True) == Reporter(json=True, silent=silent)
 
 

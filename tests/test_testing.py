@@ -107,7 +107,7 @@ def test_a_good_metric_passes():
 
 
 def write_into(ranks):
-    ranks.images_ahead[:] = 0
+    ranks.t2i[:] = 0
     return {"a": 1.0}
 
 

@@ -119,15 +119,16 @@ def _open(request: ExportRequest) -> LoadedModel:
 
 def _data(request: ExportRequest) -> Data:
     """Nodes are chosen on the validation (or else the training) split, so that the test split is a test."""
-    from icclip.data.gallery import Gallery
-    from icclip.data.loading import choose_split, load_splits
+    from icclip.data.gallery import Gallery, open_gallery
+    from icclip.data.loading import is_whole, load_splits
 
     config = request.config
-    splits = load_splits(request.registry, config.data, request.reporter)
-    tested = Gallery.of(choose_split(splits, config.split, config.data.label), config.split, config.data.label)
+    splits: Any = load_splits(request.registry, config.data, request.reporter)
+    tested = open_gallery(request.registry, config.data, splits, config.split)
     others = [name for name in ("validation", "train") if name in splits and name != config.split]
-    searched = Gallery.of(splits[others[0]], others[0], config.data.label) if others else tested
-    return Data(tested, searched)
+    if is_whole(splits, config.data) or not others:
+        return Data(tested, tested)
+    return Data(tested, Gallery.of(splits[others[0]], others[0], config.data.label))
 
 
 def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, object]:
@@ -135,7 +136,7 @@ def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, 
     return {
         "checkpoint": f"{config.checkpoint} ({loaded.model.config.model_type}, {_parameters(loaded) / 1e6:.1f} M parameters)",
         "target": f"{config.target}: {', '.join(config.precisions)}",
-        "proven on": f"{config.data.label}, split {config.split}: {compared:,} of {data.tested.captions.n_images:,} images",
+        "proven on": f"{data.tested.label}: {compared:,} of {data.tested.captions.n_images:,} images",
         "bundle": config.output_dir,
     }
 
@@ -286,7 +287,15 @@ def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Refer
     from icclip_export.gate.probes import Probes
 
     config = request.config
-    compared = Compared.of(data.tested.images, data.tested.captions, config.sample, config.seed)
+    tested = data.tested
+    compared = Compared.of(
+        tested.images,
+        tested.captions,
+        config.sample,
+        config.seed,
+        protocol=tested.protocol,
+        digests=tested.image_digests,
+    )
     with _checkpoint(loaded, config, request.reporter) as encoder:
         return Reference.of(encoder, Scoring.of_model(loaded), compared, Probes.of(loaded, encoder))
 

@@ -15,6 +15,7 @@ from icclip.evaluating.request import dataset_identity, leaking_options
 from icclip.files import atomic_directory, atomic_write_json
 from icclip.plugins.registry import Registry
 from icclip.report.blend import blend_table
+from icclip.runs.claim import claim_beside, claimed
 from icclip.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendR
         UsageError: something is in the way of the result, or a model or the data cannot be used.
         CheckpointError: the models differ in more than their weights.
     """
+    with claimed(config.output_dir, claim_beside(config.output_dir), reporter.note):
+        return _blend(config, registry, reporter)
+
+
+def _blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendResult:
     from icclip.blending.mixture import Blend
     from icclip.models.opening import open_model
 
@@ -97,7 +103,7 @@ def _measure(
     for option in leaking_options(registry, run, config.data):
         reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
     gallery = load_gallery(registry, config.data, SPLIT, reporter)
-    alphas, rsums = sorted(set(config.alphas)), {}
+    relevance, alphas, rsums = gallery.relevance(), sorted(set(config.alphas)), {}
     with reporter.progress("alphas", len(alphas)) as advance:
         for alpha in alphas:
             encoder = TorchEncoder(
@@ -106,7 +112,7 @@ def _measure(
                 precision=config.encoder.autocast,
                 workers=config.encoder.workers,
             )
-            metrics = evaluate_split(encoder, gallery.images, gallery.captions, image_batch=config.eval_bs, bootstrap=0)
+            metrics = evaluate_split(encoder, gallery.images, relevance, image_batch=config.eval_bs, bootstrap=0)
             rsums[alpha] = metrics["rsum"]
             advance(1)
     return rsums

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from icclip.config import Config
+from icclip.config import Config, RelevanceProtocol
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
 from icclip.retrieval.captions import CaptionMap
@@ -96,6 +96,8 @@ class ParityRecord(Config):
     """Too few images for a verdict on retrieval."""
     fingerprint: str | None = None
     """`captions_fingerprint` of what was compared, so that a check on other data is noticed."""
+    relevance: RelevanceProtocol = "pair"
+    """What counted as a right answer; records that do not say it are older than the choice."""
     reference: Mapping[str, Any]
     """The checkpoint's own retrieval metrics, under the same keys."""
     results: tuple[PrecisionParity, ...]

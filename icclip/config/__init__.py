@@ -14,7 +14,7 @@
 
 from icclip.config.base import Config, merged, read_toml
 from icclip.config.blending import BlendConfig
-from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage
+from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage, RelevanceProtocol
 from icclip.config.embedding import EmbedConfig
 from icclip.config.encoder import EncoderConfig, Precision, Provider
 from icclip.config.evaluating import EvalConfig
@@ -51,6 +51,7 @@ __all__ = [
     "OnBadImage",
     "Precision",
     "Provider",
+    "RelevanceProtocol",
     "Tower",
     "TrainConfig",
     "VerifyConfig",

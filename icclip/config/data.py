@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from icclip.config.base import Config
-from icclip.config.declare import MODEL_AND_DATA, REQUIRED, option
+from icclip.config.declare import MEASURE, MODEL_AND_DATA, REQUIRED, option
 from icclip.config.model import TRUST
 
 OnBadImage = Literal["fail", "skip"]
+RelevanceProtocol = Literal["text", "pair"]
+"""Which texts are right for which images; see `icclip.retrieval.relevance`."""
 
 AS_TRAINED = {"val_fraction": "as in the run, or 0.1", "seed": "as in the run, or 42"}
 """For commands that read the data of a run as the run read it."""
@@ -48,6 +50,13 @@ class DatasetConfig(Config):
     seed: int = option(
         "Seed of the splits that icclip makes, and of the images of a generated dataset.", 42, flags=("--split-seed",),
         at_least=0,
+    )  # fmt: skip
+    whole: bool = False
+    """Whether a source without splits is used as a whole instead of being split, as where it is only measured."""
+    relevance: RelevanceProtocol | None = option(
+        "What counts as a right answer: text, the same caption for every image that has it; pair, a caption for the "
+        "image it came with and no other.",
+        None, panel=MEASURE, unset="as the dataset was published: pair for flickr8k and flickr30k, otherwise text",
     )  # fmt: skip
     streaming: bool = option("Read the data as it comes instead of downloading all of it; needs --max-steps.", False)
     on_bad_image: OnBadImage = option(

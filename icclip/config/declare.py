@@ -33,7 +33,9 @@ PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN
 """In the order in which people think about a run; `--help` shows them in it."""
 
 Resume = Literal["fixed", "reported", "extends", "free"]
-"""What a resumed run may do with a setting: not change it; change it, and say so; go on after the end; anything."""
+"""What a resumed run may do with a setting. `fixed`: it cannot change, since the optimizer's state, the order of the
+data or the weights belong to it. `reported`: a change takes effect, and is said. `extends`: the same, and it lets a
+complete run go on. `free`: it may change without a word, since the result does not depend on it."""
 
 REQUIRED: Any = dataclasses.MISSING
 """The default of a field that has to be given."""

@@ -35,6 +35,10 @@ class EvalConfig(Config):
         "Number of resamples behind the 95 % intervals; 0 leaves the intervals out.", 1000, panel=MEASURE,
         metavar="N", at_least=0,
     )  # fmt: skip
+    qrels: Path | None = option(
+        "File of judgements (TREC's layout, or .json) that say what is a right answer, instead of --relevance.", None,
+        panel=MEASURE, metavar="FILE", complete="file",
+    )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
     metrics: tuple[str, ...] = option(
         "Metric of a plugin to compute beside the default ones; may be repeated.", (), panel=MEASURE,

@@ -24,6 +24,7 @@ from icclip.config.declare import (
 from icclip.config.encoder import CORES, DEVICE, GPU, WORKERS, Precision
 from icclip.config.gentle import GentleConfig, LoraConfig
 from icclip.config.model import ModelConfig
+from icclip.identity import identity
 
 CaptionPolicy = Literal["random", "all", "round-robin"]
 Augmentation = Literal["off", "light"]
@@ -55,44 +56,54 @@ class TrainConfig(Config):
     lr: float = option(
         "Peak learning rate.", 1e-5, panel=SCHEDULE, metavar="RATE", at_least=0, unset="1e-05, or that of the preset",
         replaces=("learning_rate",),
+        resume="fixed",
     )  # fmt: skip
     warmup_ratio: float = option(
         "Share of the steps over which the learning rate rises to its peak.", 0.05, panel=SCHEDULE,
         metavar="FRACTION", at_least=0, below=1, replaces=("warmup_ratio", "warmup_steps"),
+        resume="fixed",
     )  # fmt: skip
     scheduler: str = option(
         "How the learning rate falls after its peak, as transformers names it: cosine, linear, constant...",
         "cosine", panel=SCHEDULE, metavar="NAME",
+        resume="fixed",
     )  # fmt: skip
     weight_decay: float = option(
         "Weight decay of the weight matrices; biases, norms and the temperature have none.",
         0.1, panel=SCHEDULE, metavar="DECAY", at_least=0, replaces=("weight_decay",),
+        resume="fixed",
     )  # fmt: skip
     train_bs: int = option(
         "Images per process and step; each positive meets all other pairs of the step as negatives.",
-        64, panel=BATCH, flags=("--train-bs", "--batch-size"), metavar="N", at_least=2,
+        64, panel=BATCH, flags=("--train-bs", "--batch-size"), metavar="N", at_least=1,
         replaces=("per_device_train_batch_size",),
+        resume="free",
     )  # fmt: skip
     micro_batch: int | None = option(
         "Encode a batch in parts of this many images: less memory and the same gradients, at the price of "
         "encoding twice (gradient cache).",
         None, panel=BATCH, metavar="N", at_least=1, unset="the whole batch at once",
+        resume="free",
     )  # fmt: skip
     grad_accum: int = option(
         "Number of batches whose gradients are added up for one step; this adds no negatives, --micro-batch does.",
         1, panel=BATCH, metavar="N", at_least=1, replaces=("gradient_accumulation_steps",),
+        resume="fixed",
     )  # fmt: skip
     grad_ckpt: bool = option(
         "Save memory with gradient checkpointing, which is slower.", False, panel=BATCH,
         replaces=("gradient_checkpointing", "activation_checkpointing"),
+        resume="free",
     )  # fmt: skip
     eval_bs: int = option(
         "Images that are encoded at once when the model is measured.", 128, panel=BATCH, metavar="N", at_least=1,
         replaces=("per_device_eval_batch_size",),
+        resume="free",
     )  # fmt: skip
     cache_images: CacheImages = option(
         "Keep the resized images on disk (in ICCLIP_CACHE); auto does so if there is room and each image is used twice.",
         "auto", panel=BATCH,
+        resume="free",
     )  # fmt: skip
     precision: Precision = option(
         "Precision of the autocast over float32 weights: fp32, fp16 (needs a GPU) or bf16.", "fp32",
@@ -113,6 +124,7 @@ class TrainConfig(Config):
     seed: int = option(
         "Seed of the initial weights, of the order of the images, and of the choice of captions.",
         42, panel=SCHEDULE, at_least=0, replaces=("seed",),
+        resume="fixed",
     )  # fmt: skip
     eval_every: int = option(
         "Number of epochs between measurements on the validation split.", 1, panel=SCHEDULE, metavar="N", at_least=1,
@@ -142,6 +154,10 @@ class TrainConfig(Config):
         "Trackers to log to: tensorboard, wandb, mlflow... or none; may be repeated.", ("tensorboard",),
         panel=LOGGING, metavar="NAMES", separated=True, resume="free", replaces=("report_to",),
     )  # fmt: skip
+    profile: int | None = option(
+        "Number of steps, after the first, that torch's profiler traces into trace.json, for https://ui.perfetto.dev.",
+        None, panel=LOGGING, metavar="STEPS", at_least=1, unset="no trace", resume="free",
+    )  # fmt: skip
     overwrite: bool = option("Replace the run that is in the directory.", False, panel=RUN, resume="free")
     resume: bool = option(
         "Go on from the last complete checkpoint in the directory.", False, panel=RUN, resume="free",
@@ -150,30 +166,37 @@ class TrainConfig(Config):
     captions: CaptionPolicy = option(
         "Captions of an image that an epoch shows: random (one at random), all, or round-robin (the next in turn).",
         "random", panel=DATA, metavar="POLICY",
+        resume="fixed",
     )  # fmt: skip
     augment: Augmentation = option(
         "Augment the images: light crops, tints and mirrors them, and never mirrors if a caption says left or right.",
         "off", panel=DATA,
+        resume="fixed",
     )  # fmt: skip
     duplicates: DuplicatePolicy = option(
         "How pairs that share a caption or an image are treated: mask (not as negatives of each other), "
         "soft (as positives) or off (as negatives).",
         "mask", panel=DATA, metavar="POLICY",
+        resume="fixed",
     )  # fmt: skip
     near_duplicates: int | None = option(
         "Also treat images as duplicates when their 64-bit hashes differ in at most N bits.",
         None, panel=DATA, metavar="N", at_least=0, at_most=MAX_DISTANCE, unset="only identical files",
+        resume="fixed",
     )  # fmt: skip
     gentle: GentleConfig = nested(GentleConfig, resume="fixed")
     lora: LoraConfig = nested(LoraConfig, resume="fixed")
     training_args: Mapping[str, Any] = option(
         "Any other field of transformers' TrainingArguments; may be repeated.", dict, panel=RUN, flags=("--set",),
         metavar="NAME=VALUE",
+        resume="fixed",
     )  # fmt: skip
 
     def problems(self) -> list[str]:
         """Options that exclude each other."""
         found = []
+        if self.train_bs == 1 and identity().size == 1:
+            found.append("{train_bs} is 1: it must be at least 2, since a pair alone has no negatives")
         if self.micro_batch is not None and self.micro_batch > self.train_bs:
             found.append(
                 f"{{micro_batch}} is {self.micro_batch}: it must be at most {{train_bs}}, which is {self.train_bs}"

@@ -21,7 +21,7 @@ class VerifyConfig(Config):
     encoder: EncoderConfig = nested(
         leave_out=("checkpoint", "revision", "precision", "device", "workers", "trust_remote_code")
     )
-    data: DatasetConfig | None = nested(None, leave_out=("streaming",), unset=AS_PROVEN)
+    data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance"), unset=AS_PROVEN)
     """Retrieval is measured on this again; None: it is not."""
     split: str | None = option(
         "Split of --dataset to measure.",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader, Dataset
 
+from icclip.data.cores import cores
 from icclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,11 +51,6 @@ def prepared_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
-
-
-def cores() -> int:
-    """The number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _workers_for(images: int) -> int:

@@ -5,27 +5,35 @@ Loading one needs the package `datasets`, and neither torch nor transformers.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
-from icclip.config import DatasetConfig
+from icclip.config import DatasetConfig, RelevanceProtocol
 from icclip.console import Reporter
+from icclip.data.sameness import image_digests
 from icclip.data.split import SplitImages, caption_map, encoded
 from icclip.errors import MissingExtraError
 from icclip.plugins.registry import Registry
 from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.relevance import Relevance
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
+    from icclip.data.loading import Splits
+
 FINGERPRINT_IMAGES = 64
 
+_AT_ONCE = 256
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Gallery:
     """One split, made once and passed to whoever trains, evaluates, exports or verifies on it."""
 
@@ -35,18 +43,42 @@ class Gallery:
     """Which texts describe which image."""
     label: str = ""
     """What messages and results call it: `shapes, split test`."""
+    protocol: RelevanceProtocol = "text"
+    """What counts as a right answer."""
 
     @classmethod
-    def of(cls, split: Dataset, name: str = "", source: str = "") -> Self:
+    def of(cls, split: Dataset, name: str = "", source: str = "", protocol: RelevanceProtocol = "text") -> Self:
         """Read the captions of a split that has the columns `image` and `captions`.
 
         Args:
             split: as `load_splits` returns it.
             name: the split's name, for the label and for messages about an image.
             source: the dataset's label, likewise.
+            protocol: what counts as a right answer (`relevance_protocol`).
         """
         label = f"{source}, split {name}" if source else name
-        return cls(SplitImages(split, f"{source} {name}".strip()), caption_map(split), label)
+        return cls(SplitImages(split, f"{source} {name}".strip()), caption_map(split), label, protocol)
+
+    @cached_property
+    def image_digests(self) -> list[bytes]:
+        """SHA-256 of the content of each image's file. Raises DataError where one cannot be read."""
+        return image_digests(self.images.rows)
+
+    @cached_property
+    def image_names(self) -> list[str | None]:
+        """The path or file name of each image, where it has one."""
+        return [cell["path"] for batch in self.images.rows.iter(_AT_ONCE) for cell in batch["image"]]
+
+    def relevance(self, protocol: RelevanceProtocol | None = None) -> Relevance:
+        """The right answers; by its own protocol, or another. Raises DataError where an image cannot be read."""
+        chosen = protocol or self.protocol
+        return Relevance.of(self.captions, chosen, self.image_digests if chosen == "text" else None)
+
+    def relevances(self) -> tuple[Relevance, Relevance | None]:
+        """The right answers by its own protocol, and by the other one where that makes a difference."""
+        by_text, pairs = self.relevance("text"), self.relevance("pair")
+        own, other = (pairs, by_text) if self.protocol == "pair" else (by_text, pairs)
+        return own, None if by_text.is_pairs else other
 
     def fingerprint(self) -> str:
         """Recognises a split again: SHA-256 over its captions, its length and some of its images.
@@ -79,6 +111,11 @@ def dataset_asked(registry: Registry, value: str, options: Mapping[str, Any]) ->
     return dataset_config(registry, value, **options)
 
 
+def relevance_protocol(registry: Registry, config: DatasetConfig) -> RelevanceProtocol:
+    """What counts as a right answer in a dataset: what the user says, else what the dataset's publication does."""
+    return config.relevance or registry.dataset(config.name).relevance
+
+
 def load_gallery(
     registry: Registry,
     dataset: DatasetConfig | str,
@@ -103,7 +140,32 @@ def load_gallery(
         UsageError: the dataset or split is unknown or cannot be read.
     """
     config = dataset if isinstance(dataset, DatasetConfig) else dataset_asked(registry, dataset, options or {})
-    from icclip.data.loading import choose_split, load_splits
+    from icclip.data.loading import load_splits
 
-    found: Any = choose_split(load_splits(registry, config, reporter), split, config.label)
-    return Gallery.of(found if rows is None else found.select(rows(len(found))), split, config.label)
+    return open_gallery(registry, config, load_splits(registry, config, reporter), split, rows)
+
+
+def open_gallery(
+    registry: Registry,
+    config: DatasetConfig,
+    splits: Splits,
+    split: str,
+    rows: Callable[[int], np.ndarray] | None = None,
+) -> Gallery:
+    """One of the splits that `load_splits` returned, to be measured; all of a source without splits.
+
+    Raises:
+        UnknownNameError: there is no such split.
+    """
+    from icclip.data.loading import is_whole, measured_split
+
+    found: Any = measured_split(splits, split, config)
+    gallery = Gallery.of(
+        found if rows is None else found.select(rows(len(found))),
+        split,
+        config.label,
+        relevance_protocol(registry, config),
+    )
+    if not is_whole(splits, config):
+        return gallery
+    return dataclasses.replace(gallery, label=f"{config.label}, all of it (it has no splits)")

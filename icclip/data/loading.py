@@ -108,7 +108,7 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
 
     Returns:
         `train`, `validation` and `test` (only those present where there is no `train` to make them
-        from, or with streaming), each with the columns `image` (bytes and path, not decoded) and
+        from, with streaming, and where none are to be made: `config.whole`), each with the columns `image` (bytes and path, not decoded) and
         `captions` (list of str, at least one, none empty).
 
     Raises:
@@ -138,6 +138,16 @@ def _one_bar() -> Iterator[None]:
     finally:
         if shown:
             enable_progress_bars()
+
+
+def is_whole(splits: Splits, config: DatasetConfig) -> bool:
+    """Whether the source has no splits and is used as a whole, whatever split is asked for."""
+    return config.whole and set(splits) == {"train"}
+
+
+def measured_split(splits: Splits, name: str, config: DatasetConfig) -> Dataset | IterableDataset:
+    """The split to measure: the one of that name, or all of a source without splits. Raises UnknownNameError."""
+    return splits["train"] if is_whole(splits, config) else choose_split(splits, name, config.label)
 
 
 def choose_split(splits: Splits, name: str, source: str) -> Dataset | IterableDataset:
@@ -250,7 +260,7 @@ def _without_bad_images(split: Dataset, name: str, config: DatasetConfig, report
 
 def _completed(splits: dict[str, Dataset], config: DatasetConfig, reporter: Reporter) -> DatasetDict:
     missing = [name for name in ("validation", "test") if name not in splits]
-    if "train" not in splits or not missing:
+    if "train" not in splits or not missing or config.whole:
         return DatasetDict({name: splits[name] for name in SPLIT_NAMES if name in splits})
     train = splits["train"]
     size = max(1, round(config.val_fraction * len(train)))

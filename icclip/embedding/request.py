@@ -20,11 +20,9 @@ def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
         UsageError: the dataset is unknown, an option is wrong, or not exactly one kind of input is given.
         MissingExtraError: a dataset without the package `datasets`.
     """
-    options = dict(said.get("data", {}))
-    dataset = options.pop("name", None)
     values = {**merged(said), "data": None}
-    if dataset is not None:
-        from icclip.data.gallery import dataset_asked
+    if said.get("data", {}).get("name") is not None:
+        from icclip.evaluating.request import evaluation_data
 
-        values["data"] = dataset_asked(registry, dataset, options)
+        values["data"] = evaluation_data(registry, str(said["encoder"]["checkpoint"]), said["data"])
     return EmbedConfig.from_mapping(values)

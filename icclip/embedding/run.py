@@ -16,6 +16,7 @@ from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
 from icclip.data.images import decode_image
+from icclip.data.lengths import cut_captions
 from icclip.encoders import open_encoder
 from icclip.errors import MissingExtraError, UsageError
 from icclip.files import atomic_write_bytes
@@ -71,13 +72,16 @@ def _encode(
 ) -> tuple[Sequence[str], np.ndarray]:
     if config.texts is not None:
         texts = read_texts(config.texts)
+        if cut := cut_captions(encoder, texts):
+            reporter.warn(cut.line)
         return texts, encoder.encode_texts(texts, batch_size=config.batch_size)
     if config.data is None:
         names = [str(path) for path in config.images]
         return names, encoder.encode_images(ImageFiles(config.images), batch_size=config.batch_size)
-    images = load_gallery(registry, config.data, config.split, reporter).images
-    names = [f"{config.data.label} {config.split} {row}" for row in range(len(images))]
-    return names, encoder.encode_images(images, batch_size=config.batch_size)
+    gallery = load_gallery(registry, config.data, config.split, reporter)
+    reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
+    names = [f"{config.data.label} {config.split} {row}" for row in range(gallery.captions.n_images)]
+    return names, encoder.encode_images(gallery.images, batch_size=config.batch_size)
 
 
 @dataclass(frozen=True)

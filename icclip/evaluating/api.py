@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
+    from icclip.config import RelevanceProtocol
+
 
 def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     model: Any,
@@ -18,6 +20,8 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     eval_image_bs: int = 128,
     eval_text_bs: int = 256,
     is_siglip: bool | None = None,  # noqa: FBT001  as above
+    *,
+    relevance: RelevanceProtocol = "text",
     **_ignored: Any,
 ) -> dict[str, Any]:
     """Retrieval metrics of a transformers dual encoder on one split.
@@ -30,6 +34,8 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
         eval_image_bs: images at once.
         eval_text_bs: texts at once.
         is_siglip: not needed, and ignored.
+        relevance: what counts as a right answer: `text`, the same caption for every image that has it; `pair`, as the
+            papers on Flickr8k, Flickr30k and COCO count, a caption for its own image alone.
         **_ignored: the seed project's `stream_if_products_over`, `chunk_size_text` and `chunk_size_image`:
             similarities are always computed in blocks.
 
@@ -49,6 +55,8 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     if unknown:
         raise TypeError(f"compute_retrieval_metrics() got unexpected arguments: {', '.join(sorted(unknown))}")
 
+    from datasets import Image
+
     from icclip.data.gallery import Gallery
     from icclip.evaluating.run import evaluate_split
     from icclip.models.encoder import TorchEncoder
@@ -58,11 +66,11 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     registry = Registry.from_environment()
     source = model.config.name_or_path or type(model).__name__
     loaded = LoadedModel.of(model, processor, registry.backend_for(model.config.model_type, source), source)
-    gallery = Gallery.of(split_ds)
+    gallery = Gallery.of(split_ds.cast_column("image", Image(decode=False)), protocol=relevance)
     return evaluate_split(
         TorchEncoder(loaded, device=None if device is None else str(device)),
         gallery.images,
-        gallery.captions,
+        *gallery.relevances(),
         image_batch=eval_image_bs,
         text_batch=eval_text_bs,
         metrics=registry.default_metrics(),

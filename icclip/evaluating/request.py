@@ -2,7 +2,8 @@
 
 A run is evaluated as it was trained: on its own data unless the user names another, split by the same
 seed and share, so that no image of a made test split was trained on; and in the same batches and
-precision, so that the numbers are the same to the last digit.
+precision, so that the numbers are the same to the last digit. Other data is measured whole where it has
+no splits: these are made for training alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, merged
 from icclip.data.gallery import dataset_asked
-from icclip.errors import UsageError
+from icclip.errors import MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
 
@@ -74,6 +75,9 @@ def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) 
 def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]) -> DatasetConfig:
     """The data to measure a checkpoint on: what was asked for, else what it was trained or proven on.
 
+    A source without splits is used as a whole, unless it is the very one that the run was trained on, which is
+    split as it was then, or the user asks for a made split by its share or seed.
+
     Args:
         registry: knows the datasets.
         checkpoint: what the user gave.
@@ -85,17 +89,37 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
     # Streaming is for training: an evaluation needs every image, in order.
     options = {**said, "streaming": False}
     dataset = options.pop("name", None)
-    asked = None if dataset is None else dataset_asked(registry, dataset, options)
-    own = training_data(registry, RunDirectory.open(checkpoint), asked)
+    whole = all(options.get(option) is None for option in SPLIT_OPTIONS)
+    asked = None if dataset is None else dataset_asked(registry, dataset, {**options, "whole": whole})
+    run = RunDirectory.open(checkpoint)
+    own = training_data(registry, run, asked) or _proven_data(registry, checkpoint, asked)
     if own is not None:
         place = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
     if asked is not None:
         return asked
+    raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
+
+
+def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | None) -> DatasetConfig | None:
+    """What a bundle went through the gate with; None where that is unknown, or is not the source that `asked` reads.
+
+    It is split as in the run that the bundle was made from, whose training images are not to be measured.
+    """
     proven = _proven_on(checkpoint)
     if proven is None:
-        raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
-    return dataset_asked(registry, proven.dataset, merged(proven.options, options))
+        return None
+    try:
+        own = dataset_asked(registry, proven.dataset, proven.options)
+    except MissingExtraError:
+        raise
+    except UsageError:
+        if asked is None:
+            raise
+        # A dataset that is not to be had here is another one than that which was asked for.
+        return None
+    same = asked is None or dataset_identity(registry, own) == dataset_identity(registry, asked)
+    return own if same else None
 
 
 def _proven_on(checkpoint: str) -> ParityData | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,25 @@ from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
 from icclip.retrieval import bootstrap as intervals
-from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.judgements import read_relevance
 from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
 from icclip.retrieval.ranking import RetrievalRanks, rank
+from icclip.retrieval.relevance import Relevance
 from icclip.runs.directory import RunDirectory
 from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.console import RenderableType
+
+    from icclip.data.gallery import Gallery
+
+RELEVANCE = "relevance"
+"""The key, among the metrics, of what says which answers counted as right."""
+RIGHT_ANSWERS = {
+    "text": "the same caption is right for every image that has it (--relevance text)",
+    "pair": "a caption is right for its own image alone (--relevance pair)",
+}
 
 _QUIET = Reporter(silent=True)
 
@@ -61,6 +72,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         UsageError: anything the user can mend: names, paths, data, what is in the way of the file.
     """
     from icclip.data.gallery import load_gallery
+    from icclip.data.lengths import cut_captions
 
     specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
     run = RunDirectory.open(config.checkpoint)
@@ -72,12 +84,18 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     for option in leaking_options(registry, run, config.data):
         reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
     gallery = load_gallery(registry, config.data, config.split, reporter)
+    # What judgements name is checked before the model is loaded.
+    relevance, other = right_answers(config, gallery)
     encoder = open_encoder(registry, config.encoder, reporter)
-    reporter.header(_header(config, encoder, gallery.captions, path))
+    reporter.header(_header(config, encoder, gallery, relevance, path))
+    if cut := cut_captions(encoder, gallery.captions.texts):
+        reporter.warn(cut.line)
+        about |= {"cut_captions": cut.to_mapping()}
     metrics = evaluate_split(
         encoder,
         gallery.images,
-        gallery.captions,
+        relevance,
+        other,
         image_batch=config.eval_bs,
         metrics=list(specs),
         bootstrap=config.bootstrap,
@@ -93,7 +111,8 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
 def evaluate_split(
     encoder: Encoder,
     images: Sequence[Image],
-    captions: CaptionMap,
+    relevance: Relevance,
+    other: Relevance | None = None,
     *,
     image_batch: int = 128,
     text_batch: int = 256,
@@ -104,10 +123,14 @@ def evaluate_split(
 ) -> dict[str, Any]:
     """Encode, rank, measure. The same arguments give the same numbers.
 
+    The result has a key `relevance`: the protocol that the numbers follow, how many captions several images
+    share, how many images are copies of others and, under the name of the other protocol, its numbers.
+
     Args:
         encoder: gives unit vectors; shows its own progress.
-        images: as many as `captions` has, in its order.
-        captions: which texts belong to which image.
+        images: as many as `relevance` has, in its order.
+        relevance: the right answers, and the captions.
+        other: the right answers of another protocol, whose numbers are reported beside.
         image_batch: images encoded at once.
         text_batch: texts encoded at once.
         metrics: computed beside those of `retrieval_metrics`.
@@ -119,19 +142,40 @@ def evaluate_split(
         DataError: there is no image.
         CheckpointError: embeddings that cannot be compared.
     """
-    if not captions.n_images:
+    if not relevance.captions.n_images:
         raise DataError("the split holds no image: check the dataset, or choose another split")
-    ranks = rank(
+    embeddings = (
         encoder.encode_images(images, batch_size=image_batch),
-        encoder.encode_texts(captions.texts, batch_size=text_batch),
-        captions,
+        encoder.encode_texts(relevance.captions.texts, batch_size=text_batch),
     )
+    ranks = rank(*embeddings, relevance)
     result: dict[str, Any] = retrieval_metrics(ranks, metrics)
+    result[RELEVANCE] = _about_relevance(relevance, other)
+    if other is not None:
+        result[RELEVANCE][other.protocol] = retrieval_metrics(rank(*embeddings, other))
     for doubt in doubts(ranks):
         reporter.warn(doubt)
     if bootstrap:
         result[intervals.KEY] = intervals.confidence_intervals(ranks, resamples=bootstrap, seed=seed)
     return result
+
+
+def right_answers(config: EvalConfig, gallery: Gallery) -> tuple[Relevance, Relevance | None]:
+    """The right answers of a split, as it was asked for, and those of another protocol to compare with.
+
+    Raises:
+        DataError: an image cannot be read, or judgements cannot be read or name what the split does not hold.
+    """
+    if config.qrels is None:
+        return gallery.relevances()
+    return read_relevance(config.qrels, gallery.captions, gallery.image_names), gallery.relevance("pair")
+
+
+def _about_relevance(relevance: Relevance, other: Relevance | None) -> dict[str, Any]:
+    by_text = next((one for one in (relevance, other) if one is not None and one.protocol == "text"), None)
+    shared = 0 if by_text is None else by_text.n_shared_captions
+    copies = 0 if by_text is None else by_text.n_duplicate_images
+    return {"protocol": relevance.protocol, "shared_captions": shared, "duplicate_images": copies}
 
 
 def doubts(ranks: RetrievalRanks) -> list[str]:
@@ -140,10 +184,10 @@ def doubts(ranks: RetrievalRanks) -> list[str]:
     n_images, n_texts, largest = ranks.captions.n_images, ranks.captions.n_texts, max(CUTOFFS)
     if n_images <= largest:
         found.append(f"t2i_R@{largest} is 1 whatever the model does: the split has no more than {largest} images")
-    tied = int(np.count_nonzero(ranks.images_ahead > ranks.images_above))
+    tied = int(np.count_nonzero(ranks.t2i > ranks.t2i_optimistic))
     if tied:
         found.append(
-            f"{tied} of {n_texts} captions score the same with their own image and another: ties count as misses"
+            f"{tied} of {n_texts} captions score the same with a right image and a wrong one: ties count as misses"
         )
     return found
 
@@ -151,14 +195,20 @@ def doubts(ranks: RetrievalRanks) -> list[str]:
 def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) -> Path:
     """Where the metrics go: what the user said, the run's own directory, or one below `eval/`.
 
-    A run's directory takes only the numbers of the data it was trained on.
+    A run's directory takes only the numbers of the data it was trained on, with right answers counted as they
+    were then.
     """
+    from icclip.data.gallery import relevance_protocol
+
     if config.output_dir is not None:
         return config.output_dir
-    if training_data(registry, run, config.data) is not None:
+    own, counted = training_data(registry, run, config.data), _counted_as(registry, config)
+    usual = relevance_protocol(registry, dataclasses.replace(config.data, relevance=None) if own is None else own)
+    if own is not None and counted == usual:
         return Path(config.checkpoint)
     dataset = Path(dataset_identity(registry, config.data)).stem
-    return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}"
+    protocol = "" if counted == usual else f"-{counted}"
+    return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}{protocol}"
 
 
 def _about(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
@@ -166,7 +216,15 @@ def _about(registry: Registry, config: EvalConfig, directory: Path) -> dict[str,
         "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
         "dataset": dataset_identity(registry, config.data),
         "split": config.split,
+        "relevance": _counted_as(registry, config),
     }
+
+
+def _counted_as(registry: Registry, config: EvalConfig) -> str:
+    """The protocol, or the name of the file with judgements."""
+    from icclip.data.gallery import relevance_protocol
+
+    return relevance_protocol(registry, config.data) if config.qrels is None else config.qrels.name
 
 
 def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
@@ -183,11 +241,15 @@ def _variant(config: EvalConfig) -> str:
     return f"-{precision}" if precision and is_bundle(Path(config.checkpoint)) else ""
 
 
-def _header(config: EvalConfig, encoder: Encoder, captions: CaptionMap, path: Path) -> dict[str, object]:
+def _header(
+    config: EvalConfig, encoder: Encoder, gallery: Gallery, relevance: Relevance, path: Path
+) -> dict[str, object]:
+    captions = gallery.captions
     size = f"{captions.n_images:,} images, {captions.n_texts:,} captions"
     return {
         "model": config.checkpoint,
         "runs as": encoder.description,
-        "data": f"{config.data.label}, split {config.split}: {size}",
+        "data": f"{gallery.label}: {size}",
+        "right answers": RIGHT_ANSWERS.get(relevance.protocol, f"as judged in {config.qrels}"),
         "result": path,
     }

@@ -7,6 +7,7 @@ from icclip.console import Reporter
 from icclip.errors import UnknownNameError
 from icclip.exporting.request import ExportRequest, ExportResult
 from icclip.plugins.registry import Registry
+from icclip.runs.claim import claim_beside, claimed
 
 
 def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> ExportResult:
@@ -23,5 +24,6 @@ def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> Expo
     for precision in config.precisions:
         if precision not in target.precisions:
             raise UnknownNameError("precision", precision, target.precisions, f"of the target {target.name!r}")
-    result: ExportResult = target.export(ExportRequest(config=config, registry=registry, reporter=reporter))
+    with claimed(config.output_dir, claim_beside(config.output_dir), reporter.note):
+        result: ExportResult = target.export(ExportRequest(config=config, registry=registry, reporter=reporter))
     return result

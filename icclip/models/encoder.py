@@ -12,6 +12,7 @@ import torch
 from icclip.config import Precision
 from icclip.console import Reporter
 from icclip.data.batches import prepared_batches
+from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError, UsageError
 from icclip.models.loaded import LoadedModel
 
@@ -116,6 +117,10 @@ class TorchEncoder:
         restored = np.empty_like(by_length)
         restored[order] = by_length
         return restored
+
+    def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
+        """Which texts are longer than what the text tower reads."""
+        return self.loaded.feeder.cut_captions(texts)
 
     def _encode(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from icclip.data.lengths import CutCaptions
 from icclip.models.pixels import Pixels, axes
 from icclip.models.quiet import quiet_transformers
 from icclip.models.tokens import Tokens, padded
@@ -57,6 +58,10 @@ class Feeder:
         tokens = self._tokenize(texts, padding=policy.padding, return_tensors="pt")
         return {name: tokens[name] for name in policy.inputs}
 
+    def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
+        """Which texts are longer than what the text tower reads."""
+        return CutCaptions.among(texts, self.text_policy.max_length, self._lengths)
+
     def save(self, directory: Path) -> None:
         """Write the image processor and the tokenizer, as transformers lays them out."""
         with quiet_transformers():
@@ -68,10 +73,18 @@ class Feeder:
         ids: list[list[int]] = self._tokenize(texts, padding=False)["input_ids"]
         return ids
 
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Token counts, uncut. The tokenizer's own warning about each long text is not wanted."""
+        ids = self.processor.tokenizer(self._cased(texts), return_attention_mask=False, verbose=False)["input_ids"]
+        return [len(own) for own in ids]
+
+    def _cased(self, texts: Sequence[str]) -> list[str]:
+        return [text.lower() for text in texts] if self.text_policy.lowercase else list(texts)
+
     def _tokenize(self, texts: Sequence[str], **options: Any) -> Any:
         policy = self.text_policy
         return self.processor.tokenizer(
-            [text.lower() for text in texts] if policy.lowercase else list(texts),
+            self._cased(texts),
             max_length=policy.max_length,
             truncation=True,
             return_attention_mask=policy.attention_mask,

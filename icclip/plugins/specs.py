@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict, IterableDatasetDict
     from PIL.Image import Image
 
-    from icclip.config import DatasetConfig, ModelConfig
+    from icclip.config import DatasetConfig, ModelConfig, RelevanceProtocol
     from icclip.console import Reporter
     from icclip.exporting.request import ExportRequest, ExportResult
     from icclip.models.loaded import LoadedModel
@@ -152,6 +152,9 @@ class DatasetSpec:
     """Whether `name@path` means something to it."""
     recognises: Callable[[Path], bool] | None = None
     """Whether it reads a bare path given as `--dataset`; the first dataset that says yes gets it."""
+    relevance: RelevanceProtocol = "text"
+    """What counts as a right answer where the user does not say: `text`, the same caption for every image that has
+    it; `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 
@@ -286,5 +289,6 @@ _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "tuple[Preset, ...]": (lambda value: _all_of(Preset, value), "a tuple of Preset"),
     "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a mapping"),
     "TowerLayout": (lambda value: isinstance(value, TowerLayout), "a TowerLayout"),
+    "RelevanceProtocol": (lambda value: value in ("text", "pair"), "'text' or 'pair'"),
     "LossFamily": (lambda value: value in get_args(LossFamily), "'softmax' or 'sigmoid'"),
 }

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 if TYPE_CHECKING:
     from icclip.plugins.specs import Encoder
-    from icclip.retrieval.captions import CaptionMap
+    from icclip.retrieval.relevance import Relevance
 
 TILE, GAP, FRAME, LINE = 112, 12, 4, 16
 """Pixels: an image's side, the space between them, a frame's width, a line of text."""
@@ -36,31 +36,26 @@ class Query:
 
 
 def search(
-    encoder: Encoder, images: Sequence[Image.Image], captions: CaptionMap, *, queries: int = 6, best: int = 5
+    encoder: Encoder, images: Sequence[Image.Image], relevance: Relevance, *, queries: int = 6, best: int = 5
 ) -> list[Query]:
     """Ask for images with captions spread evenly over the distinct ones of a split.
 
     Args:
         encoder: gives unit vectors.
-        images: as many as `captions` has, in its order.
-        captions: an image is right for a text when it is among the image's own.
+        images: as many as `relevance` has, in its order.
+        relevance: the captions, and the right answers to them.
         queries: at most so many.
         best: images kept for each.
     """
-    distinct = list(dict.fromkeys(captions.texts))
-    chosen = [distinct[i] for i in np.linspace(0, len(distinct) - 1, min(queries, len(distinct))).astype(int)]
-    cosines = encoder.encode_texts(chosen) @ encoder.encode_images(images).T
-    owner = captions.image_of_text
-    described: dict[str, set[int]] = {text: set() for text in chosen}
-    for text, image in zip(captions.texts, owner, strict=True):
-        described.get(text, set()).add(int(image))
-    return [
-        Query(
-            text,
-            tuple(Answer(images[i], float(row[i]), i in described[text]) for i in map(int, np.argsort(-row)[:best])),
-        )
-        for text, row in zip(chosen, cosines, strict=True)
-    ]
+    texts, distinct = relevance.captions.texts, relevance.texts.first
+    chosen = distinct[np.linspace(0, len(distinct) - 1, min(queries, len(distinct))).astype(int)].tolist()
+    cosines = encoder.encode_texts([texts[text] for text in chosen]) @ encoder.encode_images(images).T
+    found = []
+    for text, row in zip(chosen, cosines, strict=True):
+        right = set(relevance.images_of(text).tolist())
+        first = np.argsort(-row)[:best].tolist()
+        found.append(Query(texts[text], tuple(Answer(images[i], float(row[i]), i in right) for i in first)))
+    return found
 
 
 def contact_sheet(queries: Sequence[Query], title: str) -> Image.Image:

@@ -48,6 +48,7 @@ def model_card(
     step0: Mapping[str, Any],
     validation: Mapping[str, Any],
     test: Mapping[str, Any] | None,
+    cost: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with the hub's front matter.
 
@@ -58,6 +59,7 @@ def model_card(
         step0: metrics on the validation split before the first step; empty where not measured.
         validation: metrics on the validation split of the checkpoint that was kept.
         test: metrics on the test split of that checkpoint, if there is one.
+        cost: what the steps took, as `icclip.json` has it, if there were any.
     """
     name = config.output_dir.resolve().name
     summary = (
@@ -73,12 +75,24 @@ def model_card(
         "## Training",
         _split_table(splits),
         _options(config),
+        *_cost(cost or {}),
         "## Use",
         USAGE,
         "## Limits",
         LIMITS,
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+    """Where it was trained, and what that took."""
+    if not cost:
+        return []
+    where = f"{cost['processes']} x {cost['device']}" + (f", driver {cost['driver']}" if cost.get("driver") else "")
+    flops = f" {cost['total_flops']:.3g} floating-point operations in all." if "total_flops" in cost else ""
+    mfu = f" MFU: {100 * cost['mfu']:.1f} %." if "mfu" in cost else ""
+    speed = f"{cost['images_per_second']:,.1f} images per second"
+    return ["## Cost", f"Trained on {where}, {cost['threads']} threads: {speed}.{flops}{mfu}"]
 
 
 def _front_matter(config: TrainConfig) -> str:

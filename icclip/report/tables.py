@@ -52,7 +52,10 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
 
     intervals = metrics.get("confidence_95", {})
     size = f"{metrics['n_images']:,.0f} images, {metrics['n_texts']:,.0f} captions"
-    table = Table(title=f"{title}: {size}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{title}: {size}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        caption=relevance_line(metrics), caption_justify="left",
+    )  # fmt: skip
     table.add_column("retrieval", no_wrap=True)
     table.add_column("metric", no_wrap=True)
     table.add_column("0 to 100 %")
@@ -62,6 +65,29 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
     for row in _rows(metrics, intervals):
         table.add_row(*row[: len(table.columns)])
     return table
+
+
+def relevance_line(metrics: Mapping[str, Any]) -> str | None:
+    """How many captions are shared and what another protocol makes of them; None where all count the same."""
+    about = metrics.get("relevance", {})
+    for protocol, others in about.items():
+        if isinstance(others, Mapping):
+            recalls = ", ".join(f"{prefix} R@1 {percent(others[f'{prefix}_R@1'])}" for prefix in DIRECTIONS)
+            return f"{_shared(about, metrics)}{COUNTED[protocol]} {recalls}, rsum {others['rsum']:.1f}"
+    return None
+
+
+COUNTED = {
+    "text": "Counted as right for each of them (--relevance text):",
+    "pair": "Counted as right for their own image alone (--relevance pair):",
+}
+
+
+def _shared(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    captions, images = about["shared_captions"], about["duplicate_images"]
+    found = [f"{captions:,} of {metrics['n_texts']:,.0f} captions belong to several images"] if captions else []
+    found += [f"{images:,} of {metrics['n_images']:,.0f} images are copies of others"] if images else []
+    return f"{' and '.join(found)}. " if found else ""
 
 
 def percent(fraction: float) -> str:

@@ -33,8 +33,8 @@ def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -
 
     First the 13 keys of the seed project, all floats: `i2t_` (image queries) and `t2i_` (text queries)
     `R@1/5/10`, fractions in 0..1 of all queries whose best positive ranks that high; `MedR`, the lower
-    median rank; `MeanR`; `avg_best_cosine`, the mean over images of the best cosine with their own
-    captions; `n_images`, `n_texts`. Then `mR@1/5/10`, the mean of both directions (0..1); `rsum`, the sum
+    median rank; `MeanR`; `avg_best_cosine`, the mean over images of the best cosine with a right
+    text; `n_images`, `n_texts`. Then `mR@1/5/10`, the mean of both directions (0..1); `rsum`, the sum
     of the six R@K in percent (0..600, as papers print it); then whatever `specs` compute; then, where ties
     make a difference, `..._optimistic` values that resolve them in favour of the positive.
 
@@ -45,10 +45,18 @@ def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -
     metrics["avg_best_cosine"] = float(ranks.best_cosines.mean(dtype=np.float64))
     metrics["n_images"] = float(ranks.captions.n_images)
     metrics["n_texts"] = float(ranks.captions.n_texts)
+    metrics |= _queries(ranks)
     metrics |= summaries(metrics)
     for spec in specs:
         metrics |= _checked(spec, spec.compute(ranks), metrics)
     return metrics | _optimistic(ranks, metrics)
+
+
+def _queries(ranks: RetrievalRanks) -> dict[str, float]:
+    """How many queries the numbers are of, where judgements leave some images or texts without an answer."""
+    there = {"n_image_queries": len(ranks.i2t), "n_text_queries": len(ranks.t2i)}
+    rows = (ranks.captions.n_images, ranks.captions.n_texts)
+    return {key: float(own) for (key, own), total in zip(there.items(), rows, strict=True) if own != total}
 
 
 def summaries(recalls: Mapping[str, Any]) -> dict[str, Any]:

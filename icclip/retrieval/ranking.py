@@ -17,140 +17,276 @@ import numpy as np
 
 from icclip.errors import CheckpointError
 from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.relevance import Relevance
 
 BLOCK = 2048
-"""Rows and columns of the similarities that are in memory at once: about 60 MB."""
+"""Rows and columns of the similarities that are in memory at once: about 80 MB."""
+FEW = 8
+"""Up to so many right answers of a query are each compared with the candidates; for more, these are sorted first."""
 
 _GRID = float(2**26)
 
 
 @dataclass(frozen=True)
-class RetrievalRanks:
-    """How many wrong candidates stand before each right one, in both directions.
+class Answers:
+    """Where the right answers to the queries of one direction stand among all candidates.
 
-    Caption j and its image are each other's positives; the texts and images of other rows are
-    negatives. The arrays are [n_texts], in the order of `captions.texts`; `..._ahead` counts the
-    negatives that score at least as high as the positive (ties go against it), `..._above` those that
-    score strictly higher.
+    Each query has a list of right answers, the best first, and identical queries share one. An entry of
+    a list stands for all copies of an answer. A list's entries are those of `offsets[l]` to
+    `offsets[l + 1]`, at least one. The arrays cannot be written to.
     """
 
-    captions: CaptionMap
-    texts_ahead: np.ndarray
-    """int64 [n_texts]: query = the caption's image, candidates = all texts."""
-    texts_above: np.ndarray
-    """int64 [n_texts]"""
-    images_ahead: np.ndarray
-    """int64 [n_texts]: query = the caption, candidates = all images."""
-    images_above: np.ndarray
-    """int64 [n_texts]"""
+    queries: np.ndarray
+    """int64 [queries]: their rows in the split: all of them, unless judgements leave some without an answer."""
+    lists: np.ndarray
+    """int64 [queries]: the list of each."""
+    offsets: np.ndarray
+    """int64 [lists + 1]"""
+    sizes: np.ndarray
+    """int64 [entries]: how many rows of the split are this answer."""
+    ahead: np.ndarray
+    """int64 [entries]: wrong candidates that score at least as high (ties go against the answer)."""
+    above: np.ndarray
+    """int64 [entries]: wrong candidates that score higher."""
     cosines: np.ndarray
-    """float32 [n_texts]: of each caption with its own image."""
+    """float32 [entries]: of the answer with the query."""
+    grades: np.ndarray
+    """float64 [entries]: how right the answer is; 1 where there are no grades."""
+
+    def __post_init__(self) -> None:
+        for array in vars(self).values():
+            array.flags.writeable = False
 
     @cached_property
-    def i2t(self) -> np.ndarray:
-        """int64 [n_images]: pessimistic rank, from 1, of each image's best caption."""
-        return self._per_image(np.minimum, 1 + self.texts_ahead)
+    def ranks(self) -> np.ndarray:
+        """int64 [queries]: pessimistic rank, from 1, of each query's best answer."""
+        return self._of_queries(1 + self.ahead[self.offsets[:-1]])
 
     @cached_property
-    def i2t_optimistic(self) -> np.ndarray:
-        """int64 [n_images]: as `i2t`, with ties going to the caption."""
-        return self._per_image(np.minimum, 1 + self.texts_above)
-
-    @cached_property
-    def t2i(self) -> np.ndarray:
-        """int64 [n_texts]: pessimistic rank, from 1, of each caption's image."""
-        ranks: np.ndarray = 1 + self.images_ahead
-        return ranks
-
-    @cached_property
-    def t2i_optimistic(self) -> np.ndarray:
-        """int64 [n_texts]: as `t2i`, with ties going to the image."""
-        ranks: np.ndarray = 1 + self.images_above
-        return ranks
-
-    @cached_property
-    def i2t_positions(self) -> np.ndarray:
-        """int64 [n_texts]: the places that each image's captions take among all texts, ascending.
-
-        A caption comes after the negatives tied with it; what order captions of one image take among
-        themselves makes no difference.
-        """
-        by_image = np.lexsort((self.texts_ahead, self.captions.image_of_text))
-        positions: np.ndarray = 1 + self.places + self.texts_ahead[by_image]
-        return positions
-
-    @cached_property
-    def places(self) -> np.ndarray:
-        """int64 [n_texts]: 0, 1, ... within the captions of each image."""
-        starts = self.captions.offsets[:-1]
-        places: np.ndarray = np.arange(self.captions.n_texts) - starts[self.captions.image_of_text]
-        return places
+    def optimistic(self) -> np.ndarray:
+        """int64 [queries]: as `ranks`, with ties going to the answer."""
+        return self._of_queries(1 + self.above[self.offsets[:-1]])
 
     @cached_property
     def best_cosines(self) -> np.ndarray:
-        """float32 [n_images]: the best cosine of each image with its own captions."""
-        return self._per_image(np.maximum, self.cosines)
+        """float32 [queries]: of each query with its best answer."""
+        return self._of_queries(self.cosines[self.offsets[:-1]])
 
-    def _per_image(self, reduce: np.ufunc, values: np.ndarray) -> np.ndarray:
-        reduced: np.ndarray = reduce.reduceat(values, self.captions.offsets[:-1])
-        return reduced
+    @cached_property
+    def before(self) -> np.ndarray:
+        """int64 [entries]: right answers, counted as rows, that stand before each entry in its list."""
+        ends = np.cumsum(self.sizes)
+        starts = ends - self.sizes
+        before: np.ndarray = starts - np.repeat(starts[self.offsets[:-1]], np.diff(self.offsets))
+        return before
+
+    @cached_property
+    def relevant(self) -> np.ndarray:
+        """int64 [lists]: how many rows are right answers."""
+        return self.summed(self.sizes)
+
+    def places(self, query: int) -> np.ndarray:
+        """int64: the places, from 1, that the right answers to the query in this position take, ascending.
+
+        An answer stands after the wrong ones that it is tied with.
+        """
+        start, stop = self.offsets[self.lists[query] : self.lists[query] + 2]
+        ahead = np.repeat(self.ahead[start:stop], self.sizes[start:stop])
+        places: np.ndarray = 1 + np.arange(len(ahead)) + ahead
+        return places
+
+    def summed(self, values: np.ndarray) -> np.ndarray:
+        """Sums over each list: [entries] -> [lists]."""
+        sums: np.ndarray = np.add.reduceat(values, self.offsets[:-1])
+        return sums
+
+    def mean(self, values: np.ndarray) -> float:
+        """The mean over the queries of a value that each list has, [lists]."""
+        return float(values[self.lists].mean(dtype=np.float64))
+
+    def _of_queries(self, values: np.ndarray) -> np.ndarray:
+        """[lists] -> [queries], read-only."""
+        found: np.ndarray = values[self.lists]
+        found.flags.writeable = False
+        return found
+
+
+@dataclass(frozen=True)
+class RetrievalRanks:
+    """Where the right answers stand in both directions.
+
+    The shortcuts `i2t` and `t2i` are what most metrics need; `i2t_answers` and `t2i_answers` know the place
+    of every right answer.
+    """
+
+    relevance: Relevance
+    i2t_answers: Answers
+    """Queries are images, candidates are all texts."""
+    t2i_answers: Answers
+    """Queries are texts, candidates are all images."""
+
+    @property
+    def captions(self) -> CaptionMap:
+        """The texts of the split."""
+        return self.relevance.captions
+
+    @property
+    def i2t(self) -> np.ndarray:
+        """int64 [image queries]: pessimistic rank, from 1, of each image's best text."""
+        return self.i2t_answers.ranks
+
+    @property
+    def i2t_optimistic(self) -> np.ndarray:
+        """int64 [image queries]: as `i2t`, with ties going to the text."""
+        return self.i2t_answers.optimistic
+
+    @property
+    def t2i(self) -> np.ndarray:
+        """int64 [text queries]: pessimistic rank, from 1, of each text's best image."""
+        return self.t2i_answers.ranks
+
+    @property
+    def t2i_optimistic(self) -> np.ndarray:
+        """int64 [text queries]: as `t2i`, with ties going to the image."""
+        return self.t2i_answers.optimistic
+
+    @property
+    def best_cosines(self) -> np.ndarray:
+        """float32 [image queries]: the best cosine of each image with a right text."""
+        return self.i2t_answers.best_cosines
 
 
 def rank(
-    image_embeddings: np.ndarray, text_embeddings: np.ndarray, captions: CaptionMap, *, block: int = BLOCK
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    relevance: Relevance,
+    *,
+    block: int = BLOCK,
+    few: int = FEW,
 ) -> RetrievalRanks:
-    """Count the negatives before every positive, without holding all similarities at once.
+    """Count the wrong answers before every right one, without holding all similarities at once.
 
     Args:
         image_embeddings: float [n_images, dim]; rows are brought to length 1 (a zero row stays zero).
         text_embeddings: float [n_texts, dim], likewise.
-        captions: which texts belong to which image.
+        relevance: the right answers. Of inputs that it takes for copies the first one's embedding counts:
+            what an encoder's batches make of the others differs in the last digits only.
         block: rows and columns of a tile of similarities; changes memory and time, never the result.
+        few: see FEW; changes the time alone.
 
     Raises:
         CheckpointError: embeddings that are not finite, or of different widths.
-        ValueError: the numbers of rows are not those of `captions`.
+        ValueError: the numbers of rows are not those of `relevance`.
     """
-    _check(image_embeddings, text_embeddings, captions)
-    images, texts = _unit_on_grid(image_embeddings), _unit_on_grid(text_embeddings)
-    owner = captions.image_of_text
-    cosines = _own_cosines(images, texts, owner, block)
-    counts = np.zeros((4, captions.n_texts), dtype=np.int64)
-    texts_ahead, texts_above, images_ahead, images_above = counts
-    for rows in _spans(captions.n_images, block):
-        mine = slice(*captions.offsets[[rows.start, rows.stop]])
-        for columns in _spans(captions.n_texts, block):
-            tile = (images[rows] @ texts[columns].T).astype(np.float32)
-            images_ahead[columns] += np.count_nonzero(tile >= cosines[columns], axis=0)
-            images_above[columns] += np.count_nonzero(tile > cosines[columns], axis=0)
-            _count_texts(tile, owner[mine] - rows.start, cosines[mine], texts_ahead[mine], texts_above[mine])
-    # Up to here the positives were counted as well: for a text its one image, for an image its captions.
-    images_ahead -= 1
-    _discount_own(cosines, captions, texts_ahead, texts_above)
-    return RetrievalRanks(captions, texts_ahead, texts_above, images_ahead, images_above, cosines)
+    _check(image_embeddings, text_embeddings, relevance.captions)
+    images = _unit_on_grid(image_embeddings[relevance.images.first])
+    texts = _unit_on_grid(text_embeddings[relevance.texts.first])
+    i2t = _Direction.of_images(relevance, cosines := _own_cosines(images, texts, relevance, block))
+    t2i = _Direction.of_texts(relevance, cosines)
+    image_rows, text_rows = relevance.images.of_row, relevance.texts.of_row
+    for rows in _spans(len(image_rows), block):
+        these = images[image_rows[rows]]
+        for columns in _spans(len(text_rows), block):
+            tile = (these @ texts[text_rows[columns]].T).astype(np.float32)
+            i2t.count(tile, rows, few)
+            t2i.count(tile.T, columns, few)
+    return RetrievalRanks(relevance, i2t.answers(relevance.images.of_row), t2i.answers(relevance.texts.of_row))
 
 
-def _count_texts(
-    tile: np.ndarray, row_of_text: np.ndarray, cosines: np.ndarray, ahead: np.ndarray, above: np.ndarray
-) -> None:
-    """Add, for each caption of the tile's images, the texts in the tile that reach its score."""
-    for position, (row, cosine) in enumerate(zip(row_of_text, cosines, strict=True)):
-        scores = tile[row]
-        ahead[position] += np.count_nonzero(scores >= cosine)
-        above[position] += np.count_nonzero(scores > cosine)
+@dataclass
+class _Direction:
+    """The lists of right answers of one direction while the candidates before them are counted.
+
+    Lists are of kinds of queries, entries are sorted: by kind, then the best first; of equal ones that
+    with the lower grade first, as nothing may win by a tie.
+    """
+
+    first: np.ndarray
+    """int64 [kinds]: the row in which each kind of query appears first."""
+    offsets: np.ndarray
+    """int64 [kinds + 1]"""
+    cosines: np.ndarray
+    sizes: np.ndarray
+    grades: np.ndarray
+    ahead: np.ndarray
+    """int64 [entries]: all candidates, right ones too, that score at least as high."""
+    above: np.ndarray
+
+    @classmethod
+    def of_images(cls, relevance: Relevance, cosines: np.ndarray) -> _Direction:
+        """`cosines`: float32 [pairs]."""
+        sizes = relevance.texts.sizes[relevance.members]
+        return cls._sorted(relevance, relevance.images.first, relevance.image_of_pair, cosines, sizes)
+
+    @classmethod
+    def of_texts(cls, relevance: Relevance, cosines: np.ndarray) -> _Direction:
+        """Likewise."""
+        sizes = relevance.images.sizes[relevance.image_of_pair]
+        return cls._sorted(relevance, relevance.texts.first, relevance.members, cosines, sizes)
+
+    @classmethod
+    def _sorted(
+        cls, relevance: Relevance, first: np.ndarray, kinds: np.ndarray, cosines: np.ndarray, sizes: np.ndarray
+    ) -> _Direction:
+        grades = np.ones(len(kinds)) if relevance.grades is None else relevance.grades
+        order = np.lexsort((grades, -cosines, kinds))
+        offsets = np.concatenate(([0], np.cumsum(np.bincount(kinds, minlength=len(first))))).astype(np.int64)
+        counts = np.zeros((2, len(kinds)), np.int64)
+        return cls(first, offsets, cosines[order], sizes[order], grades[order], *counts)
+
+    def count(self, tile: np.ndarray, rows: slice, few: int) -> None:
+        """Add the candidates in a tile, float32 [rows, candidates], for each query that first appears in its rows."""
+        kinds = range(*np.searchsorted(self.first, [rows.start, rows.stop]))
+        tile = np.ascontiguousarray(tile) if kinds else tile
+        for kind in kinds:
+            own = slice(*self.offsets[kind : kind + 2].tolist())
+            scores, bars = tile[self.first[kind] - rows.start], self.cosines[own]
+            if len(bars) > few:
+                scores = np.sort(scores)
+                self.ahead[own] += len(scores) - np.searchsorted(scores, bars, "left")
+                self.above[own] += len(scores) - np.searchsorted(scores, bars, "right")
+                continue
+            for entry, bar in enumerate(bars, own.start):
+                self.ahead[entry] += np.count_nonzero(scores >= bar)
+                self.above[entry] += np.count_nonzero(scores > bar)
+
+    def answers(self, kind_of_row: np.ndarray) -> Answers:
+        """With the right ones taken out of what was counted; kinds without any answer are left out."""
+        ends = np.cumsum(self.sizes)
+        starts = ends - self.sizes
+        there = np.diff(self.offsets) > 0
+        counts = np.diff(self.offsets)[there]
+        before = np.repeat(starts[self.offsets[:-1][there]], counts)
+        first, last = self._ties()
+        lists = np.cumsum(there) - 1
+        queries = np.flatnonzero(there[kind_of_row])
+        return Answers(
+            queries=queries,
+            lists=lists[kind_of_row[queries]],
+            offsets=np.concatenate(([0], np.cumsum(counts))),
+            sizes=self.sizes,
+            ahead=self.ahead - (ends[last] - before),
+            above=self.above - (starts[first] - before),
+            cosines=self.cosines,
+            grades=self.grades,
+        )
+
+    def _ties(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [entries] twice: the first and the last entry of the same list with the same cosine."""
+        changes = np.ones(len(self.cosines) + 1, bool)
+        changes[1:-1] = self.cosines[1:] != self.cosines[:-1]
+        changes[self.offsets] = True
+        edges = np.flatnonzero(changes)
+        run = np.cumsum(changes[:-1]) - 1
+        return edges[run], edges[run + 1] - 1
 
 
-def _discount_own(cosines: np.ndarray, captions: CaptionMap, ahead: np.ndarray, above: np.ndarray) -> None:
-    """Take an image's own captions out of the counts of its captions."""
-    for start, stop in zip(captions.offsets[:-1], captions.offsets[1:], strict=True):
-        own = cosines[start:stop]
-        ahead[start:stop] -= (own[None, :] >= own[:, None]).sum(axis=1)
-        above[start:stop] -= (own[None, :] > own[:, None]).sum(axis=1)
-
-
-def _own_cosines(images: np.ndarray, texts: np.ndarray, owner: np.ndarray, block: int) -> np.ndarray:
-    """float32 [n_texts]: each text with its image; equal to the tiles' entries since both are exact."""
-    parts = [np.einsum("td,td->t", images[owner[span]], texts[span]) for span in _spans(len(texts), block)]
+def _own_cosines(images: np.ndarray, texts: np.ndarray, relevance: Relevance, block: int) -> np.ndarray:
+    """float32 [pairs]: of what belongs together; equal to the tiles' entries since both are exact."""
+    parts = [
+        np.einsum("pd,pd->p", images[relevance.image_of_pair[span]], texts[relevance.members[span]])
+        for span in _spans(len(relevance.members), block)
+    ]
     return np.concatenate(parts).astype(np.float32)
 
 

@@ -50,8 +50,13 @@ class RunDirectory:
 
     @property
     def status(self) -> str | None:
-        """`running`, `complete` or `blend`; None where there is no run."""
+        """`running`, `interrupted`, `complete` or `blend`; None where there is no run."""
         return self.record.get("status")
+
+    @property
+    def processes(self) -> int | None:
+        """How many processes trained together; None where the record, an older icclip's, does not say."""
+        return self.record.get("processes")
 
     @property
     def splits(self) -> Mapping[str, Any]:

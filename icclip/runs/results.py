@@ -10,7 +10,7 @@ from typing import Any
 from icclip.errors import UsageError
 from icclip.files import atomic_write_json
 
-IDENTITY = ("dataset", "split", "checkpoint")
+IDENTITY = ("dataset", "split", "checkpoint", "relevance")
 """Keys of `about` that must agree between a file and what replaces it."""
 
 
@@ -44,7 +44,7 @@ def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
         UsageError: `path` holds the metrics of something else.
     """
     there = _about(path)
-    other = [f"{key} {there[key]}" for key in IDENTITY if key in there and there[key] != about[key]]
+    other = [f"{key} {there[key]}" for key in IDENTITY if key in there and there[key] != about.get(key, there[key])]
     if other:
         raise UsageError(
             f"{path} holds the metrics of {', '.join(other)}: give another --output-dir, or remove that file"

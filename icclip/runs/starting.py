@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from icclip.config import TrainConfig
-from icclip.config.declare import fields_that
-from icclip.errors import CheckpointError, UsageError
+from icclip.config.declare import declared, fields_that
+from icclip.config.problems import Key, Problem
+from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.files import readable_os_errors
+from icclip.identity import identity
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
@@ -21,14 +22,14 @@ SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
 """If a directory holds any of these, it is somebody's result."""
 
 PARTS = (
-    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip
 """Everything that a run writes, and so everything that --overwrite deletes."""
 
-WHAT_TRAINS = fields_that(TrainConfig, "fixed")
-"""Tables of the configuration that the optimizer state and the weights in training depend on."""
+FIXED = fields_that(TrainConfig, "fixed")
+"""Settings that the optimizer state, the weights in training or the order of the data depend on."""
 
 CLEARING = ".clearing"
 """A marker that exists while `clear` deletes; the remains of an interrupted deletion are not resumed."""
@@ -43,8 +44,8 @@ def run_to_resume(config: TrainConfig) -> RunDirectory:
     """The run in the output directory where `config` asks to resume it; an empty one otherwise.
 
     Raises:
-        UsageError: its `icclip.json` cannot be read, or it was trained with another model, dataset or
-            trainable weights.
+        UsageError: its `icclip.json` cannot be read, or it was trained with another model or dataset.
+        ConfigError: settings that a resumed run cannot change differ.
     """
     if not config.resume:
         return RunDirectory(config.output_dir)
@@ -71,8 +72,7 @@ def checkpoint_to_resume(config: TrainConfig, run: RunDirectory) -> Path | None:
     if config.resume:
         return None if (root / CLEARING).exists() else run.last_checkpoint
     # The other processes may come here after the first has begun to write.
-    first_process = os.environ.get("RANK", "0") == "0"
-    if found and first_process and not config.overwrite:
+    if found and identity().first and not config.overwrite:
         raise UsageError(
             f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to continue it, "
             "or --overwrite to replace it"
@@ -135,15 +135,58 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _refuse_other_run(config: TrainConfig, run: RunDirectory) -> None:
     before, now = run.config, config.to_mapping()
     for table in ("model", "data"):
-        names = [run.get(table, {}).get("name") for run in (before, now)]
+        names = [one.get(table, {}).get("name") for one in (before, now)]
         if before and names[0] != names[1]:
             raise UsageError(
                 f"{config.output_dir} was trained with {table} {names[0]!r}, not {names[1]!r}: "
                 "resume with the same, or give another --output-dir"
             )
-    for table in WHAT_TRAINS:
-        if before and before.get(table, now[table]) != now[table]:
-            raise UsageError(
-                f"{config.output_dir} was trained with other options in [{table}]: resume with those in its {RECORD}, "
-                "or give another --output-dir"
+    if changed := [*_changed(before, without_secrets(now))]:
+        raise ConfigError(changed)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Problem]:
+    """A line for each setting that a resumed run cannot change and that differs from what the run began with."""
+    owners = {".".join(one.path): one.owner for one in declared(TrainConfig)}
+    flat_before, flat_now = _flat(before), _flat(now)
+    for name in sorted(flat_before.keys() | flat_now.keys()):
+        top = name.split(".")[0]
+        # An older icclip did not know every setting of today's.
+        if top in FIXED and top in before and flat_before.get(name) != flat_now.get(name):
+            key = Key(name, owners.get(name, owners.get(top, name)))
+            yield Problem(
+                key,
+                f" is {flat_now.get(name)}, and the run began with {flat_before.get(name)}: a resumed run keeps it; "
+                "give the same, or start a new run from its weights with --model",
             )
+
+
+def refuse_other_batch(run: RunDirectory, config: TrainConfig, processes: int) -> None:
+    """Check that the processes together make the batches that the run began with: its negatives and its steps.
+
+    How a batch is divided among processes and micro-batches changes nothing, since the loss is exact.
+
+    Args:
+        run: what is resumed.
+        config: as it is now.
+        processes: how many there are now.
+
+    Raises:
+        UsageError: the global batch is another one.
+    """
+    if run.processes is None:
+        return
+    size, before = run.config["train_bs"], run.config["train_bs"] * run.processes
+    now = config.train_bs * processes
+    if now == before:
+        return
+    micro = f" --micro-batch {size}" if before // processes > size else ""
+    way_out = (
+        f"give --train-bs {before // processes}{micro}"
+        if before % processes == 0
+        else f"start a number of processes that divides {before}"
+    )
+    raise UsageError(
+        f"{run.path} began with batches of {before} images ({run.processes} processes x {size}), and these would be of "
+        f"{now} ({processes} x {config.train_bs}): {way_out}"
+    )

@@ -14,6 +14,7 @@ import numpy as np
 
 from icclip.bundles.manifest import Manifest, Tower, check_files, read_manifest
 from icclip.console import Reporter
+from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
 from icclip.runtime.preprocessing import ImageSource, Preprocessor
@@ -156,6 +157,10 @@ class Encoder:
         embeddings = np.empty((len(texts), self.manifest.embedding_dim), np.float32)
         embeddings[order] = self._encode("text", batches, len(texts), "texts")
         return embeddings
+
+    def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
+        """Which texts are longer than what the text tower reads."""
+        return self.tokenization.cut_captions(texts)
 
     def rank(self, image: ImageSource, texts: Sequence[str]) -> np.ndarray:
         """How well each text fits the image, by the model's own temperature: float32 [n].

@@ -14,6 +14,7 @@ import numpy as np
 import tokenizers
 
 from icclip.bundles.manifest import TextInputs
+from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
@@ -47,7 +48,7 @@ class Tokenization:
         Longer texts are cut so that the end-of-text token stays.
         """
         inputs = self.inputs
-        encodings = self.tokenizer.encode_batch([text.lower() for text in texts] if inputs.lowercase else list(texts))
+        encodings = self._encodings(texts)
         rows = [encoding.ids for encoding in encodings]
         longest = inputs.padding == "longest"
         length = max(map(len, rows), default=0) if longest else inputs.max_length
@@ -58,3 +59,19 @@ class Tokenization:
             else:
                 row[length - len(own) :] = own
         return ids
+
+    def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
+        """Which texts are longer than what the text tower reads."""
+        return CutCaptions.among(texts, self.inputs.max_length, self._lengths)
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Token counts, uncut: what is cut off is kept beside each text, in pieces with marked ends of their own."""
+        return [
+            len(encoding.ids) + sum(piece.special_tokens_mask.count(0) for piece in encoding.overflowing)
+            for encoding in self._encodings(texts)
+        ]
+
+    def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        cased = [text.lower() for text in texts] if self.inputs.lowercase else list(texts)
+        encodings: list[tokenizers.Encoding] = self.tokenizer.encode_batch(cased)
+        return encodings

@@ -27,22 +27,18 @@ def _hand_made_ranks() -> dict[str, Any]:
 
     from icclip.retrieval.captions import CaptionMap
     from icclip.retrieval.ranking import rank
+    from icclip.retrieval.relevance import Relevance
 
     captions = CaptionMap.from_lists([["a red ball", "a ball"], ["a blue car", "a car"]])
+    relevance = Relevance.of(captions, "text")
     images = np.eye(2, dtype=np.float32)
     right, tied = images[[0, 0, 1, 1]], np.ones((4, 2), np.float32)
     mixed = np.array([[1, 0], [0.2, 1], [1, 0.1], [0, 1]], np.float32)
-    ranks = {
-        "a perfect ranking": rank(images, right, captions),
-        "a collapsed model": rank(np.ones((2, 2), np.float32), tied, captions),
-        "a mixed ranking": rank(images, mixed, captions),
+    return {
+        "a perfect ranking": rank(images, right, relevance),
+        "a collapsed model": rank(np.ones((2, 2), np.float32), tied, relevance),
+        "a mixed ranking": rank(images, mixed, relevance),
     }
-    for one in ranks.values():
-        for array in vars(one).values():
-            if isinstance(array, np.ndarray):
-                # A metric that writes into the ranks spoils those computed after it.
-                array.flags.writeable = False
-    return ranks
 
 
 def _compute(spec: MetricSpec, ranks: Any) -> Mapping[str, float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from icclip import __version__
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery
+from icclip.data.gallery import Gallery, relevance_protocol
 from icclip.evaluating.request import dataset_identity
 from icclip.evaluating.run import evaluate_split
 from icclip.files import atomic_write_text
@@ -19,6 +20,7 @@ from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
 from icclip.training.prepare import Run, in_memory
 from icclip.training.result import TrainResult
+from icclip.training.step.cost import cost_line
 
 
 def finish(run: Run, best_step: int | None, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
@@ -43,10 +45,13 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
         seconds=time.monotonic() - started,
         guarded=run.config.guard == "on",
     )
+    cost = _cost(run)
     _write_metrics(run, registry, result)
-    _write_card(run, result)
+    _write_card(run, result, cost)
     outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
-    write_record(run.root, {**run.record, "status": "complete", "result": outcome})
+    write_record(run.root, {**run.record, **({"cost": cost} if cost else {}), "status": "complete", "result": outcome})
+    if cost:
+        reporter.note(cost_line(cost))
     reporter.note(f"wrote {result.output_dir}: the model of step {result.best_step} of {result.steps}")
     return result
 
@@ -56,7 +61,8 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     if "test" not in run.splits:
         return {}
     split, config = run.splits["test"], run.config
-    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label)
+    protocol = relevance_protocol(registry, config.data)
+    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label, protocol)
     encoder = TorchEncoder(
         run.trainer.loaded,
         device=str(run.trainer.args.device),
@@ -67,7 +73,7 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     return evaluate_split(
         encoder,
         gallery.images,
-        gallery.captions,
+        *gallery.relevances(),
         image_batch=config.eval_bs,
         metrics=registry.default_metrics(),
         reporter=reporter,
@@ -77,13 +83,28 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
 def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
     for split, metrics in (("validation", result.best), ("test", result.test)):
         if metrics:
-            about = {"checkpoint": ".", "dataset": dataset_identity(registry, run.config.data), "split": split}
+            about = {
+                "checkpoint": ".",
+                "dataset": dataset_identity(registry, run.config.data),
+                "split": split,
+                "relevance": relevance_protocol(registry, run.config.data),
+            }
             path = metric_path(run.root, split)
             path.unlink(missing_ok=True)
             write_metrics(path, metrics, {**about, "icclip": __version__})
 
 
-def _write_card(run: Run, result: TrainResult) -> None:
+def _cost(run: Run) -> dict[str, Any]:
+    """Of the steps that this process has made."""
+    args = run.trainer.args
+    return run.trainer.costs.summary(
+        processes=args.world_size,
+        accumulated=args.gradient_accumulation_steps,
+        half=run.config.precision != "fp32",
+    )
+
+
+def _write_card(run: Run, result: TrainResult, cost: Mapping[str, Any]) -> None:
     card = model_card(
         model=run.record["model"],
         config=run.config,
@@ -91,5 +112,6 @@ def _write_card(run: Run, result: TrainResult) -> None:
         step0=result.baseline,
         validation=result.best,
         test=result.test or None,
+        cost=cost,
     )
     atomic_write_text(run.root / "README.md", card)

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 from icclip.console import Reporter
 from icclip.errors import DataError, TrainingStoppedError
+from icclip.identity import identity
 from icclip.runs.checkpoints import CHECKPOINT, checkpoint_steps, publish, step_of
 from icclip.runs.history import HISTORY, evaluations
+from icclip.runs.record import write_record
 from icclip.training.prepare import Run
+from icclip.training.processes.watch import LauncherWatch
 from icclip.training.step.guards import Guard, has_given_up
+from icclip.training.step.profiling import Profile
 from icclip.training.step.progress import Progress
 
 
@@ -27,8 +31,12 @@ def loop(run: Run, reporter: Reporter) -> None:
         return
     with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
         run.trainer.add_callback(Progress(reporter, advance))
+        if identity().size > 1:
+            run.trainer.add_callback(LauncherWatch())
         if run.config.guard == "on":
             run.trainer.add_callback(Guard(run.config.patience, reporter))
+        if run.config.profile is not None:
+            run.trainer.add_callback(Profile(run.root, run.config.profile, reporter))
         run.trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
 
 
@@ -55,6 +63,8 @@ def _kept_when_stopped(run: Run, reporter: Reporter) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, TrainingStoppedError) as error:
         step = publish_best(run)
+        if run.first_process:
+            write_record(run.root, {**run.record, "status": "interrupted"})
         if isinstance(error, KeyboardInterrupt):
             kept = "no checkpoint was complete" if step is None else f"{run.root} holds the model of step {step}"
             reporter.note(

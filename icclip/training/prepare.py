@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 
 from icclip.config import TrainConfig
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery
+from icclip.data.gallery import Gallery, relevance_protocol
 from icclip.data.loading import choose_split, load_splits
 from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
@@ -22,10 +22,11 @@ from icclip.runs.checkpoints import sweep
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
 from icclip.runs.record import write_record
-from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_data
+from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_batch, refuse_other_data
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.plan import Gentle
+from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
@@ -86,7 +87,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     steps = _steps(config, arguments, splits["train"])
-    about = record(config, loaded, splits)
+    about = record(config, loaded, splits, arguments.world_size)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     if arguments.should_save:
@@ -118,9 +119,20 @@ def _check_what_is_resumed(
         reporter.note(f"{config.output_dir} holds no complete checkpoint yet: starting from the beginning")
         return
     refuse_other_data(earlier, about["data"]["splits"])
-    reporter.note(f"resuming from {checkpoint}")
+    refuse_other_batch(earlier, config, about["processes"])
+    reporter.note(f"resuming from {checkpoint}{_elastic(earlier, about['processes'])}")
     if changed := changed_settings(config, earlier):
         reporter.warn(f"these settings differ from those the run began with: {', '.join(changed)}")
+
+
+def _elastic(earlier: RunDirectory, processes: int) -> str:
+    """What there is to know about other processes than the run began with."""
+    if earlier.processes in (None, processes):
+        return ""
+    return (
+        f" with {processes} instead of {earlier.processes} processes: the same batches, to float tolerance "
+        "(each process draws its own dropout, if the model has any)"
+    )
 
 
 def _begin_directory(root: Path, checkpoint: Path | None, about: Mapping[str, Any]) -> None:
@@ -140,13 +152,19 @@ def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[
     for name in ("train", "validation"):
         choose_split(found, name, label)
     found["validation"] = in_memory(found["validation"])
+    protocol = relevance_protocol(registry, config.data)
     splits: Splits = {
-        name: Gallery.of(split, name, label) if isinstance(split, Dataset) else split for name, split in found.items()
+        name: Gallery.of(split, name, label, protocol) if isinstance(split, Dataset) else split
+        for name, split in found.items()
     }
     loaded = open_model(registry, config.model, captions=lambda: _tokenizer_captions(splits["train"]))
     galleries = (splits[name] for name in ("train", "validation"))
     known = chain.from_iterable(gallery.captions.texts for gallery in galleries if isinstance(gallery, Gallery))
-    return splits, loaded.ready_for(list(known))
+    texts = list(known)
+    cut = loaded.feeder.cut_captions(texts)
+    if cut.line:
+        reporter.warn(cut.line)
+    return splits, loaded.ready_for(texts)
 
 
 def _tokenizer_captions(split: Gallery | IterableDataset) -> Sequence[str]:
@@ -169,13 +187,14 @@ def _workers(config: TrainConfig) -> int:
 def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | IterableDataset) -> int:
     each = config.captions == "all"
     pairs = (split.captions.n_texts if each else split.captions.n_images) if isinstance(split, Gallery) else None
-    steps = planned_steps(arguments, pairs)
-    if steps == 0:
+    batch = config.train_bs * arguments.world_size
+    # With --max-steps too: Trainer would make no step and call that a success.
+    if pairs is not None and pairs < batch:
         raise UsageError(
             f"the training split has {pairs} {'captions' if each else 'images'}, fewer than one batch of {config.train_bs} x "
             f"{arguments.world_size} processes: give a smaller --train-bs"
         )
-    return steps
+    return planned_steps(arguments, pairs)
 
 
 def _trainer(
@@ -195,7 +214,11 @@ def _trainer(
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
     validate = Validation(
-        sources.validation(validation), validation.captions, registry.default_metrics(), config, str(arguments.device)
+        sources.validation(validation),
+        on_first_process(validation.relevance),
+        registry.default_metrics(),
+        config,
+        str(arguments.device),
     )
     return ContrastiveTrainer(
         loaded, arguments, data, validate,
@@ -219,7 +242,18 @@ def _header(
         "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
-        "steps": f"{steps} over {'a stream' if config.data.streaming else f'{config.epochs} epochs'}",
+        "steps": _length(config, about, steps, batch),
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),
     }
+
+
+def _length(config: TrainConfig, about: Mapping[str, Any], steps: int, batch: int) -> str:
+    """`94 over 2 epochs`, `5 of the first epoch`, `1000 over a stream`."""
+    if config.data.streaming:
+        return f"{steps} over a stream"
+    pairs = about["data"]["splits"]["train"]["captions" if config.captions == "all" else "images"]
+    an_epoch = max(1, -(-(pairs // batch) // config.grad_accum))
+    if config.max_steps is None:
+        return f"{steps} over {config.epochs} epoch{'s' * (config.epochs > 1)}"
+    return f"{steps} of the first epoch" if steps < an_epoch else f"{steps} over {steps / an_epoch:.3g} epochs"

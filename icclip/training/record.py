@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-def record(config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Gallery | IterableDataset]) -> dict[str, Any]:
+def record(
+    config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Gallery | IterableDataset], processes: int
+) -> dict[str, Any]:
     """Everything needed to know what was done and to repeat it; nothing names the machine or its user."""
     return {
         "format": FORMAT,
         "status": "running",
         "config": without_secrets(config.to_mapping()),
+        "processes": processes,
         "versions": versions(),
         "data": {"splits": {name: about_split(split) for name, split in splits.items()}},
         "model": loaded.describe(),

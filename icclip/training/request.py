@@ -12,6 +12,7 @@ from typing import Any
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
+from icclip.runs.record import RECORD
 
 
 def train_config(
@@ -45,6 +46,8 @@ def train_config(
     values = merged(
         {table: {"name": name} for table, name in names.items()}, {} if found is None else found[1].defaults, said
     )
+    if values.get("resume") and file is not None and _is_run(file):
+        values.setdefault("output_dir", file if file.is_dir() else file.parent)
     values.setdefault("output_dir", _default_directory(names["model"], values["data"]))
     config = _built(values, problems)
     if config.lora.rank is not None and find_spec("peft") is None:
@@ -113,9 +116,14 @@ def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
     return config
 
 
+def _is_run(file: Path) -> bool:
+    """A run that is resumed by its own record goes on where it is."""
+    return file.is_dir() or file.name == RECORD
+
+
 def _read(file: Path) -> Mapping[str, Any]:
     if file.is_dir():
-        file /= "icclip.json"
+        file /= RECORD
     if file.suffix != ".json":
         return read_toml(file)
     try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from pathlib import Path
 
 from icclip.config import TrainConfig
 from icclip.console import Reporter
+from icclip.identity import identity
 from icclip.plugins.registry import Registry
+from icclip.runs.claim import claim_of, claimed
 from icclip.runs.starting import nothing_left_to_do, run_to_resume
 from icclip.training.finish import finish
 from icclip.training.loop import loop, publish_best
@@ -38,8 +42,15 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
             f"{config.output_dir} is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps"
         )
         return TrainResult.of_complete_run(earlier, guarded=config.guard == "on")
-    with terminated_as_interrupted():
+    with _only_writer(config.output_dir, reporter), terminated_as_interrupted():
         run = prepare(as_launched(config, os.environ, reporter), earlier, registry, reporter)
         loop(run, reporter)
         best_step = publish_best(run)
         return from_first_process(finish(run, best_step, registry, reporter, started) if run.first_process else None)
+
+
+def _only_writer(directory: Path, reporter: Reporter) -> contextlib.AbstractContextManager[None]:
+    """The first process claims the run directory, before anything in it is written or deleted; it writes for all."""
+    if not identity().first:
+        return contextlib.nullcontext()
+    return claimed(directory, claim_of(directory), reporter.note)

@@ -34,7 +34,7 @@ def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
         recorded = read_manifest(bundle).data if is_bundle(bundle) else None
         own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
         values |= {
-            "data": dataset_asked(registry, dataset, merged(own.options, options)),
+            "data": dataset_asked(registry, dataset, merged(own.options, {"relevance": parity.relevance}, options)),
             "split": said.get("split") or own.split,
         }
     return VerifyConfig.from_mapping(values)

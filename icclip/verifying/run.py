@@ -227,7 +227,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     images = encoder.encode_images(data.images, batch_size=BATCH)
     texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
-    metrics = retrieval_metrics(rank(images, texts, data.captions))
+    metrics = retrieval_metrics(rank(images, texts, data.relevance()))
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"

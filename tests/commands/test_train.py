@@ -251,5 +251,75 @@ def test_a_run_of_two_processes_goes_on_as_if_nothing_had_happened(images, tmp_p
             torch.testing.assert_close(two[key], weight, atol=2e-5 * (first != then), rtol=0)
 
 
+STEADY = ("--scheduler", "constant", "--warmup-ratio", 0, "--guard", "off")
+
+
+def trained(processes, images, run, *options):
+    """Train on this many processes whose batches are 8 images together."""
+    said = arguments(images, run, *STEADY, "--train-bs", 8 // processes, *options)
+    if processes == 1:
+        return alone(said)
+    return launched(["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)], said)
+
+
+def alone(options):
+    environment = os.environ | {"PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1", "ICCLIP_LOAD_PLUGINS": ""}
+    command = [sys.executable, "-m", "icclip", *map(str, options)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "then", "options"),
+    [
+        (2, 1, ()),
+        (1, 2, ()),
+        (2, 1, ("--micro-batch", 3)),
+        (1, 2, ("--lora-rank", 2, "--ema", 0.5, "--captions", "all")),
+        (1, 4, ()),
+    ],
+    ids=["2 to 1", "1 to 2", "2 to 1 in micro-batches", "1 to 2 with adapters and averages", "1 to 4"],
+)
+def test_a_run_goes_on_with_another_number_of_processes(images, tmp_path, first, then, options):
+    through, cut = tmp_path / "through", tmp_path / "cut"
+    trained(first, images, through, *options, "--epochs", 2)
+    trained(first, images, cut, *options, "--epochs", 1)
+    resumed = trained(then, images, cut, *options, "--epochs", 2, "--resume")
+    assert f"with {then} instead of {first} processes: the same batches, to float tolerance" in resumed.stderr
+    one, two = (read_history(run / "metrics.jsonl") for run in (through, cut))
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for name in ("loss", "eval_rsum"):
+        ours, theirs = ([line[name] for line in lines if name in line] for lines in (two, one))
+        assert ours == pytest.approx(theirs, abs=2e-4)
+    # Adam divides by the gradient's size: where that is near zero, rounding moves a weight by up to the rate of 1e-3.
+    ours, theirs = (load_file(run / "model.safetensors") for run in (cut, through))
+    for key, weight in theirs.items():
+        torch.testing.assert_close(ours[key], weight, atol=2e-4, rtol=0)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_one_image_a_process_is_a_batch_of_two_processes(images, tmp_path):
+    alone(arguments(images, tmp_path / "one", *STEADY, "--max-steps", 2, "--train-bs", 2))
+    launched(TORCHRUN, arguments(images, tmp_path / "two", *STEADY, "--max-steps", 2, "--train-bs", 1))
+    one, two = (curve(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
+    assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], abs=2e-4)
+
+
+def test_a_run_goes_on_by_its_own_record(icclip, images, tmp_path):
+    run = tmp_path / "run"
+    assert icclip(*arguments(images, run, *STEADY, "--epochs", 1)).code == 0
+    again = icclip("train", "--config", run, "--resume", "--epochs", 2)
+    assert again.code == 0, again.err
+    assert "resuming from" in again.err
+    assert json.loads((run / "icclip.json").read_text())["config"]["epochs"] == 2
+    refused = icclip("train", "--config", run, "--resume", "--lr", 1)
+    assert refused.code == 2
+    assert "--lr is 1.0, and the run began with" in refused.err
+
+
 def curve(path):
     return [(line["step"], line["loss"]) for line in read_history(path) if "loss" in line]

@@ -75,6 +75,23 @@ def test_the_images_of_a_dataset(bundle, tmp_path, icclip):
     assert f"wrote {tmp_path / 'out.parquet'}: 128 x" in outcome.err
 
 
+def test_a_dataset_without_splits_is_embedded_whole(bundle, files, tmp_path, icclip):
+    (tmp_path / "own.jsonl").write_text("\n".join(json.dumps({"image": f.name, "caption": "a dog"}) for f in files))
+    outcome = icclip("embed", bundle, "-d", tmp_path / "own.jsonl", "-o", tmp_path / "out.npy")
+    assert outcome.code == 0, outcome.err
+    assert "own.jsonl, all of it (it has no splits): 3 images" in outcome.err
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), Encoder.open(bundle).encode_images(files), atol=1e-6)
+
+
+def test_texts_that_do_not_fit_are_said(checkpoints, tmp_path, icclip):
+    (tmp_path / "texts.txt").write_text("a red square\n" + "long " * 200 + "\n", encoding="utf-8")
+    for encoder in checkpoints:
+        outcome = icclip("embed", encoder, "--texts", tmp_path / "texts.txt", "-o", tmp_path / "out.npy")
+        assert outcome.code == 0, outcome.err
+        assert "warning: 1 of 2 captions are longer than the" in outcome.err
+        assert "tokens that the text tower reads; the longest has" in outcome.err
+
+
 def test_a_checkpoint_gives_what_torch_makes_of_it(trained, checkpoint, files, tmp_path, icclip):
     outcome = icclip("embed", checkpoint, *files, "-o", tmp_path / "out.npy", "--device", "cpu", "--json")
     assert outcome.code == 0, outcome.err

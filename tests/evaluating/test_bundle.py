@@ -14,9 +14,12 @@ from icclip.config import DatasetConfig
 from icclip.console import Reporter
 from icclip.data.loading import load_splits
 from icclip.data.split import SplitImages, caption_map
+from icclip.errors import UsageError
+from icclip.evaluating.request import evaluation_data
 from icclip.evaluating.run import evaluate_split
 from icclip.models.encoder import TorchEncoder
 from icclip.plugins.registry import Registry
+from icclip.retrieval.relevance import Relevance
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -38,7 +41,13 @@ def test_the_same_numbers_as_the_checkpoint(icclip, trained, bundle, tmp_path):
     outcome = icclip("eval", bundle, "--bootstrap", 0, "--output-dir", tmp_path / "out", "--json")
     assert outcome.code == 0, outcome.err
     split = load_splits(Registry(), DatasetConfig(name="shapes", seed=7), Reporter(silent=True))["validation"]
-    expected = evaluate_split(TorchEncoder(trained.loaded), SplitImages(split, "x"), caption_map(split), bootstrap=0)
+    expected = evaluate_split(
+        TorchEncoder(trained.loaded),
+        SplitImages(split, "x"),
+        Relevance.of(caption_map(split), "text"),
+        bootstrap=0,
+        metrics=Registry().default_metrics(),
+    )
     found = json.loads((tmp_path / "out" / "validation_metric.json").read_text())
     about = found.pop("about")
     assert {key: value for key, value in found.items() if "R" in key} == {
@@ -75,3 +84,24 @@ def test_each_precision_has_its_own_directory(icclip, bundle, monkeypatch, tmp_p
     outcome = icclip("eval", bundle, "--dataset", "shapes", "--precision", "fp32", "--bootstrap", 0)
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "eval" / "bundle-fp32-shapes" / "test_metric.json").is_file()
+
+
+def test_the_source_that_a_bundle_was_proven_on_is_split_as_then_and_another_one_is_measured_whole(bundle, photos):
+    proven = ParityData(dataset=f"hub@{photos}", split="validation", options={"seed": 3, "val_fraction": 0.2})
+    seal(bundle, dataclasses.replace(read_manifest(bundle), data=proven))
+    registry = Registry(load_plugins=frozenset())
+    for said in ({}, {"name": str(photos)}):
+        data = evaluation_data(registry, str(bundle), said)
+        assert (data.seed, data.val_fraction, data.whole) == (3, 0.2, False)
+    other = evaluation_data(registry, str(bundle), {"name": "hub@owner/name"})
+    assert (other.path, other.seed, other.whole) == ("owner/name", 42, True)
+    assert not evaluation_data(registry, str(bundle), {"name": "hub@owner/name", "val_fraction": 0.3}).whole
+
+
+def test_a_bundle_proven_on_data_that_is_not_to_be_had_measures_other_data(bundle, photos):
+    gone = ParityData(dataset="of-a-plugin", split="test")
+    seal(bundle, dataclasses.replace(read_manifest(bundle), data=gone))
+    registry = Registry(load_plugins=frozenset())
+    assert evaluation_data(registry, str(bundle), {"name": str(photos)}).whole
+    with pytest.raises(UsageError, match="unknown dataset 'of-a-plugin'"):
+        evaluation_data(registry, str(bundle), {})

@@ -48,7 +48,7 @@ def test_another_copy_of_the_same_dataset_is_split_alike(run):
 
 
 def test_another_dataset_takes_nothing_over(run):
-    assert asked(run, "flickr30k").data == DatasetConfig(name="flickr30k")
+    assert asked(run, "flickr30k").data == DatasetConfig(name="flickr30k", whole=True)
 
 
 def test_a_checkpoint_of_a_run_knows_its_run(run):

@@ -7,11 +7,14 @@ from icclip.console import Reporter
 from icclip.errors import CheckpointError, DataError
 from icclip.evaluating.run import evaluate_split
 from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.relevance import Relevance
 
 
 def measured(n=20, encoder=None, **options):
     images, captions = coloured(n)
-    return evaluate_split(encoder or HashEncoder(), images, CaptionMap.from_lists(captions), **options)
+    return evaluate_split(
+        encoder or HashEncoder(), images, Relevance.of(CaptionMap.from_lists(captions), "text"), **options
+    )
 
 
 def test_a_perfect_encoder_scores_everything():
@@ -31,7 +34,7 @@ def test_no_resamples_no_intervals():
 
 def test_an_empty_split_is_refused():
     with pytest.raises(DataError, match="the split holds no image: check the dataset, or choose another split"):
-        evaluate_split(HashEncoder(), [], CaptionMap.from_lists([]))
+        evaluate_split(HashEncoder(), [], Relevance.of(CaptionMap.from_lists([]), "text"))
 
 
 def test_few_images_are_measured_with_a_warning(capsys):
@@ -42,7 +45,7 @@ def test_few_images_are_measured_with_a_warning(capsys):
 def test_a_collapsed_encoder_is_named(capsys):
     metrics = measured(encoder=HashEncoder(value=1.0), reporter=Reporter())
     assert metrics["rsum"] == 0
-    assert "20 of 20 captions score the same with their own image and another" in capsys.readouterr().err
+    assert "20 of 20 captions score the same with a right image and a wrong one" in capsys.readouterr().err
 
 
 def test_a_broken_encoder_is_refused():

@@ -25,6 +25,16 @@ def test_long_texts_are_cut_to_the_models_length(trained):
     assert trained.loaded.feeder.text_inputs(["word " * 500])["input_ids"].shape == (1, LENGTHS[trained.name])
 
 
+def test_long_texts_are_counted(trained):
+    feeder, limit = trained.loaded.feeder, LENGTHS[trained.name]
+    long = "one " * 200
+    found = feeder.cut_captions(["one", long, "ONE " * 3])
+    assert (found.total, found.count, found.limit) == (3, 1, limit)
+    # The same text in two halves has the ends twice.
+    half = feeder.cut_captions([long[: len(long) // 2]])
+    assert 0 <= 2 * half.longest - found.longest <= 3
+
+
 def test_features_of_a_text_do_not_depend_on_its_batch(trained, texts):
     with torch.inference_mode():
         together = trained.loaded.text_features(trained.loaded.feeder.text_inputs(texts))

@@ -5,6 +5,7 @@ from PIL import Image
 
 from icclip.report.contact_sheet import RIGHT, WRONG, Answer, Query, contact_sheet, search
 from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.relevance import Relevance
 
 COLOURS = ("red", "green", "blue")
 
@@ -25,15 +26,15 @@ class ByHand:
 
 
 def test_search_ranks_and_marks_every_image_with_the_caption():
-    captions = CaptionMap.from_lists([["warm"], ["cold", "leaf"], ["cold"]])
+    relevance = Relevance.of(CaptionMap.from_lists([["warm"], ["cold", "leaf"], ["cold"]]), "text")
     encoder = ByHand({"warm": (0, 0.6, 0.8), "cold": (0, 0.6, 0.8), "leaf": (0, 1, 0)})
     images = [Image.new("RGB", (4, 4), colour) for colour in COLOURS]
-    found = search(encoder, images, captions, queries=9, best=2)
+    found = search(encoder, images, relevance, queries=9, best=2)
     assert [query.text for query in found] == ["warm", "cold", "leaf"]
     marks = [[(images.index(a.image), a.right) for a in query.answers] for query in found]
     assert marks == [[(2, False), (1, False)], [(2, True), (1, True)], [(1, True), (0, False)]]
     assert [round(answer.cosine, 6) for answer in found[0].answers] == [0.8, 0.6]
-    assert len(search(encoder, images, captions, queries=2)) == 2
+    assert len(search(encoder, images, relevance, queries=2)) == 2
 
 
 def test_the_sheet_frames_right_and_wrong_answers():

@@ -7,7 +7,28 @@ from icclip.retrieval import bootstrap
 from icclip.retrieval.bootstrap import confidence_intervals, draws
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
-from icclip.retrieval.ranking import RetrievalRanks
+from icclip.retrieval.ranking import Answers, RetrievalRanks
+from icclip.retrieval.relevance import Relevance
+
+
+def ranks_of(captions, ahead, protocol="pair", keys=None):
+    """Ranks in which a text has as many wrong images before it as `ahead` says, and an image those of its first text."""
+    relevance = Relevance.of(captions, protocol, keys)
+
+    def answers(values):
+        queries, ones = np.arange(len(values)), np.ones(len(values), np.int64)
+        return Answers(
+            queries,
+            queries.copy(),
+            np.arange(len(values) + 1),
+            ones,
+            values,
+            values.copy(),
+            ones.astype(np.float32),
+            ones.astype(float),
+        )
+
+    return RetrievalRanks(relevance, answers(ahead[captions.offsets[:-1]]), answers(ahead))
 
 
 def random_ranks(n=60, *, alike=False):
@@ -15,7 +36,7 @@ def random_ranks(n=60, *, alike=False):
     rng = np.random.default_rng(0)
     captions = CaptionMap.from_lists([["a"] * (4 if alike else 1 + i % 4) for i in range(n)])
     ahead = rng.integers(0, 14, n)[captions.image_of_text] if alike else rng.integers(0, 14, captions.n_texts)
-    return RetrievalRanks(captions, ahead, ahead, ahead, ahead, np.zeros(captions.n_texts, dtype=np.float32))
+    return ranks_of(captions, ahead)
 
 
 def test_intervals_equal_metrics_of_resampled_splits():
@@ -24,9 +45,9 @@ def test_intervals_equal_metrics_of_resampled_splits():
     for weights in np.concatenate(list(draws(60, resamples, 7))):
         chosen = np.repeat(np.arange(60), weights)  # a split that holds each drawn image that many times
         spans = [slice(*ranks.captions.offsets[[i, i + 1]]) for i in chosen]
-        ahead = np.concatenate([ranks.texts_ahead[span] for span in spans])
+        ahead = np.concatenate([ranks.t2i_answers.ahead[span] for span in spans])
         captions = CaptionMap.from_lists([ranks.captions.texts[span] for span in spans])
-        metrics = retrieval_metrics(RetrievalRanks(captions, ahead, ahead, ahead, ahead, np.zeros(len(ahead))))
+        metrics = retrieval_metrics(ranks_of(captions, ahead))
         for key, collected in values.items():
             collected.append(metrics[key])
     intervals = confidence_intervals(ranks, resamples=resamples, seed=7)
@@ -63,5 +84,51 @@ def test_captions_that_are_answered_alike_widen_the_interval():
 def test_one_image_gives_a_point():
     captions = CaptionMap.from_lists([["a", "b"]])
     zeros = np.zeros(2, dtype=np.int64)
-    intervals = confidence_intervals(RetrievalRanks(captions, zeros, zeros, zeros, zeros, np.zeros(2)))
-    assert intervals["rsum"] == [600, 600]
+    assert confidence_intervals(ranks_of(captions, zeros))["rsum"] == [600, 600]
+
+
+def width(interval):
+    return interval[1] - interval[0]
+
+
+def test_a_caption_that_many_images_share_is_one_query():
+    """Half of the ten class names are found, and 400 images named after them are 400 queries but ten texts."""
+    captions = CaptionMap.from_lists([[f"class {image % 10}"] for image in range(400)])
+    ahead = np.where(np.arange(400) % 10 < 5, 0, 50)
+    shared = confidence_intervals(ranks_of(captions, ahead, "text"), resamples=4000)
+    apart = confidence_intervals(ranks_of(captions, ahead), resamples=4000)
+    assert shared["i2t_R@1"] == apart["i2t_R@1"]
+    assert width(apart["t2i_R@1"]) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 400), rel=0.1)
+    # As many independent queries as captions, and what the images add is little beside it.
+    assert width(shared["t2i_R@1"]) == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 10), rel=0.1)
+
+
+def test_shared_captions_are_drawn_beside_their_images_as_written_out():
+    captions = CaptionMap.from_lists([["a", "b"], ["a", "c"], ["d"], ["d", "a"]])
+    ahead = np.array([0, 3, 0, 7, 20, 20, 0])
+    ranks, resamples = ranks_of(captions, ahead, "text"), 60
+    images = np.concatenate(list(draws(4, resamples, 7)))
+    names = np.concatenate(list(draws(2, resamples, [7, 1])))  # "a" and "d"; "b" and "c" have one image each
+    values = []
+    for image, name in zip(images, names, strict=True):
+        often = {"a": name[0], "d": name[1], "b": 1, "c": 1}
+        weights = [image[i] * often[t] for i, t in zip(captions.image_of_text, captions.texts, strict=True)]
+        values.append(np.average(ahead < 5, weights=weights) if sum(weights) else np.nan)
+    found = confidence_intervals(ranks, resamples=resamples, seed=7)["t2i_R@5"]
+    assert found == pytest.approx(np.nanquantile(values, [0.025, 0.975]).tolist())
+
+
+def test_drawing_shared_captions_in_parts_changes_nothing(monkeypatch):
+    captions = CaptionMap.from_lists([[f"class {image % 7}", f"image {image}"] for image in range(60)])
+    ranks = ranks_of(captions, np.random.default_rng(0).integers(0, 14, 120), "text")
+    whole = confidence_intervals(ranks)
+    monkeypatch.setattr(bootstrap, "_NUMBERS_AT_ONCE", 60 * 7)
+    assert confidence_intervals(ranks) == whole
+
+
+def test_byte_identical_images_are_drawn_as_one():
+    captions = CaptionMap.from_lists([[f"text {image}"] for image in range(200)])
+    ahead = np.repeat([0, 50], 100)[np.arange(200).reshape(100, 2).T.ravel()]
+    alone = confidence_intervals(ranks_of(captions, ahead, "text"), resamples=4000)
+    twice = confidence_intervals(ranks_of(captions, ahead, "text", (np.arange(200) % 100).tolist()), resamples=4000)
+    assert width(twice["i2t_R@1"]) == pytest.approx(np.sqrt(2) * width(alone["i2t_R@1"]), rel=0.1)

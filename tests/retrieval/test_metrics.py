@@ -4,32 +4,47 @@ import math
 
 import numpy as np
 import pytest
+import pytrec_eval
 
 from icclip.errors import PluginError
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import MetricSpec
 from icclip.retrieval.captions import CaptionMap
-from icclip.retrieval.metrics import SEED_KEYS, retrieval_metrics
-from icclip.retrieval.ranking import RetrievalRanks, rank
-from icclip_plugins.metrics.ranking import mean_average_precision, ndcg
+from icclip.retrieval.metrics import DIRECTIONS, SEED_KEYS, retrieval_metrics
+from icclip.retrieval.ranking import Answers, RetrievalRanks, rank
+from icclip.retrieval.relevance import Relevance
+from icclip_plugins.metrics.ranking import map_at_r, mean_average_precision, ndcg, r_precision
+
+
+def answers_of(ahead, per_query, above=None, cosines=None):
+    """Answers of queries with as many right ones each; the entries are given with the best first."""
+    ahead = np.array(ahead)
+    queries = np.arange(len(ahead) // per_query)
+    return Answers(
+        queries=queries,
+        lists=queries.copy(),
+        offsets=np.arange(0, len(ahead) + 1, per_query),
+        sizes=np.ones(len(ahead), np.int64),
+        ahead=ahead,
+        above=ahead.copy() if above is None else np.array(above),
+        cosines=np.array(cosines or [0.5] * len(ahead), dtype=np.float32),
+        grades=np.ones(len(ahead)),
+    )
 
 
 def ranks_of(texts_ahead, images_ahead, *, per_image, texts_above=None, images_above=None, cosines=None):
     captions = CaptionMap.from_lists([["a caption"] * per_image] * (len(texts_ahead) // per_image))
     return RetrievalRanks(
-        captions,
-        np.array(texts_ahead),
-        np.array(texts_ahead if texts_above is None else texts_above),
-        np.array(images_ahead),
-        np.array(images_ahead if images_above is None else images_above),
-        np.array(cosines or [0.5] * len(texts_ahead), dtype=np.float32),
+        Relevance.of(captions, "pair"),
+        answers_of(texts_ahead, per_image, texts_above, cosines),
+        answers_of(images_ahead, 1, images_above),
     )
 
 
 @pytest.fixture
 def two_images():
-    # Image 0 has captions 0, 1; image 1 captions 2, 3. Negatives before each caption, per direction:
-    return ranks_of([4, 0, 7, 12], [0, 1, 5, 11], per_image=2, cosines=[0.25, 0.5, 0.75, 0.125])
+    # Two captions an image. Wrong answers before each right one, the better one of an image first:
+    return ranks_of([0, 4, 7, 12], [0, 1, 5, 11], per_image=2, cosines=[0.5, 0.25, 0.75, 0.125])
 
 
 def test_the_thirteen_keys_come_first_in_the_seed_projects_order_as_floats(two_images):
@@ -38,6 +53,7 @@ def test_the_thirteen_keys_come_first_in_the_seed_projects_order_as_floats(two_i
     assert tuple(metrics)[13:] == (
         *("mR@1", "mR@5", "mR@10", "rsum"),
         *("i2t_mAP", "t2i_mAP", "i2t_nDCG@10", "t2i_nDCG@10"),
+        *("i2t_mAP@R", "t2i_mAP@R", "i2t_R-Precision", "t2i_R-Precision"),
     )
     assert {type(value) for value in metrics.values()} == {float}
 
@@ -80,11 +96,99 @@ def test_ndcg_on_paper(two_images):
     )
 
 
+def test_what_stands_within_the_first_r_on_paper():
+    # Three right answers, so that places 1 to 3 count. Query 0: places 1, 3, 7: (1/1 + 2/3) / 3. Query 1:
+    # places 4, 5, 6: nothing. Texts have one right image: place 1, or nothing.
+    ranks = ranks_of([0, 1, 4, 3, 3, 3], [0, 1, 0, 2, 0, 0], per_image=3)
+    assert map_at_r(ranks) == pytest.approx({"i2t_mAP@R": (1 + 2 / 3) / 3 / 2, "t2i_mAP@R": 4 / 6})
+    assert r_precision(ranks) == pytest.approx({"i2t_R-Precision": 2 / 3 / 2, "t2i_R-Precision": 4 / 6})
+
+
+LISTED = tuple(f"{direction}_{name}" for name in ("mAP", "nDCG@10", "mAP@R", "R-Precision") for direction in DIRECTIONS)
+
+
+def random_run(seed, n=30, words=15, *, judged=False):
+    """A relevance with shared captions or graded judgements, and the ranks of embeddings without ties in it."""
+    rng = np.random.default_rng(seed)
+    keys = rng.integers(0, n - 6, n).tolist()
+    captions = CaptionMap.from_lists([[f"word {w}" for w in rng.integers(0, words, rng.integers(1, 6))] for _ in keys])
+    relevance = Relevance.of(captions, "text", keys)
+    if judged:
+        pairs = np.column_stack([rng.integers(0, n - 3, 200), rng.integers(0, captions.n_texts, 200)])
+        relevance = Relevance.judged(captions, "file", pairs, rng.integers(0, 4, 200).astype(float))
+    images, texts = (rng.standard_normal((rows, 16)).astype(np.float32) for rows in (n, captions.n_texts))
+    images, texts = images[relevance.images.first], texts[relevance.texts.first]
+    return relevance, images[relevance.images.of_row], texts[relevance.texts.of_row]
+
+
+def dense(relevance):
+    """float64 [n_images, n_texts]: the grade of every pair."""
+    grades = np.zeros((len(relevance.images), len(relevance.texts)))
+    grades[relevance.image_of_pair, relevance.members] = 1 if relevance.grades is None else relevance.grades
+    return grades[relevance.images.of_row][:, relevance.texts.of_row]
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_trec_eval_measures_the_same(seed, judged):
+    relevance, images, texts = random_run(seed, judged=judged)
+    metrics = retrieval_metrics(rank(images, texts, relevance), Registry().default_metrics())
+    grades, cosines = dense(relevance), images.astype(np.float64) @ texts.T.astype(np.float64)
+    cosines /= np.linalg.norm(images, axis=1)[:, None] * np.linalg.norm(texts, axis=1)[None, :]
+    names = {"map": "mAP", "ndcg_cut_10": "nDCG@10", "Rprec": "R-Precision", "success_1": "R@1", "success_5": "R@5"}
+    for direction, known, scores in (("i2t", grades, cosines), ("t2i", grades.T, cosines.T)):
+        queries = {
+            str(q): {f"d{d}": int(g) for d, g in enumerate(row) if g} for q, row in enumerate(known) if row.any()
+        }
+        # Copies are tied: which one comes first makes no difference, as both are right or both wrong.
+        run = {q: {f"d{d}": float(s) for d, s in enumerate(scores[int(q)])} for q in queries}
+        measures = {"map", "ndcg_cut.10", "Rprec", "success.1,5"}
+        found = pytrec_eval.RelevanceEvaluator(queries, measures).evaluate(run).values()
+        for theirs, ours in names.items():
+            # Its scores are float32, its gains those of whole numbers.
+            assert metrics[f"{direction}_{ours}"] == pytest.approx(np.mean([one[theirs] for one in found]), abs=1e-6)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_average_precision_at_r_equals_its_definition(seed, judged):
+    relevance, images, texts = random_run(seed, judged=judged)
+    found = map_at_r(rank(images, texts, relevance))
+    units = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (images, texts)]
+    right = dense(relevance) > 0
+    for direction, known, scores in (("i2t", right, units[0] @ units[1].T), ("t2i", right.T, units[1] @ units[0].T)):
+        values = []
+        for own, row in zip(known, scores, strict=True):
+            r, hits = int(own.sum()), own[np.argsort(-np.round(row, 6), kind="stable")]
+            if r:
+                values.append(sum(hits[: place + 1].mean() for place in range(r) if hits[place]) / r)
+        assert found[f"{direction}_mAP@R"] == pytest.approx(np.mean(values))
+
+
+def test_better_grades_first_give_more():
+    captions = CaptionMap.from_lists([["good", "fair"], ["bad"]])
+    relevance = Relevance.judged(captions, "file", np.array([[0, 0], [0, 1]]), np.array([3.0, 1.0]))
+    image, texts = np.eye(3)[:2], np.array([[0.6, 0, 0.8], [0.8, 0, 0.6], [0, 1, 0]])
+    # The fair one first: (1 + 3 / log2(3)) / (3 + 1 / log2(3)); tied ones count as if it were.
+    expected = (1 + 3 / math.log2(3)) / (3 + 1 / math.log2(3))
+    assert ndcg(rank(image, texts, relevance))["i2t_nDCG@10"] == pytest.approx(expected)
+    assert ndcg(rank(image, texts[[0, 0, 2]], relevance))["i2t_nDCG@10"] == pytest.approx(expected)
+    assert ndcg(rank(image, texts[[1, 0, 2]], relevance))["i2t_nDCG@10"] == pytest.approx(1)
+
+
+def test_how_many_queries_were_judged_is_said_where_it_is_not_all():
+    relevance, images, texts = random_run(0, judged=True)
+    metrics = retrieval_metrics(rank(images, texts, relevance))
+    assert metrics["n_images"] == 30
+    assert metrics["n_image_queries"] == (dense(relevance) > 0).any(axis=1).sum() < 30
+    assert metrics["n_text_queries"] == (dense(relevance) > 0).any(axis=0).sum()
+
+
 def test_a_perfect_model_scores_one_with_any_number_of_captions():
     perfect = ranks_of([0] * 36, [0] * 36, per_image=12)  # more captions than nDCG looks at
     metrics = retrieval_metrics(perfect, Registry().default_metrics())
     assert metrics["rsum"] == 600
-    assert [metrics[key] for key in ("i2t_mAP", "t2i_mAP", "i2t_nDCG@10", "t2i_nDCG@10")] == pytest.approx([1] * 4)
+    assert [metrics[key] for key in LISTED] == pytest.approx([1] * 8)
 
 
 def test_optimistic_values_stand_last_where_ties_make_a_difference():
@@ -100,7 +204,9 @@ def test_optimistic_values_stand_last_where_ties_make_a_difference():
 
 def test_a_collapsed_model_scores_zero_and_says_that_it_is_ties():
     captions = CaptionMap.from_lists([["a"] * 5] * 50)
-    metrics = retrieval_metrics(rank(np.ones((50, 8)), np.ones((250, 8)), captions), Registry().default_metrics())
+    metrics = retrieval_metrics(
+        rank(np.ones((50, 8)), np.ones((250, 8)), Relevance.of(captions, "pair")), Registry().default_metrics()
+    )
     assert metrics["rsum"] == 0
     assert metrics["rsum_optimistic"] == 600
     assert metrics["avg_best_cosine"] == pytest.approx(1)

@@ -75,3 +75,14 @@ def test_a_missing_or_broken_tokenizer_is_named(tiny, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"tokenizer.json is no tokenizer"):
         Tokenization.open(tmp_path, tiny.text)
+
+
+@pytest.mark.parametrize("max_length", [5, 9, 24, 77])
+def test_what_is_cut_and_by_how_much_is_what_transformers_would_not_cut(tiny, bundle, max_length):
+    inputs = dataclasses.replace(tiny.text, max_length=max_length)
+    texts = [text.lower() for text in NASTY] if inputs.lowercase else NASTY
+    lengths = [len(ids) for ids in tiny.tokenizer(texts, verbose=False)["input_ids"]]
+    found = Tokenization.open(bundle, inputs).cut_captions(NASTY)
+    assert found.count == sum(length > max_length for length in lengths)
+    assert found.longest == max(lengths)
+    assert (found.total, found.limit) == (len(NASTY), max_length)

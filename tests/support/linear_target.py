@@ -106,13 +106,14 @@ def export(request: Any) -> Any:
     limits = Thresholds(min_cosine=0.9, drop_r1=0.2, drop_r5=0.2, drop_r10=0.2)
     result = PrecisionParity(
         precision="exact", provider="numpy", passed=worst >= limits.min_cosine, thresholds=limits,
-        metrics=retrieval_metrics(rank(*embeddings, gallery.captions)),
+        metrics=retrieval_metrics(rank(*embeddings, gallery.relevance())),
         recall_limits={f"{way}_R@{k}": 0.01 for way in ("i2t", "t2i") for k in (1, 5, 10)},
         failures=() if worst >= limits.min_cosine else (f"the lowest cosine is {worst}",),
     )  # fmt: skip
     parity = ParityRecord(
         dataset=config.data.label, split=config.split, n_images=len(images), n_texts=len(texts), smoke=True,
-        reference=retrieval_metrics(rank(*known, gallery.captions)), results=(result,),
+        relevance=gallery.protocol,
+        reference=retrieval_metrics(rank(*known, gallery.relevance())), results=(result,),
     )  # fmt: skip
     write_parity(directory, parity)
     return ExportResult(bundle=directory, parity=parity, sizes={"exact": (directory / FILE).stat().st_size})

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
-from icclip.errors import CheckpointError, UsageError
+from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.models.opening import open_model
 from icclip.runs import checkpoints, starting
 from icclip.runs.checkpoints import checkpoint_steps, discard, publish, rotate
@@ -236,20 +236,81 @@ def test_a_complete_run_says_so_and_gives_its_result_again(config, registry, cap
     assert (again.best, again.baseline, again.best_step) == (whole.best, whole.baseline, whole.best_step)
 
 
-def test_settings_that_differ_from_those_of_the_run_are_named(config, registry, capsys):
+def test_settings_that_take_effect_are_named(config, registry, capsys):
     train(dataclasses.replace(config, epochs=1), registry, Reporter(silent=True))
-    train(dataclasses.replace(config, lr=0.5, resume=True), registry, Reporter())
+    train(dataclasses.replace(config, logging_steps=2, resume=True), registry, Reporter())
     said = capsys.readouterr().err
     assert "resuming from " in said
-    assert "these settings differ from those the run began with: epochs 1 -> 2, lr 0.001 -> 0.5" in said
+    assert "these settings differ from those the run began with: epochs 1 -> 2, logging_steps 1 -> 2" in said
+
+
+@pytest.mark.parametrize("complete", [True, False], ids=["complete", "cut"])
+def test_settings_that_would_take_no_effect_are_refused(config, registry, quiet, monkeypatch, complete):
+    if complete:
+        train(config, registry, quiet)
+    else:
+        cut(monkeypatch, dataclasses.replace(config, save_every_steps=1), registry, 2)
+    record = (config.output_dir / "icclip.json").read_bytes()
+    changed = {"lr": 0.5, "weight_decay": 0.3, "scheduler": "linear", "seed": 7, "captions": "all", "grad_accum": 2}
+    for name, value in changed.items():
+        other = dataclasses.replace(config, resume=True, save_every_steps=1, **{name: value})
+        with pytest.raises(ConfigError, match=f"{name} is {value}, and the run began with .*: a resumed run keeps it"):
+            train(other, registry, quiet)
+    assert (config.output_dir / "icclip.json").read_bytes() == record
+
+
+def test_what_is_recorded_is_what_the_optimizer_and_the_sampler_held(config, registry, quiet, monkeypatch):
+    cut(monkeypatch, dataclasses.replace(config, save_every_steps=1), registry, 3)
+    held = {}
+
+    def look(self, args, state, control, optimizer=None, **kwargs):
+        held.update(lr=optimizer.param_groups[0]["initial_lr"], batch=args.train_batch_size, decay=max(
+            group["weight_decay"] for group in optimizer.param_groups
+        ))  # fmt: skip
+
+    monkeypatch.setattr(Progress, "on_step_end", look)
+    train(dataclasses.replace(config, save_every_steps=1, resume=True), registry, quiet)
+    recorded = json.loads((config.output_dir / "icclip.json").read_text())["config"]
+    assert held == {"lr": recorded["lr"], "batch": recorded["train_bs"], "decay": recorded["weight_decay"]}
+
+
+def test_another_global_batch_is_refused_with_the_way_out(config, registry, quiet, monkeypatch):
+    cut(monkeypatch, dataclasses.replace(config, save_every_steps=1), registry, 2)
+    record = json.loads((config.output_dir / "icclip.json").read_text())
+    (config.output_dir / "icclip.json").write_text(json.dumps({**record, "processes": 2}))
+    size = config.train_bs
+    with pytest.raises(
+        UsageError,
+        match=rf"batches of {2 * size} images \(2 processes x {size}\), and these would be of {size} \(1 x {size}\): "
+        f"give --train-bs {2 * size} --micro-batch {size}",
+    ):
+        train(dataclasses.replace(config, resume=True), registry, quiet)
+
+
+def test_an_interrupted_run_says_so(config, registry, quiet, monkeypatch):
+    def interrupt(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_step_end", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(dataclasses.replace(config, save_every_steps=1), registry, quiet)
+    assert json.loads((config.output_dir / "icclip.json").read_text())["status"] == "interrupted"
+    train(dataclasses.replace(config, save_every_steps=1, resume=True), registry, quiet)
+    assert json.loads((config.output_dir / "icclip.json").read_text())["status"] == "complete"
+
+
+def test_a_run_that_can_make_no_step_is_refused(config, registry, quiet):
+    with pytest.raises(UsageError, match=r"fewer than one batch of 99 x 1 processes: give a smaller --train-bs"):
+        train(dataclasses.replace(config, train_bs=99, max_steps=5), registry, quiet)
+    assert not (config.output_dir / "icclip.json").exists()
 
 
 def test_data_that_has_changed_is_refused(config, registry, quiet):
     train(dataclasses.replace(config, epochs=1), registry, quiet)
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, val_fraction=0.4), resume=True)
-    with pytest.raises(
-        UsageError, match=r"split is not the one .*began with \(\d+ images then, \d+ now\): resume with"
-    ):
+    with pytest.raises(UsageError, match=r"split has changed since .* began \(\d+ images then, \d+ now\): resume with"):
         train(other, registry, quiet)
 
 

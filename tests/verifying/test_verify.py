@@ -39,7 +39,7 @@ def gate(bundle, data, *, passed=True, thresholds=STRICT, allowed=1 / 128):
     """What the exporter's gate leaves behind, measured for real."""
     images, captions = data.images, data.captions
     encoder = Encoder.open(bundle, provider="cpu")
-    ranks = rank(encoder.encode_images(images), encoder.encode_texts(captions.texts), captions)
+    ranks = rank(encoder.encode_images(images), encoder.encode_texts(captions.texts), data.relevance())
     metrics = retrieval_metrics(ranks)
     result = PrecisionParity(
         precision="fp32", provider="cpu", passed=passed, thresholds=thresholds, metrics=metrics,
@@ -48,7 +48,7 @@ def gate(bundle, data, *, passed=True, thresholds=STRICT, allowed=1 / 128):
     )  # fmt: skip
     record = ParityRecord(
         dataset="shapes", split="test", n_images=captions.n_images, n_texts=captions.n_texts, smoke=True,
-        fingerprint=captions_fingerprint(captions), reference=metrics, results=(result,),
+        fingerprint=captions_fingerprint(captions), relevance="text", reference=metrics, results=(result,),
     )  # fmt: skip
     write_parity(bundle, record)
     m.seal(bundle, m.read_manifest(bundle))

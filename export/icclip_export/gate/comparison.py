@@ -14,11 +14,13 @@ from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import Encoder, LossFamily
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.ranking import RetrievalRanks, rank
+from icclip.retrieval.relevance import Relevance
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+    from icclip.config import RelevanceProtocol
     from icclip_export.gate.probes import Probes
 
 SHOWN_CAPTION = 40
@@ -29,13 +31,37 @@ class Compared:
     """The images and captions that both sides encode, and what the split calls them."""
 
     images: Sequence[Image]
-    captions: CaptionMap
+    relevance: Relevance
     rows: np.ndarray
     """int64 [n_images]: their rows in the split."""
+    protocol: RelevanceProtocol
+    """Of the relevance."""
+
+    @property
+    def captions(self) -> CaptionMap:
+        """Of these images."""
+        return self.relevance.captions
 
     @classmethod
-    def of(cls, images: Sequence[Image], captions: CaptionMap, sample: int, seed: int) -> Compared:
+    def of(
+        cls,
+        images: Sequence[Image],
+        captions: CaptionMap,
+        sample: int,
+        seed: int,
+        *,
+        protocol: RelevanceProtocol = "text",
+        digests: Sequence[bytes] | None = None,
+    ) -> Compared:
         """All of a split, or a seeded sample of it.
+
+        Args:
+            images: of the whole split.
+            captions: theirs.
+            sample: how many images are compared at most.
+            seed: of their choice.
+            protocol: what counts as a right answer.
+            digests: of the images' content; None: no two images are the same.
 
         Raises:
             DataError: there is no image.
@@ -43,10 +69,11 @@ class Compared:
         if not captions.n_images:
             raise DataError("the split holds no image: choose another with --split")
         rows = sampled_rows(captions.n_images, sample, seed)
-        if len(rows) == captions.n_images:
-            return cls(images, captions, rows)
-        own = [captions.texts[captions.offsets[row] : captions.offsets[row + 1]] for row in rows]
-        return cls(Rows(images, rows), CaptionMap.from_lists(own), rows)
+        if len(rows) < captions.n_images:
+            own = [captions.texts[captions.offsets[row] : captions.offsets[row + 1]] for row in rows]
+            images, captions = Rows(images, rows), CaptionMap.from_lists(own)
+        keys = None if digests is None else [digests[row] for row in rows]
+        return cls(images, Relevance.of(captions, protocol, keys), rows, protocol)
 
     def image_name(self, index: int) -> str:
         """The image's row in the split."""
@@ -90,9 +117,9 @@ class Embeddings:
             encoder.encode_texts(data.captions.texts, batch_size=BATCH),
         )
 
-    def ranks(self, captions: CaptionMap) -> RetrievalRanks:
+    def ranks(self, relevance: Relevance) -> RetrievalRanks:
         """Where the right answers stand."""
-        return rank(self.images, self.texts, captions)
+        return rank(self.images, self.texts, relevance)
 
 
 @dataclass(frozen=True)
@@ -136,4 +163,4 @@ class Reference:
             CheckpointError: the checkpoint gives embeddings that cannot be compared.
         """
         embeddings = Embeddings.of(encoder, data)
-        return cls(data, embeddings, embeddings.ranks(data.captions), scoring, probes)
+        return cls(data, embeddings, embeddings.ranks(data.relevance), scoring, probes)

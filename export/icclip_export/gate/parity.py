@@ -18,6 +18,7 @@ from icclip.console import Reporter
 from icclip.errors import CheckpointError
 from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, ranking_agreement, tower_agreement
 from icclip.retrieval.metrics import retrieval_metrics
+from icclip.retrieval.relevance import Relevance
 from icclip.runtime.providers import Provider
 from icclip_export.gate.checks import (
     ENOUGH_IMAGES,
@@ -81,9 +82,9 @@ def check_precision(
             measured={"checks": [{"name": "runs", "passed": False}]},
             failures=(f"does not run: {error}",),
         )
-    towers, rankings = _agreements(reference.embeddings, found)
+    towers, rankings = _agreements(reference.embeddings, found, reference.data.relevance)
     _doubt(precision, towers, reporter)
-    ranks = found.ranks(reference.data.captions)
+    ranks = found.ranks(reference.data.relevance)
     recall = list(recall_checks(reference.ranks, ranks, limits))
     checks = [
         *provider_checks(encoder, asked),
@@ -125,6 +126,7 @@ def parity_record(
         seed=seed,
         smoke=captions.n_images < ENOUGH_IMAGES,
         fingerprint=captions_fingerprint(captions),
+        relevance=reference.data.protocol,
         reference=retrieval_metrics(reference.ranks),
         results=tuple(results),
     )
@@ -150,15 +152,17 @@ def _check_usable(known: Embeddings, found: Embeddings, data: Compared) -> None:
             )
 
 
-def _agreements(known: Embeddings, found: Embeddings) -> tuple[dict[str, TowerAgreement], dict[str, RankingAgreement]]:
+def _agreements(
+    known: Embeddings, found: Embeddings, relevance: Relevance
+) -> tuple[dict[str, TowerAgreement], dict[str, RankingAgreement]]:
+    """Of copies one is ranked: ten answers are ten different ones then."""
     towers = {
         "vision": tower_agreement(known.images, found.images),
         "text": tower_agreement(known.texts, found.texts),
     }
-    rankings = {
-        "i2t": ranking_agreement((known.images, known.texts), (found.images, found.texts)),
-        "t2i": ranking_agreement((known.texts, known.images), (found.texts, found.images)),
-    }
+    images, texts = relevance.images.first, relevance.texts.first
+    before, now = ((own.images[images], own.texts[texts]) for own in (known, found))
+    rankings = {"i2t": ranking_agreement(before, now), "t2i": ranking_agreement(before[::-1], now[::-1])}
     return towers, rankings
 
 

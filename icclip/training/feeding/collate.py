@@ -103,7 +103,7 @@ class CaptionedImages(Dataset[Example]):
     def __getitem__(self, index: tuple[int, int]) -> Example:
         epoch, row = index
         start, end = self.captions.offsets[row : row + 2]
-        group = row if self.duplicates is None else int(self.duplicates.groups[row])
+        group = row if self.duplicates is None else self.duplicates.group(row)
         return Example(epoch, row, self.images[row], self.captions.texts[start:end], group)
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from icclip.config import CacheImages, TrainConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery
+from icclip.data.sameness import image_hashes, same_content, same_look
 from icclip.data.split import SplitImages
 from icclip.errors import UsageError
 from icclip.models.feeder import Feeder
 from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, CaptionedStream
-from icclip.training.feeding.duplicates import Duplicates, image_digests, image_hashes, same_content, same_look
+from icclip.training.feeding.duplicates import Duplicates
 from icclip.training.processes.gather import on_first_process
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Sources:
         distance = self.config.near_duplicates
         if distance is not None:
             groups = same_look(groups, on_first_process(lambda: image_hashes(split.images.rows)), distance)
-        duplicates = Duplicates(groups, split.captions)
+        duplicates = Duplicates.of(groups, split.captions)
         self.reporter.note(
             f"{duplicates.counted()}: they are {TREATMENT[self.config.duplicates]}, and kept in different batches where possible"
         )
@@ -101,4 +102,4 @@ class Sources:
 
 
 def _digests(split: Gallery) -> list[bytes]:
-    return on_first_process(lambda: image_digests(split.images.rows))
+    return on_first_process(lambda: split.image_digests)

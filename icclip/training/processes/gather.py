@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
 
 import torch
@@ -10,21 +11,26 @@ from torch import Tensor, distributed
 
 T = TypeVar("T")
 
+Exchanging = Callable[[], AbstractContextManager[None]]
+"""Makes a context that lasts while processes talk to each other."""
+
 
 class _Gather(torch.autograd.Function):
     """Concatenate the rows of all processes; the gradient of a row is summed over all who used it."""
 
     @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        ctx.rows = len(local)
-        return _all_gather(local)
+    def forward(ctx: Any, local: Tensor, exchanging: Exchanging) -> Tensor:
+        ctx.rows, ctx.exchanging = len(local), exchanging
+        with exchanging():
+            return _all_gather(local)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        distributed.all_reduce(total)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        with ctx.exchanging():
+            total = gradients[0].contiguous().clone()
+            distributed.all_reduce(total)
         start = distributed.get_rank() * ctx.rows
-        return total[start : start + ctx.rows]
+        return total[start : start + ctx.rows], None
 
 
 def wait_for_all() -> None:
@@ -38,19 +44,24 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def gather_rows(local: Tensor) -> Tensor:
+def gather_rows(local: Tensor, exchanging: Exchanging = nullcontext) -> Tensor:
     """The rows [b, ...] of all processes, in the order of their ranks: [processes * b, ...].
 
     Every process must bring the same number of rows. Differentiable for floating tensors: with DDP's
     averaging of the parameters' gradients, a mean loss per process gives the gradient of the mean
     loss over the whole batch. Without a process group it returns its argument.
+
+    Args:
+        local: [b, ...].
+        exchanging: makes a context that is entered while processes talk, in the forward and the backward pass.
     """
     if not is_distributed():
         return local
     if local.is_floating_point():
-        gathered: Tensor = _Gather.apply(local)  # type: ignore[no-untyped-call] # torch leaves `apply` untyped
+        gathered: Tensor = _Gather.apply(local, exchanging)  # type: ignore[no-untyped-call] # torch leaves `apply` untyped
         return gathered
-    return _all_gather(local)
+    with exchanging():
+        return _all_gather(local)
 
 
 def to_first_process(value: T) -> list[T] | None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, MutableMapping
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
+from icclip.identity import TORCH, Identity, identity
 
 FSDP = "ACCELERATE_USE_FSDP"
 UNKNOWN = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 """The environment variable of `accelerate launch` -> the name of what it asks for."""
 
-WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""The variables in which torchrun, accelerate and MPI say how many processes there are."""
+MEETING_PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+"""Where the processes of one machine find each other, unless they are told another place."""
 
 
 def as_launched(config: TrainConfig, environment: MutableMapping[str, str], reporter: Reporter) -> TrainConfig:
@@ -28,8 +29,8 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
         reporter: told how the request was understood.
 
     Raises:
-        UsageError: accelerate was asked for something that icclip does not support, or --fsdp was given
-            to a single process.
+        UsageError: the environment does not say which process this is, accelerate was asked for something that
+            icclip does not support, or --fsdp was given to a single process.
     """
     for variable, name in UNKNOWN.items():
         if _is_on(environment, variable):
@@ -49,7 +50,9 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
             "accelerate was asked for several processes but started one, as it does with fewer than two GPUs: "
             "add --multi_gpu to accelerate launch, or use torchrun"
         )
-    if config.fsdp and not any(int(environment.get(name, 1)) > 1 for name in WORLD_SIZES):
+    who = identity(environment)
+    _tell_torch(who, environment)
+    if config.fsdp and who.size == 1:
         raise UsageError(
             "--fsdp shards the model across several processes, but there is only one: start several with "
             "torchrun --nproc-per-node N -m icclip train ..."
@@ -64,4 +67,21 @@ def _is_on(environment: Mapping[str, str], variable: str) -> bool:
 def _is_alone(environment: Mapping[str, str]) -> bool:
     """Its launcher gives an address to meet at where there are several, and a number only to those that it starts."""
     launched = "ACCELERATE_DYNAMO_BACKEND" in environment and "MASTER_ADDR" in environment
-    return launched and not any(name in environment for name in WORLD_SIZES)
+    return launched and identity(environment).launcher is None
+
+
+def _tell_torch(who: Identity, environment: MutableMapping[str, str]) -> None:
+    """What MPI and SLURM say, in the variables that torch and accelerate read."""
+    if who.size == 1 or who.launcher == TORCH.name:
+        return
+    if who.local_size < who.size and "MASTER_ADDR" not in environment:
+        raise UsageError(
+            f"{who.launcher} started processes on several machines, and MASTER_ADDR is not set: set it to the name of "
+            "the machine of the first process, so that they find each other"
+        )
+    told = {
+        TORCH.rank: who.rank, TORCH.size: who.size, TORCH.local_rank: who.local_rank, TORCH.local_size: who.local_size,
+    }  # fmt: skip
+    environment.update({name: str(value) for name, value in told.items()})
+    for name, place in MEETING_PLACE.items():
+        environment.setdefault(name, place)

@@ -15,8 +15,9 @@ from transformers import TrainingArguments
 
 from icclip.config import TrainConfig
 from icclip.config.declare import replaced
-from icclip.data.batches import cores
+from icclip.data.cores import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
+from icclip.identity import identity
 from icclip.models.encoder import choose_device
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
@@ -110,7 +111,7 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "ddp_find_unused_parameters": False,
         "use_cpu": use_cpu,
         # Without other processes, naming a backend makes accelerate look for a process group.
-        "ddp_backend": "gloo" if use_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        "ddp_backend": "gloo" if use_cpu and identity().size > 1 else None,
         **_version_dependent(config),
     }
 
@@ -217,8 +218,7 @@ def _names(hint: Any) -> str:
 
 def default_workers() -> int:
     """How many processes load images: one fewer than this process's share of the cores, and at most 8."""
-    local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(0, cores() // local_processes - 1))
+    return min(8, max(0, cores() // identity().local_size - 1))
 
 
 def allow_fast_matmul(arguments: TrainingArguments) -> None:

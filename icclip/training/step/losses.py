@@ -1,32 +1,39 @@
 """The two contrastive losses, written once, for one process or many.
 
 A process holds the rows of its own pairs and the columns of everybody's. Averaged over processes of
-equal batches, each loss is that of the whole batch on one process. Both are sums over rows, so that a
-large matrix of logits never has to be whole.
+equal batches, each loss is that of the whole batch on one process.
+
+A loss is a function of some rows of logits and their targets: it gives their sum and leaves the gradient at
+each logit in the logit's place. `icclip.training.step.logits` does the rest. The softmax of one process is
+the exception: the logits of its two directions are one matrix, whose columns are known to the end only
+after a pass over all rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from icclip.plugins.specs import LossFamily
+from icclip.training.step.logits import Matrix, Sizes, Strip, differentiable, exact_dtype
+from icclip.training.step.softmax_both_ways import softmax_both_ways
+from icclip.training.step.targets import Targets, not_negatives
 
-LOGITS_AT_ONCE = 2**20
-"""A block of rows has at most so many logits (4 MiB each time they are held), or is one row."""
+__all__ = ["LOSSES", "Loss", "Pairs", "not_negatives", "sigmoid_loss", "softmax_loss"]
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
     """The local pairs, and what they are compared with.
 
-    b local pairs, n pairs over all processes, d dimensions. Embeddings are float32 with rows of
-    length 1.
+    b local pairs, n pairs over all processes, d dimensions. Embeddings have rows of length 1. What is not
+    float64 is computed in float32.
     """
 
     image: Tensor
@@ -34,106 +41,155 @@ class Pairs:
     text: Tensor
     """[b, d]."""
     all_image: Tensor
-    """[n, d]."""
+    """[n, d]; the same object as `image` where one process holds all pairs, which saves time."""
     all_text: Tensor
-    """[n, d]."""
+    """[n, d]; likewise."""
     own: Tensor
     """int64 [b]: the column of each row's own partner."""
     ids: Tensor
-    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other."""
+    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other. A negative id agrees with none."""
     all_ids: Tensor
     """int64 [n, k]."""
     soft: bool = False
     """Those that agree are positives of each other too, instead of ignored."""
+    products: torch.dtype = torch.float32
+    """What matrices are multiplied in. bfloat16 is fast on a GPU; sums are taken in float32 all the same."""
 
-    def alike(self, rows: slice) -> Tensor:
-        """What is no negative, bool [rows, n]. Never true in a row's own column."""
-        return not_negatives(self.ids[rows], self.all_ids, self.own[rows])
-
-
-def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor) -> Tensor:
-    """The columns that share an id with the row, its own column excepted.
-
-    Args:
-        ids: int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other.
-        all_ids: int64 [n, k].
-        own: int64 [b].
-
-    Returns:
-        bool [b, n].
-    """
-    same = (ids[:, None, :] == all_ids[None, :, :]).any(-1)
-    return same.scatter(1, own[:, None], value=False)
+    @property
+    def one_matrix(self) -> bool:
+        """Whether the logits of the texts against all images are the transpose of the images' against all texts."""
+        return self.image is self.all_image and self.text is self.all_text
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it so
 def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None = None) -> Tensor:
     """CLIP's symmetric cross-entropy (InfoNCE; Radford et al. 2021, arXiv:2103.00020, figure 3).
 
     With s_ij = exp(logit_scale) * image_i . text_j, the mean over i of
     (-log softmax_j(s_ij)[own] - log softmax_j(s_ji)[own]) / 2. Ignored columns are left out of the
     denominators. Soft positives share the target with the row's own: -log softmax is averaged over all.
+
+    Returns:
+        float32 [], or float64 where the embeddings are.
+
+    Raises:
+        UsageError: in a backward pass that asks for gradients of the gradients.
     """
-    directions = ((pairs.image, pairs.all_text), (pairs.text, pairs.all_image))
+    targets, divisor = _targets(pairs), 2 * len(pairs.image)
+    if pairs.one_matrix:
+        inputs = (pairs.image, pairs.text, logit_scale, None)
+        return _total(softmax_both_ways, pairs, targets, inputs, divisor=divisor)
+    directions = (
+        (pairs.image, pairs.all_text, logit_scale, None),
+        (pairs.text, pairs.all_image, logit_scale, None),
+    )
+    each = partial(_over_strips, _cross_entropy)
+    return torch.stack([_total(each, pairs, targets, one, divisor=divisor) for one in directions]).sum()
 
-    def cross_entropy(rows: slice) -> Tensor:
-        alike, own = pairs.alike(rows), pairs.own[rows]
-        logits = (_scaled_cosines(local[rows], columns, logit_scale) for local, columns in directions)
-        loss = _shared_cross_entropy if pairs.soft else _cross_entropy_without
-        return torch.stack([loss(one, own, alike) for one in logits]).sum()
 
-    return _in_blocks(cross_entropy, pairs) / (2 * len(pairs.image))
-
-
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it so
 def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = None) -> Tensor:
     """SigLIP's pairwise loss (Zhai et al. 2023, arXiv:2303.15343, equation 2 and algorithm 1).
 
     With z_ij = 1 for a pair and -1 otherwise, -sum_ij log sigmoid(z_ij * (exp(logit_scale) *
     image_i . text_j + logit_bias)) / number of images. Ignored pairs are left out of the sum; soft
     positives have z = 1.
+
+    Returns:
+        float32 [], or float64 where the embeddings are.
+
+    Raises:
+        UsageError: in a backward pass that asks for gradients of the gradients.
     """
-    bias = 0.0 if logit_bias is None else logit_bias.float()
-
-    def negative_log_likelihood(rows: slice) -> Tensor:
-        logits = _scaled_cosines(pairs.image[rows], pairs.all_text, logit_scale) + bias
-        signs = torch.full_like(logits, -1.0).scatter(1, pairs.own[rows, None], 1.0)
-        alike = pairs.alike(rows)
-        if pairs.soft:
-            return -functional.logsigmoid(signs.masked_fill(alike, 1.0) * logits).sum()
-        return -functional.logsigmoid(signs * logits).masked_fill(alike, 0.0).sum()
-
-    return _in_blocks(negative_log_likelihood, pairs) / len(pairs.image)
-
-
-def _cross_entropy_without(logits: Tensor, own: Tensor, ignored: Tensor) -> Tensor:
-    return functional.cross_entropy(logits.masked_fill(ignored, -torch.inf), own, reduction="sum")
-
-
-def _shared_cross_entropy(logits: Tensor, own: Tensor, alike: Tensor) -> Tensor:
-    """Against targets spread evenly over the own column and those alike."""
-    positives = alike.scatter(1, own[:, None], value=True).float()
-    return functional.cross_entropy(logits, positives / positives.sum(1, keepdim=True), reduction="sum")
-
-
-def _in_blocks(part: Callable[[slice], Tensor], pairs: Pairs) -> Tensor:
-    """A sum over all local rows, [], from `part`, which sums over some.
-
-    Where there are several blocks, nothing of one stays but its sum: the backward pass computes it
-    again.
-    """
-    rows, size = len(pairs.image), max(1, LOGITS_AT_ONCE // len(pairs.all_image))
-    if rows <= size:
-        return part(slice(0, rows))
-    blocks = (slice(start, start + size) for start in range(0, rows, size))
-    sums = [checkpoint(part, block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
-    return torch.stack(sums).sum()
-
-
-def _scaled_cosines(rows: Tensor, columns: Tensor, logit_scale: Tensor) -> Tensor:
-    """exp(logit_scale) * rows . columns, [b, n], in float32 even where autocast would halve it."""
-    with torch.autocast(rows.device.type, enabled=False):
-        return logit_scale.float().exp() * (rows.float() @ columns.float().T)
+    each = partial(_over_strips, _negative_log_sigmoid)
+    inputs = (pairs.image, pairs.all_text, logit_scale, logit_bias)
+    return _total(each, pairs, _targets(pairs), inputs, divisor=len(pairs.image))
 
 
 Loss = Callable[[Pairs, Tensor, Tensor | None], Tensor]
 
 LOSSES: Mapping[LossFamily, Loss] = {"softmax": softmax_loss, "sigmoid": sigmoid_loss}
+
+
+# Of some rows -------------------------------------------------------------------------------------
+
+
+def _cross_entropy(strip: Strip) -> Tensor:
+    """The rows' softmax against their targets, summed, []."""
+    logits, flat = strip.logits, strip.logits.view(-1)
+    if strip.ignored is not None:
+        flat.index_fill_(0, strip.ignored, -torch.inf)
+    right = flat[strip.positives]
+    highest = logits.amax(1, keepdim=True)
+    sums = logits.sub_(highest).exp_().sum(1, keepdim=True)
+    logits.div_(sums)
+    shares = torch.ones_like(right) if strip.shares is None else strip.shares
+    flat.index_add_(0, strip.positives, shares, alpha=-1)
+    exact = exact_dtype(logits.device)
+    return (highest.to(exact) + sums.to(exact).log()).sum() - (shares * right).sum(dtype=exact)
+
+
+def _negative_log_sigmoid(strip: Strip) -> Tensor:
+    """-log sigmoid of the positives, and of all others turned around, summed, []."""
+    logits, flat, terms = strip.logits, strip.logits.view(-1), strip.scratch
+    right = -flat[strip.positives]
+    torch.ops.aten.softplus.out(logits, out=terms)
+    terms.view(-1)[strip.positives] = functional.softplus(right)
+    logits.sigmoid_()
+    flat[strip.positives] = -right.sigmoid()
+    if strip.ignored is not None:
+        for values in (terms.view(-1), flat):
+            values.index_fill_(0, strip.ignored, 0)
+    return terms.sum().to(exact_dtype(logits.device))
+
+
+def _over_strips(of_strip: Callable[[Strip], Tensor], matrix: Matrix, _sizes: Sizes) -> Tensor:
+    """The sum over all rows, []; the matrix has taken the gradients."""
+    total = torch.zeros((), dtype=exact_dtype(matrix.rows.device), device=matrix.rows.device)
+    for block in matrix.blocks():
+        logits = matrix.logits(block)
+        for strip in matrix.strips(block, logits):
+            total += of_strip(strip)
+        matrix.take(block, logits)
+    return total
+
+
+# Both ---------------------------------------------------------------------------------------------
+
+
+def _targets(pairs: Pairs) -> Targets:
+    return Targets(pairs.ids, pairs.all_ids, pairs.own, soft=pairs.soft, dtype=_dtype(pairs))
+
+
+def _dtype(pairs: Pairs) -> torch.dtype:
+    return torch.float64 if pairs.image.dtype == torch.float64 else torch.float32
+
+
+def _total(
+    over_all: Callable[[Matrix, Sizes], Tensor],
+    pairs: Pairs,
+    targets: Targets,
+    inputs: Sequence[Tensor | None],
+    *,
+    divisor: int,
+) -> Tensor:
+    """A sum over all entries, divided, [], differentiable at the inputs: rows, columns, scale and bias."""
+    dtype, sizes = _dtype(pairs), Sizes.of(pairs.image.device)
+
+    def compute(*values: Any, wanted: Sequence[bool]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        rows, columns = (operand.to(dtype) for operand in values[:2])
+        products = dtype if pairs.products == torch.float32 else pairs.products
+        with torch.autocast(rows.device.type, enabled=False):
+            matrix = Matrix(
+                rows,
+                columns,
+                *values[2:],
+                targets=targets,
+                sizes=sizes,
+                products=products,
+                divisor=divisor,
+                wanted=wanted,
+            )
+            return over_all(matrix, sizes) / divisor, matrix.gradients()
+
+    return differentiable(compute, inputs, dtype)

@@ -15,6 +15,9 @@ from typing_extensions import override
 from icclip.console import Advance, Reporter
 from icclip.files import atomic_write_text, readable_os_errors
 from icclip.runs.history import read_history
+from icclip.training.step.cost import PREFIX, is_cost
+
+SPEED = f"{PREFIX}images_per_second"
 
 
 class Progress(TrainerCallback):
@@ -37,7 +40,7 @@ class Progress(TrainerCallback):
     @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep the loss for the line that the next evaluation prints."""
-        self.last.update({name: logs[name] for name in ("loss", "learning_rate") if name in logs})
+        self.last.update({name: logs[name] for name in ("loss", "learning_rate", SPEED) if name in logs})
 
     @override
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -52,6 +55,8 @@ def evaluation_line(
     parts = [f"step {step}/{steps}", f"epoch {epoch:.3g}"]
     if "loss" in training:
         parts += [f"loss {training['loss']:.4g}", f"lr {training['learning_rate']:.1e}"]
+    if SPEED in training:
+        parts.append(f"{training[SPEED]:,.0f} images/s")
     parts.append(f"rsum {metrics['eval_rsum']:.1f}")
     for direction in ("i2t", "t2i"):
         recalls = " ".join(f"{metrics[f'eval_{direction}_R@{k}']:.3f}" for k in (1, 5, 10))
@@ -80,7 +85,7 @@ class History(TrainerCallback):
         infinity. Trainer's last line is left out: its speed and mean loss describe this process since it
         was started, not the run.
         """
-        if state.is_world_process_zero and "train_runtime" not in logs:
+        if state.is_world_process_zero and "train_runtime" not in logs and not is_cost(logs):
             finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
             with readable_os_errors(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(_json_line({"step": state.global_step, **finite}))

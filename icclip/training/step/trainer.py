@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ from icclip.training.feeding.collate import IDS, CaptionedImages, CaptionedStrea
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.plan import Gentle
 from icclip.training.gentle.rates import set_apart
-from icclip.training.processes.gather import gather_rows, is_distributed, own_columns
+from icclip.training.processes.gather import Exchanging, gather_rows, is_distributed, own_columns
+from icclip.training.step.cost import EXCHANGE, LOSS, Costs
 from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
 from icclip.training.step.losses import LOSSES, Pairs
 from icclip.training.step.overrides import overrides_private
@@ -90,11 +93,23 @@ class ContrastiveTrainer(SavingTrainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self.reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
+        pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.costs = Costs(Path(str(args.output_dir)), args.device, pairs)
+        self.add_callback(self.costs)
         if self.gentle.average is not None:
             self.add_callback(_Average(self.gentle.average))
         # Our loss is a mean over the batch: it must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
+
+    @property
+    def _train_batch_size(self) -> int:
+        """What the arguments say. Trainer would take what the checkpoint says, whatever the number of processes."""
+        return self.args.train_batch_size
+
+    @_train_batch_size.setter
+    def _train_batch_size(self, _value: int) -> None:
+        """Trainer sets it when it starts and when it resumes."""
 
     # The loss
 
@@ -117,15 +132,20 @@ class ContrastiveTrainer(SavingTrainer):
 
     def _loss(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
         """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
-        pairs = _pairs(image, text, ids, self.duplicates)
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
-        loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
+        with self.costs.part(LOSS):
+            pairs = _pairs(image, text, ids, self.duplicates, lambda: self.costs.part(EXCHANGE))
+            loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
         self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
         return loss
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
         """Run forward and backward of one batch, in two passes if it has several micro-batches. Returns the loss, float32 []."""
+        with self.costs.counting():
+            return self._step(model, inputs, num_items_in_batch)
+
+    def _step(self, model: nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Any) -> Tensor:
         if self.micro_batch is None or len(inputs[IDS]) <= self.micro_batch:
             step: Tensor = super().training_step(model, inputs, num_items_in_batch)
             return step
@@ -156,6 +176,23 @@ class ContrastiveTrainer(SavingTrainer):
     def _temperature(self) -> list[nn.Parameter]:
         """The trainable parameters of the loss itself."""
         return [parameter for parameter in self.scale_and_bias() if parameter.requires_grad]
+
+    # Costs
+
+    @override
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        self.costs.begin()
+        samples = super().get_batch_samples(*args, **options)
+        self.costs.has_data()
+        return samples
+
+    @override
+    def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
+        """Trainer's; a line with the loss is followed by one with the costs, which are no part of the history."""
+        super().log(logs, *args, **options)
+        if "loss" in logs:
+            costs = self.costs.line(self.state.global_step, writes=self.args.should_save)
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, costs)
 
     # Data
 
@@ -203,7 +240,7 @@ class ContrastiveTrainer(SavingTrainer):
         """Measure and log the validation metrics as `eval_*`; they are the same on every process."""
         training = self.loaded.model.training
         self.loaded.model.eval()
-        with self.as_saved() as model:
+        with self.costs.evaluating(), self.as_saved() as model:
             metrics = {f"eval_{name}": value for name, value in self.validate(model).items()}
         self.loaded.model.train(training)
         self.log(dict(metrics))
@@ -246,15 +283,17 @@ class ContrastiveTrainer(SavingTrainer):
         )
 
 
-def _pairs(image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy) -> Pairs:
+def _pairs(
+    image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy, exchanging: Exchanging = nullcontext
+) -> Pairs:
     """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
     image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
     own = own_columns(len(ids), ids.device)
     if duplicates == "off":
         # Each pair agrees with itself alone.
         ids = own[:, None]
-    soft = duplicates == "soft"
-    return Pairs(image, text, gather_rows(image), gather_rows(text), own, ids, gather_rows(ids), soft)
+    all_image, all_text, all_ids = (gather_rows(rows, exchanging) for rows in (image, text, ids))
+    return Pairs(image, text, all_image, all_text, own, ids, all_ids, soft=duplicates == "soft")
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

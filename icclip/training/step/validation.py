@@ -12,9 +12,9 @@ from icclip.config import TrainConfig
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import MetricSpec
-from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
+from icclip.retrieval.relevance import Relevance
 from icclip.retrieval.spread import spread
 from icclip.training.feeding.sources import Images
 from icclip.training.processes.gather import from_first_process, is_distributed, to_first_process
@@ -25,7 +25,7 @@ class Validation:
     """Measures a model on one split."""
 
     images: Images
-    captions: CaptionMap
+    relevance: Relevance
     metrics: Sequence[MetricSpec]
     config: TrainConfig
     device: str
@@ -34,7 +34,8 @@ class Validation:
         """The retrieval metrics and the numbers that show a collapse, the same on every process."""
         process, processes = (distributed.get_rank(), distributed.get_world_size()) if is_distributed() else (0, 1)
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
-        texts = [str(text) for text in np.array_split(np.array(self.captions.texts, dtype=object), processes)[process]]
+        own = self.relevance.captions.texts
+        texts = [str(text) for text in np.array_split(np.array(own, dtype=object), processes)[process]]
         images = encoder.encode_images(self.images.shard(processes, process), batch_size=self.config.eval_bs)
         embeddings = to_first_process((images, encoder.encode_texts(texts)))
         metrics = from_first_process(self._measure(embeddings) if embeddings is not None else None)
@@ -42,6 +43,6 @@ class Validation:
 
     def _measure(self, shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         images, texts = (np.concatenate(parts) for parts in zip(*shares, strict=True))
-        metrics = dict(retrieval_metrics(rank(images, texts, self.captions), self.metrics))
+        metrics = dict(retrieval_metrics(rank(images, texts, self.relevance), self.metrics))
         towers = {"image": spread(images), "text": spread(texts)}
         return metrics | {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}

@@ -31,7 +31,7 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 def icclip_datasets() -> list[DatasetSpec]:
     """`flickr30k`."""
     summary = "Flickr30k: 29,000 / 1,014 / 1,000 photographs with 5 captions each"
-    return [DatasetSpec(name="flickr30k", summary=summary, load=load, takes_path=True)]
+    return [DatasetSpec(name="flickr30k", summary=summary, load=load, takes_path=True, relevance="pair")]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:

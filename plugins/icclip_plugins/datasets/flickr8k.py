@@ -24,7 +24,7 @@ COLUMNS = hub.Columns("image", tuple(f"caption_{i}" for i in range(5)))
 def icclip_datasets() -> list[DatasetSpec]:
     """`flickr8k`."""
     summary = "Flickr8k: 6,000 / 1,000 / 1,000 photographs with 5 captions each"
-    return [DatasetSpec(name="flickr8k", summary=summary, load=load, takes_path=True)]
+    return [DatasetSpec(name="flickr8k", summary=summary, load=load, takes_path=True, relevance="pair")]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:

@@ -1,7 +1,8 @@
-"""Metrics that look at every positive, not only at the best one.
+"""Metrics that look at every right answer, not only at the best one.
 
-Relevance is binary: an image's own captions, and a caption's own image. A positive stands after the
-negatives that it is tied with.
+Who is a right answer is the relevance's business (`icclip.retrieval.relevance`). A right answer stands
+after the wrong ones that it is tied with. An entry of the lists that the ranks hold stands for all copies
+of an answer, which take consecutive places; sums over them have closed forms in running sums.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from icclip import hookimpl
 from icclip.plugins.specs import MetricSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
 
-    from icclip.retrieval.ranking import RetrievalRanks
+    from icclip.retrieval.ranking import Answers, RetrievalRanks
 
 CUTOFF = 10
 
@@ -23,44 +26,92 @@ CUTOFF = 10
 def icclip_metrics() -> list[MetricSpec]:
     """What is reported beside recall."""
     return [
-        MetricSpec(name="map", summary="mean average precision over all positives", compute=mean_average_precision),
+        MetricSpec(name="map", summary="mean average precision over all right answers", compute=mean_average_precision),
         MetricSpec(name="ndcg-at-10", summary="normalised discounted cumulative gain of the first ten", compute=ndcg),
+        MetricSpec(name="map-at-r", summary="average precision of the first R, of R right answers", compute=map_at_r),
+        MetricSpec(name="r-precision", summary="right ones among the first R, of R right answers", compute=r_precision),
     ]
 
 
 def mean_average_precision(ranks: RetrievalRanks) -> dict[str, float]:
-    """Mean over queries of the mean, over a query's positives, of the precision at the positive's place.
+    """Mean over queries of the mean, over a query's right answers, of the precision at the answer's place.
 
-    The r-th of an image's captions, at place p, contributes r / p; a caption has one image, so that its
-    average precision is 1 / rank.
+    The r-th right answer, at place p, contributes r / p.
     """
-    precisions = (ranks.places + 1) / ranks.i2t_positions
-    return {"i2t_mAP": float(_mean_per_image(precisions, ranks).mean()), "t2i_mAP": float((1 / ranks.t2i).mean())}
+    return _both("mAP", ranks, lambda answers: _precisions(answers, answers.sizes) / answers.relevant)
+
+
+def map_at_r(ranks: RetrievalRanks) -> dict[str, float]:
+    """As mean average precision, with the answers after the R-th place counting nothing, R being the number of right ones.
+
+    Musgrave et al., "A Metric Learning Reality Check", 2020; Chun et al., "ECCV Caption", 2022.
+    """
+    return _both("mAP@R", ranks, lambda answers: _precisions(answers, _within_r(answers)) / answers.relevant)
+
+
+def r_precision(ranks: RetrievalRanks) -> dict[str, float]:
+    """The share of right answers among the first R, R being the number of right ones."""
+    return _both("R-Precision", ranks, lambda answers: answers.summed(_within_r(answers)) / answers.relevant)
 
 
 def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
-    """Mean over queries of DCG@10 / best possible DCG@10, with gain 1 / log2(1 + place).
+    """Mean over queries of DCG@10 / best possible DCG@10, with gain grade / log2(1 + place).
 
-    Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002.
+    Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002; the grade is 1 where
+    there are none.
+    """
+    return _both(f"nDCG@{CUTOFF}", ranks, lambda answers: _gained(answers) / _possible(answers))
+
+
+def _both(name: str, ranks: RetrievalRanks, of_lists: Callable[[Answers], np.ndarray]) -> dict[str, float]:
+    """A mean over the queries of each direction, of what `of_lists` makes of their lists."""
+    directions = {"i2t": ranks.i2t_answers, "t2i": ranks.t2i_answers}
+    return {f"{direction}_{name}": answers.mean(of_lists(answers)) for direction, answers in directions.items()}
+
+
+def _precisions(answers: Answers, counted: np.ndarray) -> np.ndarray:
+    """float64 [lists]: sums of r / place over the first `counted` copies of each entry, int64 [entries].
+
+    With a wrong ones before, r / place is r / (r + a) = 1 - a / (r + a): a sum over consecutive r is a
+    difference of harmonic numbers.
     """
     import numpy as np
 
-    gained = np.add.reduceat(_gain(ranks.i2t_positions), ranks.captions.offsets[:-1])
-    possible = np.add.reduceat(_gain(ranks.places + 1), ranks.captions.offsets[:-1])
-    return {"i2t_nDCG@10": float((gained / possible).mean()), "t2i_nDCG@10": float(_gain(ranks.t2i).mean())}
+    start = answers.before + answers.ahead
+    harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, (start + answers.sizes).max() + 1))))
+    return answers.summed(counted - answers.ahead * (harmonic[start + counted] - harmonic[start]))
 
 
-def _gain(places: np.ndarray) -> np.ndarray:
-    """float64, the shape of `places` (int64, from 1)."""
+def _within_r(answers: Answers) -> np.ndarray:
+    """int64 [entries]: how many copies of each stand at the places up to R, the number of right answers of its list."""
     import numpy as np
 
-    gains: np.ndarray = np.where(places <= CUTOFF, 1 / np.log2(1 + places), 0.0)
-    return gains
+    r = np.repeat(answers.relevant, np.diff(answers.offsets))
+    within: np.ndarray = np.clip(r - answers.before - answers.ahead, 0, answers.sizes)
+    return within
 
 
-def _mean_per_image(values: np.ndarray, ranks: RetrievalRanks) -> np.ndarray:
-    """float64 [n_images] from float64 [n_texts]."""
+def _gained(answers: Answers) -> np.ndarray:
+    """float64 [lists]: the DCG."""
+    return _discounted(answers, answers.grades, answers.sizes, answers.before + answers.ahead)
+
+
+def _possible(answers: Answers) -> np.ndarray:
+    """float64 [lists]: the DCG of the right answers alone, the best grades first."""
     import numpy as np
 
-    means: np.ndarray = np.add.reduceat(values, ranks.captions.offsets[:-1]) / np.diff(ranks.captions.offsets)
-    return means
+    lists = np.repeat(np.arange(len(answers.offsets) - 1), np.diff(answers.offsets))
+    order = np.lexsort((-answers.grades, lists))
+    sizes = answers.sizes[order]
+    starts = np.cumsum(sizes) - sizes
+    before = starts - np.repeat(starts[answers.offsets[:-1]], np.diff(answers.offsets))
+    return _discounted(answers, answers.grades[order], sizes, before)
+
+
+def _discounted(answers: Answers, grades: np.ndarray, sizes: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """float64 [lists]: discounted gains of entries that take the `sizes` places after the first `before`."""
+    import numpy as np
+
+    discounts = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, CUTOFF + 2)))))
+    ends = discounts[np.minimum(before + sizes, CUTOFF)]
+    return answers.summed(grades * (ends - discounts[np.minimum(before, CUTOFF)]))

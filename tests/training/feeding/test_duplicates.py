@@ -9,18 +9,11 @@ from PIL import Image
 from support.images import photo
 
 from icclip.data.columns import dataset_of
+from icclip.data.sameness import difference_hash, image_digests, image_hashes, same_content, same_look
 from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, EpochSampler
-from icclip.training.feeding.duplicates import (
-    Duplicates,
-    difference_hash,
-    image_digests,
-    image_hashes,
-    kept_apart,
-    same_content,
-    same_look,
-)
+from icclip.training.feeding.duplicates import Duplicates, kept_apart
 
 
 def encoded(image, form="PNG", **options):
@@ -40,7 +33,7 @@ def test_digests_are_of_the_content_of_bytes_and_files(tmp_path):
 
 
 def test_more_images_than_are_in_memory_together(monkeypatch):
-    monkeypatch.setattr("icclip.training.feeding.duplicates.AT_ONCE", 2)
+    monkeypatch.setattr("icclip.data.sameness.AT_ONCE", 2)
     contents = [encoded(photo(20, 20, seed)) for seed in range(5)]
     split = dataset_of(contents, [["a"]] * 5)
     assert image_digests(split) == [hashlib.sha256(content).digest() for content in contents]
@@ -86,7 +79,7 @@ def test_groups_by_look_join_along_chains_but_not_images_without_edges():
 
 
 CAPTIONS = CaptionMap.from_lists([["a dog", "one dog"], ["A  dog", "a puppy"], ["a cat"], ["a bird", "a tit"]])
-DUPLICATES = Duplicates(np.array([0, 1, 2, 2]), CAPTIONS)
+DUPLICATES = Duplicates.of(np.array([0, 1, 2, 2]), CAPTIONS)
 
 
 def test_what_images_share():

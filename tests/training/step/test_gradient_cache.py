@@ -288,5 +288,5 @@ def test_the_header_says_what_is_encoded_at_once_and_that_negatives_stay(config,
 
 def test_a_micro_batch_larger_than_the_batch_is_refused():
     values = {"model": {"name": "m"}, "data": {"name": "shapes"}, "output_dir": "x", "train_bs": 8, "micro_batch": 9}
-    with pytest.raises(ConfigError, match="micro_batch is 9: give at most train_bs, which is 8"):
+    with pytest.raises(ConfigError, match="micro_batch is 9: it must be at most train_bs, which is 8"):
         TrainConfig.from_mapping(values)

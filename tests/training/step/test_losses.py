@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
+from support import reference_losses
+from support.plain_losses import plain_loss
+from support.processes import under_torchrun
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
+from icclip.errors import UsageError
 from icclip.training.processes.gather import own_columns
-from icclip.training.step import losses
-from icclip.training.step.losses import Pairs, not_negatives, sigmoid_loss, softmax_loss
+from icclip.training.step import softmax_both_ways
+from icclip.training.step.logits import Matrix, Sizes
+from icclip.training.step.losses import LOSSES, Pairs, not_negatives, sigmoid_loss, softmax_loss
+
+SCRIPT = Path(__file__).with_name("divided_batch.py")
 
 LOG_2 = torch.tensor(math.log(2.0))
 
@@ -122,18 +131,181 @@ def test_logits_stay_float32_under_autocast(loss):
         assert torch.equal(loss(batch, scale, torch.tensor(-10.0)), plain)
 
 
-@pytest.mark.parametrize("at_once", [1, 20, 60, 130])
+FAMILIES = ("softmax", "sigmoid")
+POLICIES = ("mask", "soft", "off")
+
+
+def batch_of(size, dimensions=16, dtype=torch.float64, temperature=20.0, repeated=0.3):
+    """Rows of length 1, a scale, a bias and ids of which a share are met again; leaves that want gradients."""
+    generator = torch.Generator().manual_seed(size)
+    image = functional.normalize(torch.randn(size, dimensions, generator=generator, dtype=torch.float64), dim=-1)
+    noise = torch.randn(size, dimensions, generator=generator, dtype=torch.float64)
+    text = functional.normalize(image + noise / dimensions**0.5, dim=-1)
+    values = (image, text, torch.tensor(math.log(temperature)), torch.tensor(-5.0))
+    ids = torch.arange(2 * size).reshape(size, 2)
+    met = torch.rand(size, 2, generator=generator) < repeated
+    ids[met] = torch.randint(size, (int(met.sum()),), generator=generator) // 4
+    return [value.to(dtype).requires_grad_() for value in values], ids
+
+
+def ours(family, leaves, ids, policy="mask", **options):
+    """The loss of one process that holds all pairs."""
+    image, text, *temperature = leaves
+    own = own_columns(len(image), image.device)
+    ids = own[:, None] if policy == "off" else ids
+    return LOSSES[family](Pairs(image, text, image, text, own, ids, ids, policy == "soft", **options), *temperature)
+
+
+def with_gradients(loss, leaves):
+    """[loss, gradients at image, text, scale, bias]; zeros where the loss does not depend on it."""
+    return [loss, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
+
+
+def assert_close(found, expected, relative=1e-6):
+    """By the length of each difference."""
+    for name, one, other in zip(("loss", "image", "text", "scale", "bias"), found, expected, strict=True):
+        difference = (one.double() - other.double()).norm()
+        assert difference <= relative * other.double().norm() + 1e-12, (name, difference, other.norm())
+
+
+@pytest.fixture
+def blocks_of(monkeypatch):
+    """Blocks, strips and what is kept, in bytes."""
+
+    def use(block, strip, kept):
+        monkeypatch.setattr(Sizes, "of", lambda _device: Sizes(block, strip, kept))
+
+    return use
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 333])
+def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
+    leaves, ids = batch_of(size)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+    assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
+
+
+@pytest.mark.parametrize("sizes", [(0, 0, 0), (5000, 1000, 0), (5000, 2000, 20000), (9999, 1, 10**6)])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_of_any_size_give_the_same(family, policy, sizes, blocks_of):
+    # 41 rows of 328 bytes: one row at once; 15 and 3; 15 and 6 with the first 45 kept, which is all; 30 and 1, all kept.
+    leaves, ids = batch_of(41)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+    blocks_of(*sizes)
+    assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_some_rows_are_kept_for_the_second_pass_and_the_others_computed_again(policy, blocks_of, monkeypatch):
+    leaves, ids = batch_of(41)
+    expected = with_gradients(plain_loss("softmax", leaves, ids, policy), leaves)
+    blocks_of(10 * 328, 3 * 328, 25 * 328)
+    computed = []
+    monkeypatch.setattr(Matrix, "logits", counting(Matrix.logits, computed))
+    assert_close(with_gradients(ours("softmax", leaves, ids, policy), leaves), expected)
+    rows = [place.start for place in computed]
+    assert rows == [0, 10, 20, 30, 40, 20, 30, 40]
+
+
+def counting(method, calls):
+    def counted(self, rows, *more):
+        calls.append(rows)
+        return method(self, rows, *more)
+
+    return counted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mask", "soft"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_of_4096(family, policy):
+    leaves, ids = batch_of(4096, repeated=0.05)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+    assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [2, 64, 1024])
+def test_float32_is_as_near_to_float64_as_the_plain_matrix_in_float32_is(family, size):
+    leaves, ids = batch_of(size, dtype=torch.float32)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = with_gradients(plain_loss(family, exact, ids), exact)
+    plain = with_gradients(plain_loss(family, leaves, ids), leaves)
+    found = with_gradients(ours(family, leaves, ids), leaves)
+    assert all(one.dtype == torch.float32 for one in found)
+    for one, other, right in zip(found, plain, expected, strict=True):
+        allowed = 2 * (other.double() - right).norm() + 1e-6 * right.norm() + 1e-7
+        assert (one.double() - right).norm() <= allowed
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("temperature", [1.0, 100.0, 300.0])
+def test_columns_far_below_the_highest_of_their_rows_keep_their_digits(policy, temperature):
+    # Text 0 is opposite to all images; at exp(-200) of a row's highest its column would have no digits in float32.
+    (image, text, _, bias), ids = batch_of(24, dtype=torch.float32, repeated=0.2)
+    image = functional.normalize(image.detach() * 0.05 + torch.eye(16)[0], dim=-1).requires_grad_()
+    text = functional.normalize(torch.cat([-torch.eye(16)[:1], image.detach()[1:] + text.detach()[1:] * 0.1]), dim=-1)
+    leaves = [image, text.requires_grad_(), torch.tensor(math.log(temperature), requires_grad=True), bias]
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = with_gradients(plain_loss("softmax", exact, ids, policy), exact)
+    # Logits of 100 have seven digits: their exponentials have five.
+    assert_close(with_gradients(ours("softmax", leaves, ids, policy), leaves), expected, 1e-6 * max(3, temperature))
+
+
+def test_two_exponentials_are_used_only_where_one_has_no_digits(monkeypatch):
+    used = []
+    monkeypatch.setattr(softmax_both_ways._TwoExponentials, "sums", lambda self: used.append(self) or torch.zeros(()))
+    monkeypatch.setattr(softmax_both_ways._TwoExponentials, "gradients", lambda self: None)
+    image = torch.eye(4)
+    for temperature, times in ((20.0, 0), (100.0, 1)):
+        text = torch.eye(4)
+        text[0] = -text[1]
+        leaves = [image, text, torch.tensor(math.log(temperature)), None]
+        ours("softmax", leaves, torch.arange(4)[:, None])
+        assert len(used) == times
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_everything_alike_is_no_special_case(family, policy):
+    leaves, _ = batch_of(30)
+    ids = torch.full((30, 1), 7)
+    expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+    assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_not_finite_shows_in_the_loss(family):
+    leaves, ids = batch_of(8, dtype=torch.float32)
+    leaves[1].data[3, 0] = torch.nan
+    assert ours(family, leaves, ids).isnan()
+
+
+def test_a_negative_id_agrees_with_none():
+    leaves, _ = batch_of(6)
+    some, none = torch.tensor([[1, -1]] * 2 + [[n, -1] for n in range(10, 14)]), torch.arange(6)[:, None]
+    none[1] = 0
+    for family in FAMILIES:
+        assert_close(
+            with_gradients(ours(family, leaves, some), leaves), with_gradients(ours(family, leaves, none), leaves)
+        )
+
+
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
-def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(loss, soft, at_once, monkeypatch):
-    # 8 rows of 13 columns: eight blocks, eight, two of four rows, and all of it.
-    whole = value_and_gradients(loss, soft=soft)
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", at_once)
-    for mine, of_whole in zip(value_and_gradients(loss, soft=soft), whole, strict=True):
-        torch.testing.assert_close(mine, of_whole, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("block", [400, 4000])
+def test_rows_among_more_columns_are_those_of_the_previous_version(family, soft, block, blocks_of):
+    expected = value_and_gradients(getattr(reference_losses, f"{family}_loss"), reference_losses.Pairs, soft=soft)
+    blocks_of(block, block // 2, block)
+    found = value_and_gradients(LOSSES[family], Pairs, soft=soft)
+    for mine, previous in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, previous, atol=1e-6, rtol=1e-5)
 
 
-def value_and_gradients(loss, local=8, everybody=13, dimensions=16, *, soft=False):
+def value_and_gradients(loss, pairs_of, local=8, everybody=13, dimensions=16, *, soft=False):
     """Of the last pairs of all, some of which share an id: with both towers, everybody's rows and the temperature."""
     torch.manual_seed(0)
     mine, all_rows = (functional.normalize(torch.randn(2, n, dimensions), dim=-1) for n in (local, everybody))
@@ -142,17 +314,129 @@ def value_and_gradients(loss, local=8, everybody=13, dimensions=16, *, soft=Fals
         leaf.requires_grad_()
     ids = torch.tensor([[n % 5, n % 7] for n in range(everybody)])
     own = torch.arange(everybody - local, everybody)
-    value = loss(Pairs(*leaves[:4], own, ids[own], ids, soft), *leaves[4:])
+    value = loss(pairs_of(*leaves[:4], own, ids[own], ids, soft), *leaves[4:])
     return [value, *torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)]
 
 
-@pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
-def test_no_tensor_is_larger_than_a_block(loss, monkeypatch):
-    monkeypatch.setattr(losses, "LOGITS_AT_ONCE", 8 * 64)
+@pytest.mark.distributed
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_give_the_loss_and_gradients_of_the_plain_matrix(processes, tmp_path):
+    reports = under_torchrun(SCRIPT, tmp_path, processes)
+    script = runpy.run_path(str(SCRIPT))
+    for case in script["CASES"]:
+        leaves, ids = script["batch"]()
+        family, policy, _ = case
+        value, image, text, *temperature = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
+        found = [report[case] for report in reports]
+        # Images, texts and ids there; the gradients of texts, and of images where the loss has two matrices, back.
+        assert [int(one[5]) for one in found] == [5 if family == "softmax" else 4] * processes
+        # A process's own gradients count once, and what DDP averages counts as the mean.
+        rows = [torch.cat([one[place] for one in found]) / processes for place in (1, 2)]
+        means = [torch.stack([one[place] for one in found]).mean(0) for place in (0, 3, 4)]
+        assert_close([means[0], *rows, *means[1:]], [value, image, text, *temperature])
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (0, 1), (2, 3), (0, 1, 2), (3,)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_frozen_gets_no_gradient_and_changes_none(family, frozen):
+    leaves, ids = batch_of(9)
+    expected = with_gradients(ours(family, leaves, ids), leaves)
+    some = [leaf.detach() if place in frozen else leaf.detach().requires_grad_() for place, leaf in enumerate(leaves)]
+    if family == "softmax" and set(frozen) == {0, 1, 2}:
+        assert not ours(family, some, ids).requires_grad
+        return
+    ours(family, some, ids).backward()
+    for place, leaf in enumerate(some):
+        if place in frozen:
+            assert leaf.grad is None
+        elif leaf.grad is not None:
+            torch.testing.assert_close(leaf.grad, expected[1 + place])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_graph_there_is_the_value(family):
+    leaves, ids = batch_of(9)
+    with torch.no_grad():
+        value = ours(family, leaves, ids)
+    assert not value.requires_grad
+    torch.testing.assert_close(value, ours(family, leaves, ids).detach())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gradient_is_that_of_what_comes_after_the_loss_too(family):
+    leaves, ids = batch_of(9)
+    loss = ours(family, leaves, ids)
+    expected = [7 * gradient for gradient in with_gradients(loss, leaves)[1:]]
+    loss = ours(family, leaves, ids)
+    (loss * 7 + 1).backward(retain_graph=True)
+    (loss * 7 + 1).backward()
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad, 2 * gradient)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_gradients_are_refused_in_one_line(family):
+    leaves, ids = batch_of(4)
+    loss = ours(family, leaves, ids)
+    with pytest.raises(
+        UsageError, match=r"differentiated twice \(create_graph=True\).*: leave create_graph out"
+    ) as told:
+        torch.autograd.grad(loss, leaves[:2], create_graph=True)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_in_half_precision_get_gradients_of_their_own(family):
+    leaves, ids = batch_of(32, dtype=torch.float32)
+    half = [leaf.detach().bfloat16().requires_grad_() for leaf in leaves[:2]] + leaves[2:]
+    full = [leaf.detach().float().requires_grad_() for leaf in half]
+    found, expected = (with_gradients(ours(family, some, ids), some) for some in (half, full))
+    assert [one.dtype for one in found] == [torch.float32] + [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert_close(found, [one if n in (0, 3, 4) else one.bfloat16() for n, one in enumerate(expected)], 1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_products_in_half_precision_where_asked(family):
+    leaves, ids = batch_of(256, dtype=torch.float32)
+    exact = with_gradients(ours(family, leaves, ids), leaves)
+    halved = with_gradients(ours(family, leaves, ids, products=torch.bfloat16), leaves)
+    # Eight bits: logits of 20 are known to 0.05.
+    assert_close(halved, exact, relative=0.05)
+    assert all(one.dtype == torch.float32 for one in halved)
+    assert not torch.equal(halved[1], exact[1])
+
+
+# torch's compiler itself looks at the gradients of what it is given.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_model_before_the_loss(family):
+    leaves, ids = batch_of(12, dtype=torch.float32)
+    tower = torch.nn.Linear(16, 16, bias=False)
+
+    def loss(forward):
+        return ours(family, [forward(leaves[0]), *leaves[1:]], ids)
+
+    def gradient(value):
+        (found,) = torch.autograd.grad(value, tower.weight)
+        return found
+
+    expected = gradient(loss(tower))
+    torch.testing.assert_close(gradient(loss(torch.compile(tower, backend="aot_eager"))), expected)
+    torch.testing.assert_close(gradient(torch.compile(loss, backend="aot_eager")(tower)), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_tensor_is_larger_than_a_block(family, blocks_of):
+    leaves, ids = batch_of(64, dimensions=4, dtype=torch.float32, repeated=1)
+    blocks_of(16 * 64 * 4, 8 * 64 * 4, 16 * 64 * 4)
     with Largest() as largest:
-        value_and_gradients(loss, local=64, everybody=64, dimensions=4)
-    # 8 of 64 rows at once; the two ids of each pair are compared.
-    assert largest.elements == 8 * 64 * 2
+        ours(family, leaves, ids).backward()
+    assert largest.elements == 16 * 64
+
+
+def test_blocks_follow_the_device():
+    sizes = Sizes.of(torch.device("cpu"))
+    assert 0 < sizes.strip <= sizes.block <= sizes.kept
 
 
 class Largest(TorchDispatchMode):

@@ -1,0 +1,196 @@
+"""Right answers as people have judged them, read from a file: TREC's qrels, or JSON.
+
+TREC's layout has a line for each judgement, `QUERY 0 ANSWER GRADE`, separated by white space; the second
+column is not used. JSON maps each query to its answers: `{"QUERY": {"ANSWER": 2}}`, or, where all are
+equally right, `{"QUERY": ["ANSWER"]}`. Grades above 0 are right answers, and higher ones are better.
+
+A query is an image and its answer a text, or the other way round; one direction is enough, since the
+answers of the other follow from it. An image is called by its file name (with or without directories
+and extension), by the number at the end of that name (`391895` for `COCO_val2014_000000391895.jpg`), or
+by its row in the split, from 0. A text is called `IMAGE#K`, the K-th caption of that image, from 0; in
+JSON also by its own words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Self
+
+import numpy as np
+
+from icclip.errors import DataError
+from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.relevance import Relevance, same_text
+
+_COLUMNS = 4
+_AMBIGUOUS = -1
+_SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One line of a file."""
+
+    query: str
+    answer: str
+    grade: float
+    where: str
+    """File and line, for messages."""
+
+
+def read_relevance(path: Path, captions: CaptionMap, image_names: Sequence[str | None]) -> Relevance:
+    """The right answers of a split, from a file of judgements.
+
+    Args:
+        path: `.json`, or anything else for TREC's layout.
+        captions: the texts of the split.
+        image_names: a path or file name for each image, where it has one.
+
+    Raises:
+        DataError: the file cannot be read, a line is not in its layout, or names what the split does not
+            hold; the file and the line are named.
+    """
+    names = _Names.of(captions, image_names, words=path.suffix == ".json")
+    judged = [(*names.pair(one), one.grade) for one in read_judgements(path)]
+    if not any(grade > 0 for _, _, grade in judged):
+        raise DataError(f"{path} judges nothing as right: give at least one grade above 0")
+    table = np.array(judged, np.float64)
+    return Relevance.judged(captions, path.name, table[:, :2].astype(np.int64), table[:, 2])
+
+
+def read_judgements(path: Path) -> Iterator[Judgement]:
+    """The lines of a file. Raises DataError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read the judgements {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    return _json_judgements(text, path) if path.suffix == ".json" else _trec_judgements(text, path)
+
+
+def _trec_judgements(text: str, path: Path) -> Iterator[Judgement]:
+    for number, line in enumerate(text.splitlines(), 1):
+        columns, where = line.split(), f"{path}, line {number}"
+        if not columns:
+            continue
+        if len(columns) != _COLUMNS:
+            raise DataError(f"{where}: expected QUERY 0 ANSWER GRADE, got {len(columns)} columns: {line[:_SHOWN]!r}")
+        query, _, answer, grade = columns
+        yield Judgement(query, answer, _grade(grade, where), where)
+
+
+def _json_judgements(text: str, path: Path) -> Iterator[Judgement]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(f"{path}, line {line}: this is not JSON ({getattr(error, 'msg', error)})") from error
+    layout = 'expected {"QUERY": {"ANSWER": GRADE}} or {"QUERY": ["ANSWER"]}'
+    if not isinstance(content, Mapping):
+        raise DataError(f"{path}, line 1: {layout}")
+    for query, answers in content.items():
+        where = f"{path}, line {_line_of(query, text)}"
+        if isinstance(answers, list):
+            answers = dict.fromkeys(map(_name, answers), 1)  # noqa: PLW2901  two spellings of one thing
+        if not isinstance(answers, Mapping):
+            raise DataError(f"{where}: the answers to {query[:_SHOWN]!r} are {str(answers)[:_SHOWN]!r}: {layout}")
+        for answer, grade in answers.items():
+            yield Judgement(query, answer, _grade(grade, where), where)
+
+
+def _name(answer: Any) -> str:
+    """Published files have numbers as well as texts."""
+    return answer if isinstance(answer, str) else json.dumps(answer)
+
+
+def _line_of(key: str, text: str) -> int:
+    """The line of a JSON file in which a key appears first."""
+    spellings = (json.dumps(key), json.dumps(key, ensure_ascii=False))
+    places = [place for place in map(text.find, spellings) if place >= 0]
+    return text.count("\n", 0, min(places, default=0)) + 1
+
+
+def _grade(value: Any, where: str) -> float:
+    try:
+        grade = float(value)
+    except (TypeError, ValueError):
+        grade = math.nan
+    if not math.isfinite(grade):
+        raise DataError(f"{where}: the grade is {str(value)[:_SHOWN]!r}: expected a number")
+    return grade
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What files call the images and texts of a split."""
+
+    images: Mapping[str, int]
+    """Name -> row; _AMBIGUOUS where several images have it."""
+    words: Mapping[str, int]
+    """A caption -> the first row that has it; empty where texts are not called so."""
+    captions: CaptionMap
+
+    @classmethod
+    def of(cls, captions: CaptionMap, image_names: Sequence[str | None], *, words: bool) -> Self:
+        # What is more exact comes first, and a less exact name never takes its place.
+        spellings = zip(*(_spellings(name, row) for row, name in enumerate(image_names)), strict=True)
+        images: dict[str, int] = {}
+        for exactness in spellings:
+            found: dict[str, int] = {}
+            for row, name in enumerate(exactness):
+                if name is not None:
+                    found[name] = row if found.get(name, row) == row else _AMBIGUOUS
+            images = {**found, **images}
+        texts = reversed(list(enumerate(captions.texts))) if words else ()
+        return cls(images, {same_text(text): row for row, text in texts}, captions)
+
+    def pair(self, judgement: Judgement) -> tuple[int, int]:
+        """The rows of image and text. Raises DataError."""
+        found = [self._find(name, judgement.where) for name in (judgement.query, judgement.answer)]
+        kinds = [kind for kind, _ in found]
+        if kinds[0] == kinds[1]:
+            raise DataError(
+                f"{judgement.where}: {judgement.query[:_SHOWN]!r} and {judgement.answer[:_SHOWN]!r} are both {kinds[0]}s: "
+                "a judgement is about an image and a text (IMAGE#K)"
+            )
+        rows = dict(found)
+        return rows["image"], rows["text"]
+
+    def _find(self, name: str, where: str) -> tuple[str, int]:
+        if (row := self.images.get(name)) is not None:
+            return "image", self._unambiguous(row, name, where)
+        image, mark, number = name.rpartition("#")
+        if mark and number.isdecimal() and (row := self.images.get(image)) is not None:
+            row = self._unambiguous(row, image, where)
+            start, stop = self.captions.offsets[row : row + 2].tolist()
+            if int(number) >= stop - start:
+                raise DataError(f"{where}: {name!r} does not exist: that image has {stop - start} captions, from #0")
+            return "text", start + int(number)
+        if (row := self.words.get(same_text(name))) is not None:
+            return "text", row
+        example = next(iter(self.images), "0")
+        raise DataError(
+            f"{where}: the split has no image or text called {name[:_SHOWN]!r}; its first image is called {example!r} "
+            f"and that image's first text {example + '#0'!r}"
+        )
+
+    @staticmethod
+    def _unambiguous(row: int, name: str, where: str) -> int:
+        if row == _AMBIGUOUS:
+            raise DataError(f"{where}: several images of the split are called {name[:_SHOWN]!r}: give their paths")
+        return row
+
+
+def _spellings(name: str | None, row: int) -> tuple[str | None, str | None, str | None, str | None, str]:
+    """A path; its file name; that without extension; the number at its end; the row."""
+    if name is None:
+        return None, None, None, None, str(row)
+    path = PurePosixPath(name.replace("\\", "/"))
+    number = re.search(r"\d+$", path.stem)
+    return name, path.name, path.stem, str(int(number[0])) if number else None, str(row)

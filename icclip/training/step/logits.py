@@ -1,0 +1,247 @@
+"""The matrix of logits that a contrastive loss is a function of, without ever being whole.
+
+A loss is the last thing in a graph: what the graph hands to its backward pass is one number, by which the
+gradients are multiplied. So they are computed in the forward pass, where a block of logits is at hand, in
+buffers that are made once. What stays is the gradients.
+
+A block is large enough for fast products. What is done to its values, one after another, is done in
+strips that stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from icclip.errors import UsageError
+from icclip.retrieval.blocks import MIB, block_bytes, cache_bytes, rows_of, spans
+from icclip.training.step.targets import Targets
+
+PRODUCTS_ON_CPU, PRODUCTS_ON_GPU = 16 * MIB, 64 * MIB
+"""A block of logits for products of matrices, in bytes."""
+KEPT = 64 * MIB
+"""As many bytes of logits stay from the first pass to the second, where there are two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of what is worked on at once."""
+
+    block: int
+    """Of logits, for the products of matrices."""
+    strip: int
+    """Of logits, for what is done to each value."""
+    kept: int
+    """Of logits that need not be computed again for a second pass."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> Sizes:
+        """What is fast on a device, and small against its free memory."""
+        if device.type == "cuda":
+            free = torch.cuda.mem_get_info(device)[0]
+            block = block_bytes(PRODUCTS_ON_GPU, free)
+            return cls(block, block, block_bytes(KEPT, free))
+        return cls(block_bytes(PRODUCTS_ON_CPU), cache_bytes() // 2, block_bytes(KEPT))
+
+
+@dataclass(slots=True)
+class Strip:
+    """Some rows of the matrix of logits, and which of their entries are which."""
+
+    logits: Tensor
+    """[r, n], contiguous: a loss leaves its gradient here."""
+    scratch: Tensor
+    """[r, n], contiguous: of no content, for use within a loss."""
+    rows: slice
+    """Which of the local rows these are."""
+    positives: Tensor
+    """int64 [p]: the positions, in the flattened logits, of what is to be high."""
+    ignored: Tensor | None
+    """int64 [i]: of what is neither positive nor negative; None where there is nothing."""
+    shares: Tensor | None
+    """[p]: of its row's target, what each positive has; None: all of it."""
+
+
+class Matrix:
+    """Logits rows . columns * exp(logit_scale) + bias, and the gradients at its four arguments.
+
+    Args:
+        rows: [b, d], float32 or float64; all else is of that precision.
+        columns: [n, d].
+        scale: logit_scale, of one value.
+        bias: of one value, or None.
+        targets: which entries are which.
+        sizes: of the blocks.
+        products: the precision that the products of matrices are taken in; their sums are not.
+        divisor: what the loss, a sum over the entries, is divided by.
+        wanted: whether there are to be gradients at rows, columns, scale, bias.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        targets: Targets,
+        sizes: Sizes,
+        products: torch.dtype,
+        divisor: int,
+        wanted: Sequence[bool],
+    ) -> None:
+        self.rows, self.columns, self.targets, self.divisor = rows, columns, targets, divisor
+        self.bias = None if bias is None else bias.detach().to(rows.dtype).reshape(())
+        self.temperature = scale.detach().to(rows.dtype).exp().reshape(())
+        self.product = _Product(products if products != rows.dtype else None)
+        self.columns_in = self.product.operand(columns)
+        self._buffers(sizes)
+        wants_rows, wants_columns, self.wants_scale, self.wants_bias = wanted
+        self.of_rows = torch.empty_like(rows) if wants_rows or self.wants_scale else None
+        self.of_columns = torch.zeros_like(columns) if wants_columns else None
+        exact = exact_dtype(rows.device)
+        self.of_scale, self.of_bias = (torch.zeros((), dtype=exact, device=rows.device) for _ in range(2))
+        self.wanted = wanted
+
+    def _buffers(self, sizes: Sizes) -> None:
+        count, n, bytes_each = len(self.rows), len(self.columns), self.rows.element_size()
+        self.block_rows = min(count, rows_of(sizes.block, n, bytes_each))
+        self.strip_rows = min(self.block_rows, rows_of(sizes.strip, n, bytes_each))
+        self._logits = self.rows.new_empty(self.block_rows, n)
+        self._scratch = self.rows.new_empty(self.strip_rows, n)
+        self._scaled = self.rows.new_empty(self.block_rows, self.rows.shape[1])
+        self._scaled_are: slice | None = None
+
+    @property
+    def wants_any(self) -> bool:
+        """Whether any gradient is asked for."""
+        return any(self.wanted)
+
+    def blocks(self) -> Iterator[slice]:
+        """The rows of each block."""
+        return spans(len(self.rows), self.block_rows)
+
+    def scaled(self, rows: slice) -> Tensor:
+        """These rows times the temperature, in the precision of the products."""
+        out = self._scaled[: rows.stop - rows.start]
+        if rows != self._scaled_are:
+            torch.mul(self.rows[rows], self.temperature, out=out)
+            self._scaled_are = rows
+        return self.product.operand(out)
+
+    def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """[r, n]: of these rows; in the buffer for them, or in `out`."""
+        logits = self._logits[: rows.stop - rows.start] if out is None else out
+        self.product(self.scaled(rows), self.columns_in.T, logits)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def strips(self, block: slice, logits: Tensor) -> Iterator[Strip]:
+        """The block cut up."""
+        for own in spans(len(logits), self.strip_rows):
+            part, rows = logits[own], slice(block.start + own.start, block.start + own.stop)
+            marks = self.targets.within(rows)
+            yield Strip(part, self._scratch[: len(part)], rows, marks.positives, marks.ignored, marks.shares)
+
+    def take(self, rows: slice, gradient: Tensor) -> None:
+        """Add what the gradient [r, n] at the logits of some rows does to the four gradients."""
+        if not self.wants_any:
+            return
+        operand = self.product.operand(gradient)
+        if self.wants_bias:
+            self.of_bias += gradient.sum() / self.divisor
+        if self.of_rows is not None:
+            self.product(operand, self.columns_in, self.of_rows[rows])
+            self.of_rows[rows].mul_(self.temperature / self.divisor)
+            # d logits / d logit_scale is the logits without their bias: what the product has summed up.
+            self.of_scale += torch.dot(self.of_rows[rows].flatten(), self.rows[rows].flatten())
+        if self.of_columns is not None:
+            self.product.add(operand.T, self.scaled(rows), self.of_columns, 1 / self.divisor)
+
+    def gradients(self) -> tuple[Tensor | None, ...]:
+        """At rows, columns, scale and bias; None where none is wanted."""
+        found = (self.of_rows, self.of_columns, self.of_scale, self.of_bias)
+        return tuple(one if wanted else None for one, wanted in zip(found, self.wanted, strict=True))
+
+
+class _Product:
+    """Products of matrices, in half precision where asked, added up in the precision of what they go into."""
+
+    def __init__(self, half: torch.dtype | None) -> None:
+        self.half = half
+
+    def operand(self, matrix: Tensor) -> Tensor:
+        return matrix if self.half is None else matrix.to(self.half)
+
+    def __call__(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        if self.half is None:
+            torch.mm(left, right, out=out)
+        elif left.is_cuda:
+            torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
+        else:
+            out.copy_(left @ right)
+
+    def add(self, left: Tensor, right: Tensor, out: Tensor, factor: float) -> None:
+        if self.half is None:
+            torch.addmm(out, left, right, alpha=factor, out=out)
+        elif left.is_cuda:
+            torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, alpha=factor, out=out)
+        else:
+            out.add_(left @ right, alpha=factor)
+
+
+def kept_rows(matrix: Matrix, sizes: Sizes) -> int:
+    """The rows, in whole blocks, of a matrix of logits that is kept."""
+    rows = min(len(matrix.rows), rows_of(sizes.kept, len(matrix.columns), matrix.rows.element_size()))
+    return rows if rows == len(matrix.rows) else rows - rows % matrix.block_rows
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """What sums over blocks are kept in: float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+Compute = Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]
+"""(rows, columns, scale, bias, wanted) -> the loss [] and its gradients at the first four."""
+
+
+def differentiable(compute: Compute, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
+    """The value of `compute`, of this dtype, [], with the gradients that it has computed.
+
+    Args:
+        compute: see there.
+        inputs: rows, columns, scale, bias.
+        dtype: float32 or float64.
+    """
+    if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in inputs):
+        return compute(*inputs, wanted=[False] * len(inputs))[0].to(dtype)
+    value: Tensor = _Computed.apply(compute, dtype, *inputs)
+    return value
+
+
+class _Computed(torch.autograd.Function):
+    """A value whose gradients are known as soon as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, compute: Compute, dtype: torch.dtype, *inputs: Tensor | None) -> Tensor:
+        value, gradients = compute(*inputs, wanted=ctx.needs_input_grad[2:])
+        shaped = [
+            None if one is None or of is None else one.to(of.dtype).view_as(of)
+            for one, of in zip(gradients, inputs, strict=True)
+        ]
+        ctx.save_for_backward(*shaped)
+        return value.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise UsageError(
+                "a contrastive loss was differentiated twice (create_graph=True), and its gradients have none of "
+                "their own: leave create_graph out"
+            )
+        if outer[0].device.type == "cpu" and outer[0] == 1:
+            return None, None, *ctx.saved_tensors
+        return None, None, *(None if one is None else one * outer[0] for one in ctx.saved_tensors)
