@@ -105,6 +105,20 @@ def test_the_runtime_gives_the_checkpoints_golden_embeddings(outcome, precision,
     assert (encoder.encode_texts(golden.texts) * golden.text_embeddings).sum(1).min() > cosine
 
 
+def test_golden_inputs_carry_the_probes_and_the_record_says_what_was_exercised(outcome):
+    golden = read_golden(outcome.bundle)
+    names = [path.name for path in golden.images]
+    assert names[0] == "000.png"
+    assert {"004-exactly-the-models-size.png", "007-one-to-three.png"} <= set(names)
+    assert "two dogs run across a field of snow" in golden.texts
+    assert golden.scores is not None
+    for result in read_parity(outcome.bundle).results:
+        probes = result.measured["probes"]
+        assert len(probes["images"]) == len(names) - 4
+        assert min(probes["exercised"].values()) > 0
+        assert {"probes.tokens", "probes.pixels"} <= {check["name"] for check in result.measured["checks"]}
+
+
 def test_transformers_opens_the_bundles_processor(outcome, loaded):
     from transformers import AutoConfig, AutoProcessor
 

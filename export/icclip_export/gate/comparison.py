@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -141,6 +142,21 @@ class Scoring:
     def of_manifest(cls, manifest: Manifest) -> Scoring:
         """A bundle's."""
         return cls(manifest.loss, manifest.logit_scale, manifest.logit_bias)
+
+    @property
+    def factor(self) -> float:
+        """On the cosine."""
+        return math.exp(self.logit_scale)
+
+    def log_scores(self, cosines: np.ndarray) -> np.ndarray:
+        """Cosines [n] of one image with n texts -> float64 [n]: logarithms of probabilities, as the model was trained."""
+        import numpy as np
+
+        logits: np.ndarray = cosines.astype(np.float64) * self.factor + (self.logit_bias or 0.0)
+        if self.loss == "sigmoid":
+            # The logarithm of a sigmoid, without overflow at either end.
+            return np.asarray(-np.logaddexp(0.0, -logits))
+        return np.asarray(logits - np.logaddexp.reduce(logits))
 
 
 @dataclass(frozen=True)

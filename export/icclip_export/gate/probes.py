@@ -114,7 +114,9 @@ class Probes:
         }
 
 
-def probe_checks(encoder: BundleEncoder, probes: Probes, limits: Thresholds) -> tuple[list[Requirement], dict[str, Any]]:
+def probe_checks(
+    encoder: BundleEncoder, probes: Probes, limits: Thresholds
+) -> tuple[list[Requirement], dict[str, Any]]:
     """Hold a bundle to what the checkpoint makes of the probes.
 
     Returns:
@@ -128,8 +130,9 @@ def probe_checks(encoder: BundleEncoder, probes: Probes, limits: Thresholds) -> 
     texts = encoder.encode_texts(list(probes.texts.values()), batch_size=1)
     levels = {name: _levels_apart(encoder, probes, row) for row, name in enumerate(probes.images)}
     same = {name: _same_ids(encoder, probes, row) for row, name in enumerate(probes.texts)}
-    vision, text = _by_name(probes.images, probes.image_embeddings, images), _by_name(
-        probes.texts, probes.text_embeddings, texts
+    vision, text = (
+        _by_name(probes.images, probes.image_embeddings, images),
+        _by_name(probes.texts, probes.text_embeddings, texts),
     )
     other = [name for name, is_same in same.items() if not is_same]
     checks = [
