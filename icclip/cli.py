@@ -11,8 +11,9 @@ from typer.core import TyperGroup
 from icclip import __version__
 from icclip.commands import blend, cache, doctor, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
+from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
-from icclip.console import Reporter
+from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
@@ -93,6 +94,7 @@ app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)
 app.add_typer(config_commands.app, name="config")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(cache.app, name="cache")
 app.command("doctor")(doctor.doctor)
@@ -114,5 +116,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _fail(lines: Any, exit_code: int) -> None:
     for line in lines:
-        sys.stderr.write(f"error: {line}\n")
+        # One line, whatever a file or a path is called.
+        shown = harmless(str(line)).replace("\n", "\\n")
+        sys.stderr.write(f"error: {shown}\n")
     raise SystemExit(exit_code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
     from icclip.results import Result
 
 Advance = Callable[[int], None]
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
+"""Characters with which a caption or a file name could steer the terminal, or that it cannot write."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def harmless(text: str) -> str:
+    r"""`text` with the characters that steer a terminal written out: ESC becomes `\x1b`. Line breaks stay."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 @dataclass(frozen=True)
@@ -57,26 +68,31 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """Something worth knowing."""
-        self.console.print(message, markup=False, highlight=False)
+        if self.silent:  # Saying nothing needs no rich.
+            return
+        self.console.print(harmless(message), markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
         """Something that may be wrong."""
+        if self.silent:
+            return
         self.console.print("[yellow]warning:[/] ", end="")
-        self.console.print(message, markup=False, highlight=False)
+        self.console.print(harmless(message), markup=False, highlight=False)
 
     def header(self, rows: Mapping[str, object]) -> None:
         """What is about to run, in aligned lines."""
         width = max(map(len, rows))
         for name, value in rows.items():
             self.console.print(f"[bold]{name.ljust(width)}[/]  ", end="")
-            self.console.print(str(value), markup=False, highlight=False)
+            self.console.print(harmless(str(value)), markup=False, highlight=False)
 
     def result(self, payload: Mapping[str, Any], *renderables: RenderableType) -> None:
         """The outcome: tables for people, or `payload` as JSON."""
         if self.silent:
             return
         if self.json:
-            sys.stdout.write(json.dumps(payload, ensure_ascii=False, allow_nan=False) + "\n")
+            text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+            sys.stdout.write(SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
             return
         for renderable in renderables:
             self.results.print(renderable)
@@ -92,11 +108,12 @@ class Reporter:
         if self.silent or not self.console.is_terminal:
             yield _ignore
             return
+        from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(description, total=total)
+            task = bar.add_task(escape(harmless(description)), total=total)
             yield lambda steps: bar.advance(task, steps)
 
 

@@ -7,6 +7,9 @@
     │   ├── MissingExtraError   an optional dependency that is not installed
     │   ├── PluginError         a plugin that cannot be used
     │   ├── DataError           something in a dataset: file, row, column, image, caption
+    │   │   ├── InputTypeError  given to the library: of a type that it does not take; also a TypeError
+    │   │   └── InputValueError given to the library: of a value that it cannot use; also a ValueError
+    │   ├── ClosedError         an encoder that was closed is used; also a ValueError, as for files
     │   └── CheckpointError     something in a model directory or hub repository
     ├── TrainingStoppedError         exit code 1: training cannot go on (a non-finite loss)
     └── GateError               exit code 3: a measured result missed its threshold
@@ -82,6 +85,18 @@ class PluginError(UsageError):
 
 class DataError(UsageError):
     """A dataset, or one of its rows, cannot be used as it is."""
+
+
+class InputTypeError(DataError, TypeError):
+    """An image, text or argument of a type that the library does not take."""
+
+
+class InputValueError(DataError, ValueError):
+    """An image, text or argument of the right type that cannot be used."""
+
+
+class ClosedError(UsageError, ValueError):
+    """Something is used after it was closed."""
 
 
 class CheckpointError(UsageError):

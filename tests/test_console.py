@@ -70,3 +70,24 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
     with Reporter().progress("encoding", 3) as advance:
         advance(3)
     assert "3/3" in capsys.readouterr().err
+
+
+def test_what_steers_a_terminal_is_written_out(capsys):
+    from icclip.console import Reporter, harmless
+
+    hostile = "a\x1b[31m\x9b \u202e\udc80\r[bold]ü\n"
+    assert harmless(hostile) == "a\\x1b[31m\\x9b \\u202e\\udc80\\r[bold]ü\n"
+    reporter = Reporter()
+    reporter.note(hostile)
+    reporter.warn(hostile)
+    reporter.header({"data": hostile})
+    assert capsys.readouterr().err.count("a\\x1b[31m\\x9b \\u202e\\udc80\\r[bold]ü") == 3
+    Reporter(json=True).result({"name": hostile})
+    assert __import__("json").loads(capsys.readouterr().out) == {"name": hostile}
+
+
+def test_an_error_is_one_line_whatever_a_file_is_called(icclip, tmp_path):
+    outcome = icclip("train", "-m", "clip-tiny", "-d", f"{tmp_path}/a\nb\x1b[31m.csv")
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert "a\\nb\\x1b[31m.csv" in outcome.err

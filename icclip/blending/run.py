@@ -12,11 +12,12 @@ from icclip.config import BlendConfig, DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.evaluating.request import dataset_identity, leaking_options
-from icclip.files import atomic_directory, atomic_write_json
+from icclip.files import atomic_directory
 from icclip.plugins.registry import Registry
 from icclip.report.blend import blend_table
 from icclip.runs.claim import claim_beside, claimed
 from icclip.runs.directory import RunDirectory
+from icclip.runs.record import write_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -80,7 +81,7 @@ def _blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> Blend
     result = BlendResult(output_dir=config.output_dir, alpha=best, rsums=rsums)
     with atomic_directory(config.output_dir) as staging:
         mixture.at(best).save(staging)
-        atomic_write_json(staging / "icclip.json", _record(config, run, mixture, result, registry))
+        write_record(staging, _record(config, run, mixture, result, registry))
     reporter.note(f"wrote {config.output_dir}: {best:g} of {config.checkpoint}, the rest {config.other.name}")
     return result
 

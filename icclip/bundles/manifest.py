@@ -18,14 +18,18 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+import typing
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from icclip import __version__
+from icclip.bundles.reading import read_table, read_text, shorten
 from icclip.config import Config
 from icclip.errors import CheckpointError, ConfigError, UnknownNameError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 from icclip.plugins.specs import LossFamily
 
 FORMAT = 1
@@ -50,6 +54,12 @@ class TowerFiles(Config):
 
     vision: str
     text: str
+    dynamic: bool | None = None
+    """Whether activations are quantized while they are computed, with one scale for a whole tensor.
+
+    A row's embedding then depends on the rows beside it, so that the runtime gives each row a run of its
+    own. None: not known (`seal` finds it out).
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +182,8 @@ class Manifest(Config):
     data: ParityData | None = None
     precisions: Mapping[str, TowerFiles]
     files: Mapping[str, FileRecord] = dataclasses.field(default_factory=dict)
+    digest: str | None = None
+    """sha256 over all the other values (`digest_of`); None: written before there was one."""
 
     def problems(self) -> list[str]:
         """What contradicts itself, and paths that leave the bundle."""
@@ -211,7 +223,7 @@ def read_manifest(bundle: Path) -> Manifest:
         CheckpointError: it is missing, is no JSON, of another format, of a run directory, or wrong in itself.
     """
     path = bundle / NAME
-    values = _read_json(path)
+    values = read_table(path, f"{bundle} is not a bundle: cannot read {NAME}")
     if values.get("kind") != "bundle":
         raise CheckpointError(f"{bundle} is not a bundle but a run directory: make one with `icclip export {bundle}`")
     if values.get("format") != FORMAT:
@@ -219,17 +231,65 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}: "
             "use the icclip version that wrote it, or export the checkpoint again"
         )
+    _refuse_unknown_keys(path, values)
     try:
-        return Manifest.from_mapping(values)
+        manifest = Manifest.from_mapping(values)
     except ConfigError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; export the checkpoint again") from error
+        raise CheckpointError(f"{path} is damaged: {shorten(str(error))}; export the checkpoint again") from error
+    if manifest.digest is not None and manifest.digest != digest_of(values):
+        raise CheckpointError(
+            f"{path} was changed after it was written (its digest differs): "
+            "copy the bundle again, or export the checkpoint again"
+        )
+    return manifest
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """sha256 over the values of an `icclip.json`, whatever its layout; its own digest is left out."""
+    others = {key: value for key, value in values.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _refuse_unknown_keys(path: Path, values: Mapping[str, Any]) -> None:
+    """A key that is not known means something to the version that wrote it: ignoring it would be a guess."""
+    unknown = sorted(_unknown(Manifest, values, ""))
+    if unknown:
+        versions = values.get("versions")
+        writer = versions.get("icclip", "unknown") if isinstance(versions, Mapping) else "unknown"
+        raise CheckpointError(
+            f"{path} holds {shorten(', '.join(unknown))}, which this icclip ({__version__}) does not know: a newer one "
+            f"(version {shorten(str(writer), 40)}) wrote it; install that: pip install --upgrade icclip"
+        )
+
+
+def _unknown(kind: type[Config], values: Mapping[str, Any], where: str) -> Iterator[str]:
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            yield f"{where}{key}"
+        elif isinstance(value, Mapping):
+            yield from _unknown_below(hints[key], value, f"{where}{key}.")
+
+
+def _unknown_below(hint: Any, value: Mapping[str, Any], where: str) -> Iterator[str]:
+    """In a table (`text.`), or in each of a mapping of tables (`precisions.fp32.`)."""
+    kinds = [hint, *typing.get_args(hint)]
+    own = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)), None)
+    if own is None:
+        return
+    if typing.get_origin(hint) is not Mapping:
+        yield from _unknown(own, value, where)
+        return
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from _unknown(own, item, f"{where}{name}.")
 
 
 def is_bundle(directory: Path) -> bool:
     """Whether a directory says that it is a bundle; a run directory has an `icclip.json` as well."""
     try:
-        values = json.loads((directory / NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = json.loads(read_text(directory / NAME))
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("kind") == "bundle"
 
@@ -237,17 +297,51 @@ def is_bundle(directory: Path) -> bool:
 def seal(bundle: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `bundle`, and write `icclip.json` with the result, which is returned.
 
-    Call it last; `parity.json` added later needs another call.
+    Names of the source and of the data lose the directories of this machine, each precision says whether
+    it is quantized dynamically, and the whole carries its digest. Call it last; `parity.json` added later
+    needs another call.
     """
     names = sorted(
         path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file() and path.name != NAME
     )
-    sealed = dataclasses.replace(manifest, files={name: record(bundle / name) for name in names})
+    sealed = _public(dataclasses.replace(manifest, files={name: record(bundle / name) for name in names}))
     problems = sealed.problems()
     if problems:
         raise ConfigError(problems)
+    sealed = dataclasses.replace(sealed, precisions=_with_dynamic(bundle, sealed), digest=None)
+    # As it will be read: JSON knows no tuples.
+    sealed = dataclasses.replace(sealed, digest=digest_of(json.loads(json.dumps(sealed.to_mapping()))))
     atomic_write_json(bundle / NAME, sealed.to_mapping())
     return sealed
+
+
+def _public(manifest: Manifest) -> Manifest:
+    """Without the directories of the machine that it is made on."""
+    source = dataclasses.replace(manifest.source, name=public_name(manifest.source.name))
+    data = manifest.data and dataclasses.replace(manifest.data, dataset=public_name(manifest.data.dataset))
+    return dataclasses.replace(manifest, source=source, data=data)
+
+
+def _with_dynamic(bundle: Path, manifest: Manifest) -> dict[str, TowerFiles]:
+    return {
+        name: dataclasses.replace(towers, dynamic=is_dynamic(bundle, towers))
+        for name, towers in manifest.precisions.items()
+    }
+
+
+def is_dynamic(bundle: Path, towers: TowerFiles) -> bool:
+    """Whether a graph of either tower quantizes activations as it runs; the names of operators stand in the file."""
+    return any(_holds(bundle / graph, b"DynamicQuantize") for graph in (towers.vision, towers.text))
+
+
+def _holds(path: Path, word: bytes) -> bool:
+    with path.open("rb") as file:
+        before = b""
+        while chunk := file.read(_CHUNK):
+            if word in before + chunk:
+                return True
+            before = chunk[-len(word) :]
+    return False
 
 
 def record(path: Path) -> FileRecord:
@@ -290,20 +384,6 @@ def file_problem(bundle: Path, manifest: Manifest, name: str, *, hashes: bool = 
     if hashes and record(path).sha256 != expected.sha256:
         return f"{path} is not the file that {NAME} describes (its sha256 differs)"
     return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.parent} is not a bundle: cannot read {NAME} ({error.strerror}); make one with `icclip export`"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): export the checkpoint again") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} is not a table of values: export the checkpoint again")
-    return values
 
 
 def _stays_inside(name: str) -> bool:

@@ -6,6 +6,7 @@ gets, and why, is decided where the gate is.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from icclip.bundles.reading import read_text
 from icclip.config import Config, RelevanceProtocol
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
+from icclip.plugins.specs import Encoder
 from icclip.retrieval.captions import CaptionMap
 
 FORMAT = 1
 NAME = "parity.json"
 BATCH = 32
-"""Inputs encoded at once: int8's scales are those of a whole batch, so that other batches give other numbers."""
+"""Inputs that the gate and `verify` encode at once, where rows do not depend on each other (`measured_batch`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Thresholds(Config):
     drop_r5: float
     drop_r10: float
     top10_overlap: float | None = None
+    neighbours: float | None = 1e-3
+    """How far a row may move with the rows beside it, as it is served: largest difference of a component."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,15 @@ def _first(failures: Sequence[str]) -> str:
     return failures[0] + more
 
 
+def measured_batch(encoder: Encoder, usual: int = BATCH) -> int:
+    """The batch that an encoder is measured in: what is measured is what is served.
+
+    A bundle whose activations are quantized dynamically is served with a run for each row, because the
+    scales of a batch would make a row's embedding depend on the rows beside it.
+    """
+    return 1 if getattr(encoder, "rows_alone", False) else usual
+
+
 def sampled_rows(total: int, wanted: int, seed: int) -> np.ndarray:
     """Which rows of a split stand for it: int64 [min(wanted, total)], ascending."""
     if wanted >= total:
@@ -140,7 +155,7 @@ def read_parity(bundle: Path) -> ParityRecord:
     """Read `parity.json`. Raises CheckpointError."""
     path = bundle / NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         if values.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}")
         return ParityRecord.from_mapping(values)
@@ -148,10 +163,11 @@ def read_parity(bundle: Path) -> ParityRecord:
         raise CheckpointError(
             f"{bundle} has no {NAME} ({error.strerror}): it was exported without the parity gate"
         ) from error
-    except (ValueError, ConfigError) as error:
+    except (ValueError, AttributeError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): export the checkpoint again") from error
 
 
 def write_parity(bundle: Path, parity: ParityRecord) -> None:
-    """Write `parity.json`; call `manifest.seal` afterwards."""
-    atomic_write_json(bundle / NAME, parity.to_mapping())
+    """Write `parity.json`, without directories of this machine; call `manifest.seal` afterwards."""
+    public = dataclasses.replace(parity, dataset=public_name(parity.dataset))
+    atomic_write_json(bundle / NAME, public.to_mapping())

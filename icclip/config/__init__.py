@@ -8,6 +8,8 @@
     EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
+    InspectConfig
+    └── data: DatasetConfig
 
 `icclip.config.declare` says how a field becomes an option.
 """
@@ -20,6 +22,7 @@ from icclip.config.encoder import EncoderConfig, Precision, Provider
 from icclip.config.evaluating import EvalConfig
 from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
 from icclip.config.training import (
     MAX_DISTANCE,
@@ -46,6 +49,7 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
+    "InspectConfig",
     "LoraConfig",
     "ModelConfig",
     "OnBadImage",

@@ -24,8 +24,8 @@ class DatasetConfig(Config):
     """Which captioned images, and how they are read."""
 
     name: str = option(
-        "Dataset to use: its name, name@path for a local copy, or a path to a .jsonl or .csv file, "
-        "an image folder or a folder of parquet.",
+        "Dataset to use: its name, name@path for a local copy, or a path to a table, a JSON or parquet file, "
+        "a folder of images or a folder of .tar shards.",
         REQUIRED, panel=MODEL_AND_DATA, flags=("--dataset", "-d"), metavar="DATASET", complete="dataset",
     )  # fmt: skip
     path: str | None = None
@@ -62,8 +62,25 @@ class DatasetConfig(Config):
     on_bad_image: OnBadImage = option(
         "What to do with an image that cannot be read: stop, or skip and count it.", "fail"
     )
-    allow_outside_root: bool = option("Let a .jsonl or .csv file name images outside its own directory.", False)
+    image_root: str | None = option(
+        "Folder that the names of images start from.",
+        None,
+        metavar="DIR",
+        unset="the folder of the file that names them",
+    )
+    download: bool = option("Fetch images that are named by URL, into the cache.", False)
+    template: str | None = option(
+        "Caption of the images in a folder per class, with {} for the name of the class.", None, metavar="TEXT",
+        unset="the name alone",
+    )  # fmt: skip
+    allow_outside_root: bool = option("Let a dataset name images outside its own directory.", False)
     trust_remote_code: bool = option(TRUST, False, panel=MODEL_AND_DATA)
+
+    def problems(self) -> list[str]:
+        """A template without a place for the name."""
+        if self.template is None or "{}" in self.template:
+            return []
+        return [f"template is {self.template!r}: write {{}} where the name of the class goes"]
 
     @property
     def label(self) -> str:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icclip.config.base import Config
-from icclip.config.data import DatasetConfig
-from icclip.config.declare import BATCH, MODEL_AND_DATA, argument, nested, option
+from icclip.config.data import DatasetConfig, OnBadImage
+from icclip.config.declare import BATCH, MODEL_AND_DATA, RUN, argument, nested, option
 from icclip.config.encoder import EncoderConfig
 from icclip.config.evaluating import EVAL_BATCH
 
@@ -17,7 +17,7 @@ class EmbedConfig(Config):
     """What is embedded, with what, and where to: one of image files, a file of texts, and a dataset."""
 
     encoder: EncoderConfig = nested()
-    images: tuple[Path, ...] = argument("Image files to embed.", ())
+    images: tuple[Path, ...] = argument("Image files, directories with all images below them, and patterns.", ())
     texts: Path | None = option(
         "UTF-8 file of texts to embed, one per line.", None, panel=MODEL_AND_DATA, metavar="FILE"
     )
@@ -33,6 +33,11 @@ class EmbedConfig(Config):
         EVAL_BATCH.replace("Images", "Inputs"), 32, panel=BATCH, flags=("--batch-size", "--eval-bs"), metavar="N",
         at_least=1,
     )  # fmt: skip
+
+    on_bad_image: OnBadImage = option(
+        "What to do with an image that cannot be read: stop, or leave it out and list it.", "fail"
+    )
+    resume: bool = option("Go on where the same command was interrupted.", False, panel=RUN, resume="free")
 
     def problems(self) -> list[str]:
         """Nothing to embed, or several things."""

@@ -13,14 +13,25 @@ import pyarrow as pa
 from datasets import Dataset, DatasetInfo, Features, Image, Value
 from datasets import Sequence as ListFeature
 
+from icclip.data.foreign import checked_text
 from icclip.errors import DataError
 
 FEATURES = Features({"image": Image(decode=False), "captions": ListFeature(Value("string"))})
 """What every split has: `{"bytes", "path"}` not yet decoded, and a list of strings."""
 
+NESTED = ("raw", "caption", "text")
+"""Keys under which an object holds its caption."""
+
 
 def dataset_of(images: Sequence[str | bytes], captions: Sequence[Sequence[str]]) -> Dataset:
-    """A dataset in memory from image files' paths or contents, and each image's captions."""
+    """A dataset in memory from image files' paths or contents, and each image's captions.
+
+    Raises:
+        DataError: the captions of an image are one string, where a list of them was meant.
+    """
+    row = next((row for row, own in enumerate(captions) if isinstance(own, str)), None)
+    if row is not None:
+        raise DataError(f"row {row}: the captions are one text, {captions[row]!r:.80}: give a list of texts")
     contents = [item if isinstance(item, bytes) else None for item in images]
     paths = [item if isinstance(item, str) else None for item in images]
     cells = pa.StructArray.from_arrays(
@@ -38,8 +49,10 @@ def with_captions(dataset: Dataset, image_column: str, caption_columns: Sequence
     one would copy every image.
 
     Raises:
-        DataError: a caption is no string.
+        DataError: a caption is no string, or the columns are named by one string instead of a list.
     """
+    if isinstance(caption_columns, str):
+        raise DataError(f"{source}: the caption columns are one text, {caption_columns!r}: give a list of names")
     columns = read_columns(dataset, caption_columns)
     captions = [captions_of(cells, f"{source} row {row}") for row, cells in enumerate(zip(*columns, strict=True))]
     images = dataset.select_columns([image_column])
@@ -57,13 +70,18 @@ def read_columns(dataset: Dataset, names: Sequence[str]) -> list[list[Any]]:
 
 
 def captions_of(cells: Sequence[Any], where: str) -> list[str]:
-    """Strings, lists of strings and nulls -> one list of strings.
+    """Strings, lists of strings, `{"raw": ...}` and nulls -> one list of strings.
 
     Raises:
-        DataError: something else is among them.
+        DataError: something else is among them, or a text that no file and no tokenizer can take.
     """
     flat = [item for cell in cells for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
-    for item in flat:
-        if not isinstance(item, str):
-            raise DataError(f"{where}: a caption is {item!r}: expected text or a list of texts")
-    return flat
+    return [checked_text(_caption(item, where), f"{where}, a caption") for item in flat]
+
+
+def _caption(item: Any, where: str) -> str:
+    """A caption, or the text of an object that holds one as COCO's and Karpathy's files do."""
+    text = next((item[key] for key in NESTED if key in item), None) if isinstance(item, dict) else item
+    if not isinstance(text, str):
+        raise DataError(f"{where}: a caption is {item!r:.80}: expected text or a list of texts")
+    return text

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
 import warnings
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from icclip.data.foreign import regular_file
 from icclip.errors import DataError
 
 # Pillow warns above its limit and refuses above twice the limit. decode_image refuses above the
@@ -16,75 +21,159 @@ from icclip.errors import DataError
 # image instead is not safe where several threads decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
+LARGE = 24_000_000
+"""Pixels above which an image is halved before anything else is made of it: one of 9,000 x 9,000 pixels
+would take 1.2 GB in every worker, and no model looks at more than a few hundred pixels a side."""
+
+ENCODINGS_OF_PLUGINS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"mif1": "HEIC",
+    b"heim": "HEIC",
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+}
+"""Bytes 8 to 12 of files that some builds of Pillow cannot read."""
+
+AVERAGED = frozenset({"L", "RGB", "CMYK", "YCbCr"})
+"""Modes whose pixels can be averaged as they are: without transparency or palette."""
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Modes of 16-bit greyscale; older Pillows open 16-bit PNGs as `I`."""
 
 
 def decode_image(
-    source: bytes | Path | Image.Image, where: str, *, at_least: tuple[int, int] | None = None
+    source: bytes | Path | Image.Image,
+    where: str,
+    *,
+    at_least: tuple[int, int] | None = None,
+    admit: Callable[[tuple[int, int]], None] | None = None,
 ) -> Image.Image:
     """Decode to mode RGB and rotate as the EXIF orientation says.
 
     Of an animation the first frame is taken; 16-bit greys are scaled to 8 bits. Transparency is
     dropped, not composited on a colour: that is what `convert("RGB")` does in transformers' image
-    processors, so that pretrained models see the pixels they were trained and measured on.
+    processors, so that pretrained models see the pixels they were trained and measured on. An image of
+    more than LARGE pixels comes at a half, a quarter... of its size.
 
     Args:
         source: the content of an image file, its path, or an image that is open already (kept as it is).
         where: names the image in messages.
         at_least: a width and height that will do. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
             which is faster and gives other pixels than decoding and scaling it.
+        admit: is told the width and height before any pixel is decoded, and raises DataError to refuse them.
 
     Raises:
         DataError: it is missing, empty, truncated, no image, or larger than Pillow's limit
             (`PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression bombs).
     """
     try:
-        image = source.copy() if isinstance(source, Image.Image) else _open(source, where)
+        if isinstance(source, Image.Image):
+            _admit(source, admit)
+            image = source.copy()
+        else:
+            image = _open(source, where)
+            _admit(image, admit)
         if at_least is not None:
             image.draft("RGB", at_least)
-        image.load()
-        _rotate(image)
-        return _to_rgb(image)
+        return _to_rgb(_rotated(_halved(image)))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(_bomb(where)) from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{where}: not an image that Pillow can read") from error
+        raise DataError(f"{where}: {_not_readable(source)}") from error
     # Pillow's decoders raise whatever a corrupt file leads them into: OSError, SyntaxError, struct.error...
     except Exception as error:
         raise DataError(f"{where}: the image is corrupt or truncated ({' '.join(str(error).split())})") from error
+
+
+def _admit(image: Image.Image, admit: Callable[[tuple[int, int]], None] | None) -> None:
+    if admit is not None:
+        admit(image.size)
 
 
 def _open(source: bytes | Path, where: str) -> Image.Image:
     content = source if isinstance(source, bytes) else read_file(source, where)
     if not content:
         raise DataError(f"{where}: the image is empty (0 bytes)")
+    if content[4:8] == b"ftyp" and ENCODINGS_OF_PLUGINS.get(content[8:12]) == "HEIC":
+        _register_heif()
     image = Image.open(io.BytesIO(content))
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise DataError(_bomb(where))
     return image
 
 
+@cache
+def _register_heif() -> None:
+    """Teach Pillow HEIC where the package for it is installed."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
 def read_file(path: Path, where: str) -> bytes:
     """The content of an image file. Raises DataError, with `where` in its message, if it cannot be read."""
     try:
-        return path.read_bytes()
+        if not path.exists():
+            raise DataError(f"{where}: cannot read {path}: No such file or directory")
+        return regular_file(path, where).read_bytes()
     except OSError as error:
-        raise DataError(f"{where}: cannot read {path}: {error.strerror}") from error
+        raise DataError(f"{where}: cannot read {path!s:.200}: {error.strerror}") from error
 
 
 def _bomb(where: str) -> str:
     return f"{where}: more than {Image.MAX_IMAGE_PIXELS:,} pixels, refused as a decompression bomb; scale it down"
 
 
-def _rotate(image: Image.Image) -> None:
+def _not_readable(source: bytes | Path | Image.Image) -> str:
+    head = source if isinstance(source, bytes) else read_file(source, str(source)) if isinstance(source, Path) else b""
+    kind = ENCODINGS_OF_PLUGINS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+    if kind == "HEIC":
+        return "a HEIC image, which needs a plugin: pip install pillow-heif, or convert it to JPEG"
+    if kind == "AVIF":
+        return "an AVIF image, which Pillow reads from 11.3 on: pip install 'pillow>=11.3', or convert it to JPEG"
+    return "not an image that Pillow can read"
+
+
+def _halved(image: Image.Image) -> Image.Image:
+    """The image, decoded; where it is large by the decoder itself at a smaller scale, or else averaged down."""
+    factor = 1
+    while image.width * image.height > LARGE * factor * factor:
+        factor *= 2
+    if factor > 1:
+        image.draft(None, (-(-image.width // factor), -(-image.height // factor)))
+    image.load()
+    while image.width * image.height > LARGE:
+        image = _reduced(image)
+    return image
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """Half as wide and high, turned the same way."""
+    orientation = _orientation(image)
+    smaller = (image if image.mode in AVERAGED else _to_rgb(image)).reduce(2)
+    if orientation is not None:
+        smaller.getexif()[ORIENTATION] = orientation
+    return smaller
+
+
+def _orientation(image: Image.Image) -> int | None:
     try:
-        ImageOps.exif_transpose(image, in_place=True)
-    # The pixels are decoded by now: damaged EXIF data costs the orientation, not the image.
+        found = image.getexif().get(ORIENTATION)
+    # As in _rotated.
     except Exception:  # noqa: BLE001
-        return
+        return None
+    return found if isinstance(found, int) else None
+
+
+def _rotated(image: Image.Image) -> Image.Image:
+    # The pixels are decoded by now: damaged EXIF data costs the orientation, not the image.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -95,4 +184,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "P" and "transparency" in image.info:
         # The same colours, without Pillow's warning about palettes with transparency.
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    # convert() would copy an image that is in this mode already.
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -25,6 +25,7 @@ from datasets.utils import are_progress_bars_disabled
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
 from icclip.data.columns import FEATURES, captions_of
+from icclip.data.foreign import checked_text, is_url
 from icclip.data.split import SplitImages, decode_cell
 from icclip.errors import DataError, PluginError, UnknownNameError
 from icclip.plugins.registry import Registry
@@ -33,6 +34,25 @@ from icclip.plugins.specs import DatasetSpec
 Splits: TypeAlias = DatasetDict | IterableDatasetDict
 
 SPLIT_NAMES = ("train", "validation", "test")
+FILE_SUFFIXES = frozenset(
+    {
+        ".jsonl",
+        ".ndjson",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".token",
+        ".txt",
+        ".parquet",
+        ".arrow",
+        ".feather",
+        ".tar",
+        ".tgz",
+        ".gz",
+    }
+)
+"""What is called like this is a file that is missing, and no repository of the hub."""
+PATTERN = re.compile(r"[*?\[]|\{\d+\.\.\d+\}")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHOWN_BAD_IMAGES = 5
 
@@ -60,17 +80,31 @@ def dataset_config(registry: Registry, value: str, **options: Any) -> DatasetCon
 
 
 def _name_and_path(registry: Registry, value: str) -> tuple[str, str | None]:
-    path = Path(value).expanduser()
+    if is_url(value):
+        return _remote(registry, value), value
+    path = Path(checked_text(value, "--dataset")).expanduser()
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise DataError(f"dataset {value!r:.80}: {error.strerror}") from error
     name, at, rest = value.partition("@")
-    if at and not path.exists():
+    if at and not there:
         return _named_with_path(registry.dataset(name), rest), rest
     if "/" not in value and not path.suffix and not value.startswith("~"):
         return _bare_name(registry, value, path)
-    if path.exists():
+    if there or PATTERN.search(value):
         return _reader(registry, path).name, str(path)
-    if HUB_ID.fullmatch(value) and not value.startswith(".") and path.suffix not in {".jsonl", ".csv"}:
+    if HUB_ID.fullmatch(value) and not value.startswith(".") and path.suffix.lower() not in FILE_SUFFIXES:
         return registry.dataset("hub").name, value
     raise DataError(f"dataset {value!r}: there is no such file or directory")
+
+
+def _remote(registry: Registry, value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")) or not value.lower().endswith((".tar", ".tar.gz", ".tgz")):
+        raise DataError(
+            f"dataset {value:.200}: of URLs only http(s) ones of .tar shards are read; give a path or a hub id"
+        )
+    return registry.dataset("webdataset").name
 
 
 def _named_with_path(spec: DatasetSpec, path: str) -> str:
@@ -94,8 +128,8 @@ def _reader(registry: Registry, path: Path) -> DatasetSpec:
     spec = registry.dataset_for_path(path)
     if spec is None:
         raise DataError(
-            f"{path}: no dataset reads this; give a .jsonl or .csv file, a directory of parquet files, "
-            "or a folder of images with metadata.jsonl, metadata.csv or .txt files beside them"
+            f"{path}: no dataset reads this; give a .jsonl or .csv file, a directory of parquet files, .tar shards, "
+            "a folder of images with metadata.jsonl, metadata.csv or .txt files beside them, or a folder per class"
         )
     return spec
 
@@ -116,16 +150,29 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
             and `on_bad_image` is "skip" for all of them.
         PluginError: the dataset returned something else than its contract says.
     """
+    splits = read_splits(registry, config, reporter)
+    if isinstance(splits, IterableDatasetDict):
+        return _streamed(splits, config, reporter)
+    checked: dict[str, Dataset] = dict(splits)
+    if config.on_bad_image == "skip":
+        checked = {name: _without_bad_images(split, name, config, reporter) for name, split in checked.items()}
+    return _completed(checked, config, reporter)
+
+
+def read_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -> Splits:
+    """The splits that the source has, none added and no image looked at; a stream as the dataset gives it.
+
+    Raises:
+        DataError: the source cannot be read, a caption is missing or empty.
+        PluginError: the dataset returned something else than its contract says.
+    """
     spec = registry.dataset(config.name)
     with reporter.progress(f"loading {config.label}", total=None), _one_bar():
         splits = spec.load(config)
     _check_shape(splits, spec)
     if isinstance(splits, IterableDatasetDict):
-        return _streamed(splits, config, reporter)
-    checked = {name: _checked(split, f"{config.label}, split {name!r}") for name, split in splits.items()}
-    if config.on_bad_image == "skip":
-        checked = {name: _without_bad_images(split, name, config, reporter) for name, split in checked.items()}
-    return _completed(checked, config, reporter)
+        return splits
+    return DatasetDict({name: _checked(split, f"{config.label}, split {name!r}") for name, split in splits.items()})
 
 
 @contextlib.contextmanager

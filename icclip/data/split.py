@@ -1,4 +1,4 @@
-"""The images and the captions of a split."""
+"""One split, seen as images and as captions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from PIL import Image
 
 from icclip.data.images import decode_image, read_file
+from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SplitImages(Sequence[Image.Image]):
         return decode_cell(self.rows[row]["image"], f"{self._name} row {row}".lstrip())
 
     def shard(self, shards: int, index: int) -> Self:
-        """The part number `index` of `shards` contiguous parts."""
+        """The index-th of so many contiguous parts."""
         return type(self)(self.rows.shard(shards, index, contiguous=True), self._name)
 
     def __iter__(self) -> Iterator[Image.Image]:
@@ -54,7 +55,7 @@ class SplitImages(Sequence[Image.Image]):
             yield self[row]
 
 
-def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Image:
+def decode_cell(cell: Mapping[str, Any] | Image.Image | None, where: str) -> Image.Image:
     """Decode a cell of an image column: `{"bytes": ..., "path": ...}`, or an image.
 
     Raises:
@@ -62,23 +63,27 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image, where: str) -> Image.Imag
     """
     if isinstance(cell, Image.Image):
         return decode_image(cell, where)
-    path = cell["path"]
-    content = cell["bytes"]
-    return decode_image(Path(path) if content is None else content, f"{where} ({path})" if path else where)
+    path = cell["path"] if cell else None
+    where = f"{where} ({path})" if path else where
+    return decode_image(encoded(cell, where), where)
 
 
-def encoded(cell: Mapping[str, Any], where: str) -> bytes:
-    """The encoded content of an image. Raises DataError if its file cannot be read."""
-    content: bytes | None = cell["bytes"]
-    return read_file(Path(cell["path"]), where) if content is None else content
+def encoded(cell: Mapping[str, Any] | None, where: str) -> bytes:
+    """The content of an image's file. Raises DataError where it cannot be read."""
+    content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
+    if content is not None:
+        return bytes(content)
+    if path is None:
+        raise DataError(f"{where}: the image is null; remove the row, or pass --on-bad-image skip")
+    return read_file(Path(path), where)
 
 
 def caption_map(split: Dataset) -> CaptionMap:
-    """Which captions belong to which image. The images are not read."""
+    """Which captions belong to which image; only the captions are read."""
     return CaptionMap.from_lists(caption_lists(split))
 
 
 def caption_lists(split: Dataset) -> list[list[str]]:
-    """The column `captions`: one list of texts for each image."""
+    """The column `captions`."""
     lists: list[list[str]] = split.select_columns(["captions"]).with_format("arrow")[:]["captions"].to_pylist()
     return lists

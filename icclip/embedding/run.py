@@ -1,48 +1,49 @@
-"""Embeddings of many inputs into one file, row by row as the inputs came."""
+"""Embeddings of any number of inputs into one file, row by row as the inputs came."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Iterable, Sequence
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from icclip.bundles.parity_record import measured_batch
 from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
-from icclip.data.images import decode_image
-from icclip.data.lengths import cut_captions
+from icclip.data.lengths import CutCaptions, CutsCaptions
+from icclip.embedding.sinks import Parts, Written, check_format
+from icclip.embedding.sources import Done, Piece, check_paths, image_paths, lines_of, pieces, readable, split_pieces
 from icclip.encoders import open_encoder
-from icclip.errors import MissingExtraError, UsageError
-from icclip.files import atomic_write_bytes
+from icclip.errors import DataError
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from rich.console import RenderableType
 
-FORMATS = (".npy", ".parquet")
+PART = 2048
+"""Inputs of a part, about: whole batches."""
+SECONDS = 30.0
+"""Between two notes of how far it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
     """What was written."""
 
-    output: Path
-    rows: int
-    dim: int
+    written: Written
     encoder: str
     """Which encoder ran, and where."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "output": str(self.output)}
+        return {**self.written.to_mapping(), "encoder": self.encoder}
 
     def renderables(self) -> Iterable[RenderableType]:
         """Nothing: the file is the result, and a line on stderr has said that it is written."""
@@ -53,100 +54,112 @@ class EmbedResult:
 
 
 def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedResult:
-    """Write the embeddings.
+    """Write the embeddings, a part at a time, so that an interrupted run can go on.
 
     Raises:
         UsageError: anything that the user can correct: inputs, checkpoint, provider, output.
     """
     check_format(config.output)
+    check_paths(config.images)
+    source = _source(config, registry, reporter)
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.note(encoder.description)
-    names, embeddings = _encode(config, encoder, registry, reporter)
-    write_embeddings(config.output, embeddings, names)
-    reporter.note(f"wrote {config.output}: {len(embeddings):,} x {embeddings.shape[1]} float32")
-    return EmbedResult(output=config.output, rows=len(embeddings), dim=embeddings.shape[1], encoder=encoder.description)
+    parts = Parts(config.output, _about(config, encoder))
+    done = parts.begin(resume=config.resume)
+    if done.inputs:
+        reporter.note(f"goes on after {done.inputs:,} inputs")
+    try:
+        dim = _encode(config, encoder, source(done), parts, reporter)
+    except DataError as error:
+        hint = "" if config.texts is not None else "; pass --on-bad-image skip to leave such images out"
+        raise DataError(f"{error}{hint}") from error
+    finally:
+        parts.discard_empty()
+    written = parts.finish(dim or _known_dim(encoder))
+    _say(written, reporter)
+    return EmbedResult(written=written, encoder=encoder.description)
 
 
-def _encode(
-    config: EmbedConfig, encoder: Encoder, registry: Registry, reporter: Reporter
-) -> tuple[Sequence[str], np.ndarray]:
+def _source(config: EmbedConfig, registry: Registry, reporter: Reporter) -> Callable[[Done], Iterator[Piece]]:
+    """What is done -> the pieces after that."""
+    size = math.ceil(PART / config.batch_size) * config.batch_size
     if config.texts is not None:
-        texts = read_texts(config.texts)
-        if cut := cut_captions(encoder, texts):
-            reporter.warn(cut.line)
-        return texts, encoder.encode_texts(texts, batch_size=config.batch_size)
+        texts = config.texts
+        next(lines_of(texts), None)
+        return lambda done: pieces(lines_of(texts), size, "texts", done)
     if config.data is None:
-        names = [str(path) for path in config.images]
-        return names, encoder.encode_images(ImageFiles(config.images), batch_size=config.batch_size)
-    gallery = load_gallery(registry, config.data, config.split, reporter)
+        return lambda done: pieces(image_paths(config.images), size, "images", done)
+    # Images that cannot be read are left out here, part by part, so that rows keep their numbers.
+    data = dataclasses.replace(config.data, on_bad_image="fail")
+    gallery = load_gallery(registry, data, config.split, reporter)
     reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
-    names = [f"{config.data.label} {config.split} {row}" for row in range(gallery.captions.n_images)]
-    return names, encoder.encode_images(gallery.images, batch_size=config.batch_size)
+    images, label = gallery.images, f"{data.label} {config.split}"
+    return lambda done: split_pieces(images, label, size, done)
 
 
-@dataclass(frozen=True)
-class ImageFiles(Sequence["Image"]):
-    """Files as RGB images, decoded when asked for; one that cannot be decoded raises DataError with its name."""
-
-    paths: tuple[Path, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        return decode_image(self.paths[index], str(self.paths[index]))
+def _about(config: EmbedConfig, encoder: Encoder) -> Mapping[str, Any]:
+    """What must be the same where a run goes on; names as they appear in the message."""
+    asked = config.to_mapping()
+    names = ("images", "texts", "data", "split", "on_bad_image", "batch_size")
+    model = {name: value for name, value in asked["encoder"].items() if name not in ("workers", "threads", "device")}
+    about = {**{name: asked[name] for name in names}, "encoder": model, "model": encoder.description.partition(", ")[0]}
+    return dict(json.loads(json.dumps(about, default=str)))
 
 
-def check_format(path: Path) -> None:
-    """Before the work: is `path` a file that can be written?
-
-    Raises:
-        UsageError: the suffix is none of FORMATS.
-        MissingExtraError: parquet without pyarrow.
-    """
-    if path.suffix not in FORMATS:
-        raise UsageError(f"cannot write {path}: give -o a name that ends in {' or '.join(FORMATS)}")
-    if path.suffix == ".parquet":
-        _pyarrow()
-
-
-def read_texts(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, an empty line being an empty text. Raises UsageError."""
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"cannot read the texts in {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8, one text a line") from error
-
-
-def write_embeddings(path: Path, embeddings: np.ndarray, inputs: Sequence[str]) -> None:
-    """Write float32 [n, dim], completely or not at all.
-
-    `.npy` holds the array; `.parquet` the columns `input` (what each row was made of) and `embedding`.
-
-    Raises:
-        UsageError: the file cannot be written; MissingExtraError: parquet without pyarrow.
-    """
-    check_format(path)
-    buffer = io.BytesIO()
-    if path.suffix == ".npy":
-        np.save(buffer, embeddings, allow_pickle=False)
-    else:
-        _write_parquet(buffer, embeddings, inputs)
-    atomic_write_bytes(path, buffer.getvalue())
+def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], parts: Parts, reporter: Reporter) -> int:
+    """Part after part. Returns the width of the vectors, 0 where there was nothing left to do."""
+    dim = count = 0
+    cut: CutCaptions | None = None
+    began = said = time.monotonic()
+    for piece in source:
+        kept, skipped = piece, dict[str, str]()
+        try:
+            vectors = _vectors(encoder, piece, config.batch_size)
+        except DataError:
+            if config.on_bad_image == "fail":
+                raise
+            rows, skipped = readable(piece)
+            if not skipped:
+                raise
+            kept = piece.only(rows)
+            vectors = _vectors(encoder, kept, config.batch_size) if rows else np.empty((0, dim), np.float32)
+        dim = vectors.shape[1] or dim
+        cut = _both(cut, _cut(encoder, piece))
+        parts.add(vectors, kept.names, skipped, piece.names[-1])
+        count += len(piece.names)
+        if time.monotonic() - said > SECONDS:
+            said = time.monotonic()
+            reporter.note(f"{count:,} inputs done, {count / (said - began):.0f} a second")
+    if cut is not None and cut.line:
+        reporter.warn(cut.line)
+    return dim
 
 
-def _write_parquet(buffer: io.BytesIO, embeddings: np.ndarray, inputs: Sequence[str]) -> None:
-    pa, parquet = _pyarrow()
-    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    parquet.write_table(pa.table({"input": pa.array(list(inputs), "string"), "embedding": column}), buffer)
+def _cut(encoder: Encoder, piece: Piece) -> CutCaptions | None:
+    if piece.kind != "texts" or not isinstance(encoder, CutsCaptions):
+        return None
+    return encoder.cut_captions(piece.items)
 
 
-def _pyarrow() -> tuple[ModuleType, ModuleType]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("writing .parquet", ["pyarrow"], "pip install pyarrow, or write .npy") from error
-    return pa, parquet
+def _both(one: CutCaptions | None, other: CutCaptions | None) -> CutCaptions | None:
+    if one is None or other is None:
+        return one or other
+    return CutCaptions(one.total + other.total, one.count + other.count, max(one.longest, other.longest), one.limit)
+
+
+def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
+    batch_size = measured_batch(encoder, batch_size)
+    if piece.kind == "texts":
+        return encoder.encode_texts(piece.items, batch_size=batch_size)
+    return encoder.encode_images(piece.items, batch_size=batch_size)
+
+
+def _known_dim(encoder: Encoder) -> int:
+    """Where every part was there already."""
+    return int(encoder.encode_texts(["a"]).shape[1])
+
+
+def _say(written: Written, reporter: Reporter) -> None:
+    reporter.note(f"wrote {written.output}: {written.rows:,} x {written.dim} float32")
+    if written.skipped:
+        reporter.warn(f"{written.skipped:,} images could not be read and were left out: see {written.skipped_list}")

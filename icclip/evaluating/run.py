@@ -12,6 +12,7 @@ import numpy as np
 
 from icclip import __version__
 from icclip.bundles.manifest import is_bundle
+from icclip.bundles.parity_record import measured_batch
 from icclip.config import EvalConfig
 from icclip.console import Reporter
 from icclip.encoders import open_encoder
@@ -145,8 +146,8 @@ def evaluate_split(
     if not relevance.captions.n_images:
         raise DataError("the split holds no image: check the dataset, or choose another split")
     embeddings = (
-        encoder.encode_images(images, batch_size=image_batch),
-        encoder.encode_texts(relevance.captions.texts, batch_size=text_batch),
+        encoder.encode_images(images, batch_size=measured_batch(encoder, image_batch)),
+        encoder.encode_texts(relevance.captions.texts, batch_size=measured_batch(encoder, text_batch)),
     )
     ranks = rank(*embeddings, relevance)
     result: dict[str, Any] = retrieval_metrics(ranks, metrics)

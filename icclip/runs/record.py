@@ -12,15 +12,42 @@ from typing import Any
 from icclip import __version__
 from icclip.errors import CheckpointError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 
 RECORD = "icclip.json"
+LOCAL = "local.json"
+"""Where the things that the record names are on this machine; never published."""
 FORMAT = 1
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy", "pillow")
 
 
 def write_record(directory: Path, content: Mapping[str, Any]) -> None:
-    """Replace `icclip.json`, completely or not at all."""
-    atomic_write_json(directory / RECORD, content)
+    """Replace `icclip.json`, completely or not at all.
+
+    It travels with the model, and so names things without the directories of this machine; where they are
+    here stands in `local.json` beside it, which stays here.
+    """
+    places: dict[str, dict[str, str]] = {}
+    config = _published(content.get("config"), "", places)
+    public = {**content, "config": config} if "config" in content else dict(content)
+    if places or (directory / LOCAL).exists():
+        atomic_write_json(directory / LOCAL, {"config": places})
+    atomic_write_json(directory / RECORD, _without_places(public))
+
+
+def _published(value: Any, where: str, places: dict[str, dict[str, str]]) -> Any:
+    """Plain values with names instead of paths; the paths are collected by their dotted keys."""
+    if isinstance(value, Mapping):
+        return {key: _published(item, f"{where}.{key}" if where else key, places) for key, item in value.items()}
+    if isinstance(value, str) and public_name(value) != value:
+        places[where] = {"name": public_name(value), "path": value}
+        return public_name(value)
+    return value
+
+
+def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The rest of a record: what it says of the model and the data is for people, and nobody opens it."""
+    return {key: value if key == "config" else _published(value, "", {}) for key, value in content.items()}
 
 
 def versions() -> dict[str, str]:
@@ -45,4 +72,39 @@ def read_record(path: Path) -> Mapping[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    return record if isinstance(record, Mapping) else {}
+    if not isinstance(record, Mapping):
+        return {}
+    return with_places(record, path.parent / LOCAL)
+
+
+def with_places(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
+    """The record as it was before it was made fit to travel, where `local.json` is still beside it.
+
+    Raises:
+        CheckpointError: `local.json` is there and cannot be read as JSON.
+    """
+    try:
+        places = json.loads(local.read_text(encoding="utf-8")).get("config", {})
+    except OSError:
+        return record
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"cannot read {local}: {error}; delete it, and give paths on the command line") from error
+    config = record.get("config")
+    if not isinstance(config, Mapping) or not isinstance(places, Mapping):
+        return record
+    return {**record, "config": _placed(config, places, "")}
+
+
+def _placed(values: Mapping[str, Any], places: Mapping[str, Any], where: str) -> dict[str, Any]:
+    found = {}
+    for key, value in values.items():
+        own = f"{where}.{key}" if where else key
+        if isinstance(value, Mapping):
+            found[key] = _placed(value, places, own)
+        else:
+            # Only for the name that it was written with: the record may have been edited since.
+            place = places.get(own)
+            found[key] = (
+                place.get("path", value) if isinstance(place, Mapping) and place.get("name") == value else value
+            )
+    return found

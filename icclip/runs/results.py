@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from icclip.errors import UsageError
 from icclip.files import atomic_write_json
+from icclip.naming import public_name
 
 IDENTITY = ("dataset", "split", "checkpoint", "relevance")
 """Keys of `about` that must agree between a file and what replaces it."""
@@ -26,7 +28,8 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
         UsageError: the file cannot be written, or holds numbers of something else.
     """
     refuse_other_numbers(path, about)
-    atomic_write_json(path, {**metrics, "about": dict(about)})
+    public = {key: _told_apart(value) if key in IDENTITY else value for key, value in about.items()}
+    atomic_write_json(path, {**metrics, "about": public})
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -44,11 +47,22 @@ def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
         UsageError: `path` holds the metrics of something else.
     """
     there = _about(path)
-    other = [f"{key} {there[key]}" for key in IDENTITY if key in there and there[key] != about.get(key, there[key])]
+    other = [
+        f"{key} {there[key]}"
+        for key in IDENTITY
+        if key in there and _told_apart(there[key]) != _told_apart(about.get(key, there[key]))
+    ]
     if other:
         raise UsageError(
             f"{path} holds the metrics of {', '.join(other)}: give another --output-dir, or remove that file"
         )
+
+
+def _told_apart(value: Any) -> Any:
+    """A name without the directories of this machine; a few digits tell it from others of the same name."""
+    if not isinstance(value, str) or public_name(value) == value:
+        return value
+    return f"{public_name(value)} ({hashlib.sha256(value.encode()).hexdigest()[:8]})"
 
 
 def _about(path: Path) -> Mapping[str, Any]:

@@ -16,13 +16,13 @@ from icclip.identity import identity
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
-from icclip.runs.record import RECORD, without_secrets
+from icclip.runs.record import LOCAL, RECORD, without_secrets
 
 SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
 """If a directory holds any of these, it is somebody's result."""
 
 PARTS = (
-    *SIGNS, PARTIAL, HALF_WRITTEN, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    *SIGNS, LOCAL, PARTIAL, HALF_WRITTEN, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip

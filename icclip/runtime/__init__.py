@@ -1,5 +1,7 @@
 """Exported bundles without torch: manifest, preprocessing, tokens, onnxruntime sessions."""
 
 from icclip.runtime.encoder import Encoder
+from icclip.runtime.limits import Limits
+from icclip.runtime.results import Encoded, Failure
 
-__all__ = ["Encoder"]
+__all__ = ["Encoded", "Encoder", "Failure", "Limits"]

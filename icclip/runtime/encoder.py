@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
+from PIL import Image
 
-from icclip.bundles.manifest import Manifest, Tower, check_files, read_manifest
-from icclip.console import Reporter
+from icclip.bundles.manifest import Manifest, Tower, check_files, is_dynamic, read_manifest
 from icclip.data.lengths import CutCaptions
-from icclip.errors import CheckpointError
+from icclip.errors import CheckpointError, DataError
+from icclip.runtime.arguments import as_path, check_arguments, check_batch_size
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
-from icclip.runtime.preprocessing import ImageSource, Preprocessor
+from icclip.runtime.inputs import (
+    Decoder,
+    Images,
+    ImageSource,
+    Item,
+    Texts,
+    check_on_error,
+    check_text,
+    image_items,
+    one_image,
+    text_items,
+)
+from icclip.runtime.limits import CallCount, Limits
+from icclip.runtime.pipeline import ahead, chunks
+from icclip.runtime.preprocessing import Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
+from icclip.runtime.results import Encoded, Failure, OnError, joined, placed
+from icclip.runtime.scoring import probabilities
 from icclip.runtime.sessions import Session, open_session
-from icclip.runtime.threads import default_threads
+from icclip.runtime.threads import choose_threads
 from icclip.runtime.tokenization import TOKENIZER, Tokenization
+from icclip.runtime.workers import Shared
 
-_QUIET = Reporter(silent=True)
+if TYPE_CHECKING:
+    from icclip.console import Reporter
+
+IMAGE_BATCH = 32
+TEXT_BATCH = 256
+_TOWERS: tuple[Tower, ...] = ("vision", "text")
 _log = logging.getLogger(__name__)
+
+Progress = Callable[[int], None]
+"""Called with the number of inputs that were done since the last call."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +66,33 @@ class EncoderOptions:
     threads: int
     verify_hashes: bool
     tf32: bool
-    engines: Path
+    engines: Path = field(compare=False)
     """Where TensorRT's engines are kept."""
+    limits: Limits = field(default_factory=Limits)
+    threads_reason: str = field(default="asked for", compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
     """An open bundle; implements `icclip.plugins.specs.Encoder`. Safe to use from several threads at once.
 
-    A tower is loaded when it is first used: who only encodes texts never loads the vision tower.
+    A tower is loaded when it is first used (`warm` loads both): who only encodes texts never loads the
+    vision tower. An encoder can be pickled (its path and options travel, and the bundle is opened again)
+    and used in forked processes. Two are equal where they give the same embeddings in the same way.
     """
 
     bundle: Path
     manifest: Manifest
     choice: Choice
     options: EncoderOptions
-    reporter: Reporter = field(default=_QUIET, repr=False)
-    _locks: dict[Tower, threading.Lock] = field(
-        default_factory=lambda: {"vision": threading.Lock(), "text": threading.Lock()}, repr=False
-    )
-    _sessions: dict[Tower, Session] = field(default_factory=dict, repr=False)
+    reporter: Reporter | None = None
+    asked: tuple[Provider | None, int | None] = (None, None)
+    """The provider and threads that were asked for; a process that unpickles an encoder chooses for itself."""
 
     @classmethod
     def open(
         cls,
-        bundle: str | Path,
+        bundle: str | os.PathLike[str],
         precision: str | None = None,
         provider: Provider | None = None,
         *,
@@ -67,34 +100,52 @@ class Encoder:
         verify_hashes: bool = True,
         tf32: bool = True,
         engines: Path | None = None,
-        reporter: Reporter = _QUIET,
-    ) -> Encoder:
+        limits: Limits | None = None,
+        warm: bool = False,
+        reporter: Reporter | None = None,
+    ) -> Self:
         """Open a bundle.
 
         Args:
             bundle: its directory.
             precision: one that it holds; None: fp32, or the first that it holds.
             provider: `tensorrt`, `cuda` or `cpu`; None: the first of these that works.
-            threads: of the CPU provider and of preprocessing; None: the physical cores.
+            threads: of the CPU provider and of preprocessing; None: `OMP_NUM_THREADS`, or the physical
+                cores, or what a container's quota leaves of them.
             verify_hashes: compare the content of every file that gets loaded, not only its size.
             tf32: let CUDA use TF32 in float32 graphs.
             engines: directory of TensorRT's engines; None: beside the bundle.
-            reporter: shows progress, and says what was chosen and why.
+            limits: on images and texts; None: those of `Limits()`.
+            warm: load and check now what encoding will need, instead of when it is first needed.
+            reporter: the command line's; without one, warnings go to `logging`.
 
         Raises:
             CheckpointError: it is no bundle, or damaged.
             UsageError: the precision or provider cannot be had; MissingExtraError: no onnxruntime.
+            InputTypeError, InputValueError: an argument of another type, or out of range.
         """
-        bundle = Path(bundle)
-        manifest = read_manifest(bundle)
-        precision = precision or ("fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions)))
-        check_files(bundle, manifest, [TOKENIZER, *manifest.graph_files(precision)], hashes=False)
+        # Towers are loaded later, when the working directory may be another.
+        path = as_path(bundle).absolute()
+        check_arguments(precision, threads, limits)
+        manifest = read_manifest(path)
+        if precision is None:
+            precision = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
+        check_files(path, manifest, [TOKENIZER, *manifest.graph_files(precision)], hashes=False)
         choice = choose_provider(provider)
+        count, reason = (threads, "asked for") if threads is not None else _chosen_threads()
         options = EncoderOptions(
-            precision, threads or default_threads(), verify_hashes, tf32, engines or engine_directory(bundle)
+            precision,
+            int(count),
+            verify_hashes,
+            tf32,
+            engines or engine_directory(path),
+            limits or Limits(),
+            reason,
         )
-        encoder = cls(bundle, manifest, choice, options, reporter)
+        encoder = cls(path, manifest, choice, options, reporter, (provider, threads))
         encoder._say_what_was_chosen()
+        if warm:
+            encoder.warm()
         return encoder
 
     # What it is
@@ -109,66 +160,301 @@ class Encoder:
         )
 
     @property
-    def provider(self) -> str:
-        """Where the graphs run: `tensorrt`, `cuda` or `cpu`."""
-        return self.choice.provider
-
-    @property
     def notes(self) -> tuple[str, ...]:
         """Why other providers are not used."""
         return self.choice.notes
 
+    @property
+    def dim(self) -> int:
+        """Values of an embedding."""
+        return self.manifest.embedding_dim
+
+    @property
+    def logit_scale(self) -> float:
+        """The natural logarithm of the factor on the cosine, as the checkpoint has it."""
+        return self.manifest.logit_scale
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to the scaled cosine; None for models that have none (CLIP)."""
+        return self.manifest.logit_bias
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a text, special ones included; longer texts are cut."""
+        return self.manifest.text.max_length
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of what the vision tower sees."""
+        return self.manifest.image.size
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `fp16`, `int8`, ..."""
+        return self.options.precision
+
+    @property
+    def provider(self) -> Provider:
+        """What runs the graphs: `tensorrt`, `cuda` or `cpu`."""
+        return self.choice.provider
+
+    @property
+    def limits(self) -> Limits:
+        """What inputs are held to."""
+        return self.options.limits
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over all that decides embeddings and scores: graphs, tokenizer, preprocessing, text policy, scoring.
+
+        Equal for copies of a bundle, another for each precision. An index of embeddings keeps it, so that
+        vectors of another encoder are noticed.
+        """
+        values, manifest = self.manifest.to_mapping(), self.manifest
+        files = [TOKENIZER, *manifest.graph_files(self.precision)]
+        decisive = {
+            "files": [manifest.files[name].sha256 for name in files if name in manifest.files],
+            **{key: values[key] for key in ("image", "text", "loss", "logit_scale", "logit_bias", "embedding_dim")},
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def rows_alone(self) -> bool:
+        """Whether each row has a run of its own unless a batch size is asked for.
+
+        So it is where activations are quantized dynamically (int8): the scales are those of a whole
+        batch, and a row's embedding would depend on the rows beside it.
+        """
+        towers = self.manifest.towers(self.precision)
+        return is_dynamic(self.bundle, towers) if towers.dynamic is None else towers.dynamic
+
+    def __repr__(self) -> str:
+        bundle, options = self.bundle.name, self.options
+        return (
+            f"<icclip Encoder {bundle!r}: {self.manifest.model_type} {self.precision}, dim {self.dim}, {self.provider}, "
+            f"{options.threads} threads ({options.threads_reason}), {self.fingerprint[:12]}>"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoder) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self) -> tuple[object, ...]:
+        return type(self), self.fingerprint, self.provider, self.options
+
     def _say_what_was_chosen(self) -> None:
-        for note in self.choice.notes:
-            self.reporter.note(note)
-        # What is installed and does not work is never passed over in silence.
-        for warning in self.choice.warnings:
-            if self.reporter.silent:
+        reporter = self.reporter
+        if reporter is None or reporter.silent:
+            # What is installed and does not work is never passed over in silence.
+            for warning in self.choice.warnings:
                 _log.warning(warning)
-            else:
-                self.reporter.warn(warning)
+            return
+        for note in self.choice.notes:
+            reporter.note(note)
+        for warning in self.choice.warnings:
+            reporter.warn(warning)
+
+    # Its life
+
+    def warm(self) -> Self:
+        """Load, check and try both towers and the tokenizer, so that the first call is as fast as the next.
+
+        In a forked worker, call it after the fork: there the graphs are loaded anew.
+
+        Raises:
+            CheckpointError: a file is damaged, or the manifest carries no digest.
+            ClosedError: it was closed.
+        """
+        if self.manifest.digest is None:
+            raise CheckpointError(
+                f"{self.bundle}: icclip.json carries no digest, so that a change to it cannot be seen: "
+                "export the checkpoint again"
+            )
+        with ThreadPoolExecutor(len(_TOWERS)) as pool:
+            for _ in pool.map(self.session, _TOWERS):
+                pass
+        self.encode_images(Image.new("RGB", (1, 1)))
+        self.encode_texts("warm")
+        return self
+
+    def close(self) -> None:
+        """Let go of the graphs and their memory; whoever encodes afterwards gets ClosedError."""
+        self._shared.close()
+
+    def __enter__(self) -> Self:
+        self._shared.check_usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        provider, threads = self.asked
+        keywords = {
+            "threads": threads,
+            "verify_hashes": self.options.verify_hashes,
+            "tf32": self.options.tf32,
+            "engines": self.options.engines.absolute(),
+            "limits": self.limits,
+        }
+        where = (str(self.bundle), self.precision, provider)
+        return _reopened, (type(self), where, keywords, self.fingerprint)
 
     # Encoding
 
-    def encode_images(self, images: Sequence[ImageSource], *, batch_size: int = 32) -> np.ndarray:
-        """PIL images, paths or encoded bytes -> float32 [n, dim] with rows of length 1.
+    @overload
+    def encode_images(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        errors: Literal["raise"] = "raise",
+        progress: Progress | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode_images(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        errors: Literal["skip", "null"],
+        progress: Progress | None = None,
+    ) -> Encoded: ...
+
+    def encode_images(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        errors: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> np.ndarray | Encoded:
+        """Images -> float32 [n, dim] with rows of length 1; a single image is one row.
+
+        Args:
+            images: one, or any iterable of: PIL images of any mode, paths, bytes of image files, open
+                files, uint8 arrays [h, w, 3] or [h, w]. An array [n, h, w, 3] is n images.
+            batch_size: images that run together; None: 32, or 1 where `rows_alone`.
+            errors: an image that cannot be used ends the call ("raise"), is left out ("skip"), or has a
+                row of NaN ("null"). With the last two the result is an `Encoded`, which says what failed.
+            progress: called with the number of images done since the last call.
 
         Raises:
-            DataError: an image cannot be decoded.
+            InputTypeError: something is no image. InputValueError: an image cannot be decoded, or is too large.
             CheckpointError: an embedding is zero or not finite.
         """
-        rows = self._batches(len(images), batch_size)
-        with ThreadPoolExecutor(self.options.threads) as pool:
-            batches = _ahead(lambda own: self.preprocessor(images, own, pool), rows)
-            return self._encode("vision", batches, len(images), "images")
+        check_on_error(errors)
+        items, total = image_items(images)
+        count = CallCount(self.limits.pixels_per_call)
+        with self._progress("encoding images", total, progress) as advance:
+            parts = list(self._image_parts(items, total, batch_size, errors=errors, count=count, advance=advance))
+        return joined(parts, self.dim, errors)
 
-    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
-        """Texts -> float32 [n, dim] with rows of length 1.
+    def iter_encode_images(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        errors: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> Iterator[Encoded]:
+        """`encode_images` for streams of any length: a batch at a time, as it is done, in bounded memory.
+
+        While a batch runs the next one is being read and decoded; no more than these two are held. The
+        iterable is read from another thread, and `Limits.pixels_per_call` does not hold.
+
+        Yields:
+            batches in the order of the inputs; `rows` counts over the whole stream.
 
         Raises:
-            CheckpointError: an embedding is zero or not finite.
+            as `encode_images`, when the batch is reached.
         """
-        # Texts of like length share a batch, which then needs little padding.
-        order = np.argsort([len(text) for text in texts], kind="stable")
-        batches = (
-            self.tokenization([texts[i] for i in order[rows.start : rows.stop]])
-            for rows in self._batches(len(texts), batch_size)
+        check_on_error(errors)
+        check_batch_size(batch_size)
+        items, total = image_items(images)
+        return self._image_parts(
+            items, total, batch_size, errors=errors, count=CallCount(None), advance=progress or _ignore
         )
-        embeddings = np.empty((len(texts), self.manifest.embedding_dim), np.float32)
-        embeddings[order] = self._encode("text", batches, len(texts), "texts")
-        return embeddings
+
+    @overload
+    def encode_texts(
+        self,
+        texts: Texts,
+        *,
+        batch_size: int | None = None,
+        errors: Literal["raise"] = "raise",
+        progress: Progress | None = None,
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode_texts(
+        self,
+        texts: Texts,
+        *,
+        batch_size: int | None = None,
+        errors: Literal["skip", "null"],
+        progress: Progress | None = None,
+    ) -> Encoded: ...
+
+    def encode_texts(
+        self,
+        texts: Texts,
+        *,
+        batch_size: int | None = None,
+        errors: OnError = "raise",
+        progress: Progress | None = None,
+    ) -> np.ndarray | Encoded:
+        """Texts -> float32 [n, dim] with rows of length 1; a single text is one row.
+
+        Args:
+            texts: one, or any iterable of texts. Each is cut to `max_length` tokens.
+            batch_size: texts that run together; None: 256, or 1 where `rows_alone`.
+            errors: as for `encode_images`.
+            progress: called with the number of texts done since the last call.
+
+        Raises:
+            InputTypeError: something is no text. InputValueError: a text is too long, or no Unicode.
+            CheckpointError: an embedding is zero or not finite.
+        """
+        check_on_error(errors)
+        size = self._batch(batch_size, TEXT_BATCH)
+        items, _ = text_items(texts)
+        good, failures, total = self._good_texts(items, errors)
+        # Texts of like length share a batch, which then needs little padding.
+        order = np.argsort([len(text) for _, text in good], kind="stable")
+        embeddings = np.empty((len(good), self.dim), np.float32)
+        with self._progress("encoding texts", total, progress) as advance:
+            for start in range(0, len(good), size):
+                own = order[start : start + size]
+                ids = self.tokenization([good[i][1] for i in own])
+                embeddings[own] = self._run("text", ids, last=start + size >= len(good))
+                advance(len(own))
+            advance(total - len(good))
+        rows = np.array([row for row, _ in good], np.int64)
+        return joined([placed(embeddings, rows, total, failures, errors)], self.dim, errors)
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
         """Which texts are longer than what the text tower reads."""
         return self.tokenization.cut_captions(texts)
 
-    def rank(self, image: ImageSource, texts: Sequence[str]) -> np.ndarray:
+    def rank(self, image: ImageSource, texts: Texts) -> np.ndarray:
         """How well each text fits the image, by the model's own temperature: float32 [n].
 
         Probabilities over the texts where the model was trained with softmax; of each text by itself
         where it was trained with sigmoids.
+
+        Raises:
+            as `encode_images` and `encode_texts`.
         """
-        cosines = self.encode_texts(texts) @ self.encode_images([image])[0]
+        image = one_image(image)
+        cosines = self.encode_texts(texts) @ self.encode_images(image)[0]
         return probabilities(cosines, self.manifest)
 
     @cached_property
@@ -183,11 +469,21 @@ class Encoder:
         return Tokenization.open(self.bundle, self.manifest.text)
 
     def session(self, tower: Tower) -> Session:
-        """The tower's graph, loaded on first use."""
-        with self._locks[tower]:
-            if tower not in self._sessions:
-                self._sessions[tower] = self._open(tower)
-            return self._sessions[tower]
+        """The tower's graph, loaded on first use.
+
+        Raises:
+            CheckpointError: a file is damaged. ClosedError: the encoder was closed.
+            UsageError: it used a GPU before this process was forked.
+        """
+        return self._shared.session(tower, self._open)
+
+    @cached_property
+    def _shared(self) -> Shared:
+        return Shared(self.limits.pixels_at_once, survives_fork=self.choice.provider == "cpu")
+
+    def __post_init__(self) -> None:
+        # Now, not by the first threads that use it, each of which would make its own.
+        assert self._shared is not None
 
     def _open(self, tower: Tower) -> Session:
         graph: str = getattr(self.manifest.towers(self.options.precision), tower)
@@ -210,22 +506,83 @@ class Encoder:
         Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
         return options
 
-    def _batches(self, total: int, batch_size: int) -> Iterator[range]:
-        if self.choice.provider == "tensorrt":
-            batch_size = min(batch_size, MAX_BATCH)
-        return (range(start, min(start + batch_size, total)) for start in range(0, total, batch_size))
+    def _batch(self, asked: int | None, usual: int) -> int:
+        """Rows that run together."""
+        check_batch_size(asked)
+        size = asked if asked is not None else 1 if self.rows_alone else usual
+        return min(size, MAX_BATCH) if self.choice.provider == "tensorrt" else size
 
-    def _encode(self, tower: Tower, batches: Iterator[np.ndarray], total: int, what: str) -> np.ndarray:
-        embeddings = np.empty((total, self.manifest.embedding_dim), np.float32)
-        done = 0
-        with self.reporter.progress(f"encoding {what}", total) as advance:
-            for inputs in batches:
-                end = done + len(inputs)
-                features = self.session(tower).run(inputs, last=end == total)
-                embeddings[done:end] = self._unit(features, tower)
-                done = end
-                advance(len(inputs))
-        return embeddings
+    @contextmanager
+    def _progress(self, what: str, total: int | None, own: Progress | None) -> Iterator[Progress]:
+        if own is not None or self.reporter is None or self.reporter.silent:
+            yield own or _ignore
+            return
+        with self.reporter.progress(what, total) as advance:
+            yield advance
+
+    def _image_parts(
+        self,
+        items: Iterator[Item],
+        total: int | None,
+        batch_size: int | None,
+        *,
+        errors: OnError,
+        count: CallCount,
+        advance: Progress,
+    ) -> Iterator[Encoded]:
+        self._shared.check_usable()
+        size = self._batch(batch_size, IMAGE_BATCH)
+        # Where rows run alone, as many as usual are decoded at a time all the same.
+        together = IMAGE_BATCH if self.rows_alone and size == 1 else size
+        decoder = Decoder(self.limits, self._shared.budget, count)
+        with ThreadPoolExecutor(min(self.options.threads, total or self.options.threads)) as pool:
+            for (own, last), (pixels, failures) in ahead(
+                lambda part: self.preprocessor.batch(part[0], decoder, pool), chunks(items, together)
+            ):
+                if failures and errors == "raise":
+                    raise failures[0][1]
+                yield self._image_part(
+                    own, pixels, [failure for failure, _ in failures], size, errors=errors, last=last
+                )
+                advance(len(own))
+
+    def _image_part(
+        self,
+        items: Sequence[Item],
+        pixels: np.ndarray,
+        failures: Sequence[Failure],
+        size: int,
+        *,
+        errors: OnError,
+        last: bool,
+    ) -> Encoded:
+        embeddings = np.empty((len(pixels), self.dim), np.float32)
+        for start in range(0, len(pixels), size):
+            end = start + size
+            embeddings[start:end] = self._run("vision", pixels[start:end], last=last and end >= len(pixels))
+        failed = {failure.row for failure in failures}
+        rows = np.array([row for row, _ in items if row not in failed], np.int64)
+        first = items[0][0] if items else 0
+        return placed(embeddings, rows, len(items), failures, errors, first=first)
+
+    def _good_texts(self, items: Iterable[Item], errors: OnError) -> tuple[list[tuple[int, str]], list[Failure], int]:
+        """(row, text) of those that can be encoded, cut where they are long; what failed; how many there were."""
+        self._shared.check_usable()
+        good: list[tuple[int, str]] = []
+        failures: list[Failure] = []
+        total = 0
+        for item in items:
+            total += 1
+            try:
+                good.append((item[0], self.tokenization.shortened(check_text(item, self.limits))))
+            except DataError as error:
+                if errors == "raise":
+                    raise
+                failures.append(Failure(item[0], str(error)))
+        return good, failures, total
+
+    def _run(self, tower: Tower, inputs: np.ndarray, *, last: bool) -> np.ndarray:
+        return self._unit(self.session(tower).run(inputs, last=last), tower)
 
     def _unit(self, features: np.ndarray, tower: Tower) -> np.ndarray:
         """Rows divided by their length, in float32."""
@@ -245,30 +602,23 @@ class Encoder:
         return unit
 
 
-def probabilities(cosines: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """Cosines [n] of one image with n texts -> float32 [n], as the model was trained to score them.
-
-    Softmax over the texts for the softmax loss (CLIP, arXiv:2103.00020), a sigmoid with the learnt bias for
-    the sigmoid loss (SigLIP, arXiv:2303.15343).
-    """
-    logits = cosines.astype(np.float64) * np.exp(manifest.logit_scale) + (manifest.logit_bias or 0.0)
-    if manifest.loss == "sigmoid":
-        # The sigmoid, without overflow at either end.
-        scores = np.exp(-np.logaddexp(0.0, -logits))
-    else:
-        weights = np.exp(logits - logits.max(initial=-np.inf))
-        scores = weights / weights.sum()
-    return np.asarray(scores, np.float32)
+def _chosen_threads() -> tuple[int, str]:
+    choice = choose_threads()
+    return choice.count, choice.reason
 
 
-def _ahead(make: Callable[[range], np.ndarray], rows: Iterator[range]) -> Iterator[np.ndarray]:
-    """`map(make, rows)`, with the next one being made while the caller works on the last."""
-    with ThreadPoolExecutor(1) as maker:
-        waiting = None
-        for own in rows:
-            following = maker.submit(make, own)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield waiting.result()
+def _reopened(
+    kind: type[Encoder], where: tuple[str, str, Provider | None], keywords: dict[str, Any], fingerprint: str
+) -> Encoder:
+    """What unpickling calls. Raises CheckpointError where another bundle lies at the path now."""
+    encoder = kind.open(*where, **keywords)
+    if encoder.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{where[0]} is not the bundle that the encoder was pickled with (another fingerprint): "
+            "open it anew, or copy the same bundle there"
+        )
+    return encoder
+
+
+def _ignore(_done: int) -> None:
+    """Where nobody watches."""

@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from icclip.bundles.manifest import ImageInputs
-from icclip.data.images import decode_image
-from icclip.errors import CheckpointError
-
-ImageSource = Image.Image | Path | str | bytes
+from icclip.errors import CheckpointError, DataError
+from icclip.runtime.inputs import Decoder, Images, Item, image_items
+from icclip.runtime.limits import Budget, CallCount, CallLimitError, Limits
+from icclip.runtime.results import Failure
 
 MAX_LONG_SIDE = 32
 """Times the crop: a resized image longer than this is computed inside the crop only."""
@@ -65,30 +64,48 @@ class Preprocessor:
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", _levels(self.inputs))
 
-    def __call__(
-        self, sources: Sequence[ImageSource], rows: range | None = None, pool: Executor | None = None
-    ) -> np.ndarray:
+    def __call__(self, images: Images, pool: Executor | None = None, *, decoder: Decoder | None = None) -> np.ndarray:
         """Images -> float32 [b, 3, h, w].
 
         Args:
-            sources: PIL images of any mode, paths, or encoded bytes; a lazy sequence decodes in the pool.
-            rows: which of them; None: all.
+            images: what `Encoder.encode_images` takes.
             pool: where to do it; PIL and numpy give up the interpreter's lock. None: here, one by one.
+            decoder: holds the limits; None: those of `Limits()`.
 
         Raises:
             DataError: an image cannot be decoded.
         """
-        rows = range(len(sources)) if rows is None else rows
-        batch = np.empty((len(rows), _CHANNELS, *self.inputs.size), np.float32)
-
-        def fill(place: int, row: int) -> None:
-            self._normalise(self._resized(_decode(sources[row], row)), batch[place])
-
-        # The first error, in the order of the rows, is raised while the results are read.
-        run = map if pool is None else pool.map
-        for _ in run(fill, range(len(rows)), rows):
-            pass
+        items = list(image_items(images)[0])
+        batch, failures = self.batch(items, decoder or _default_decoder(), pool)
+        if failures:
+            raise failures[0][1]
         return batch
+
+    def batch(
+        self, items: Sequence[Item], decoder: Decoder, pool: Executor | None = None
+    ) -> tuple[np.ndarray, list[tuple[Failure, DataError]]]:
+        """Those of the items that can be decoded -> float32 [b, 3, h, w], in their order; and what failed.
+
+        Raises:
+            CallLimitError: the call as a whole asks for too much.
+        """
+        batch = np.empty((len(items), _CHANNELS, *self.inputs.size), np.float32)
+
+        def fill(place: int, item: Item) -> tuple[Failure, DataError] | None:
+            try:
+                decoder(item, lambda image: self._normalise(self._resized(image), batch[place]))
+            except CallLimitError:
+                raise
+            except DataError as error:
+                return Failure(item[0], str(error)), error
+            return None
+
+        run = map if pool is None else pool.map
+        found = list(run(fill, range(len(items)), items))
+        failures = [failure for failure in found if failure is not None]
+        if failures:
+            batch = batch[[place for place, failure in enumerate(found) if failure is None]]
+        return batch, failures
 
     def _resized(self, image: Image.Image) -> Image.Image:
         """RGB of any size -> RGB of the model's size."""
@@ -108,10 +125,9 @@ class Preprocessor:
             np.take(levels, pixels[:, :, channel], out=out[channel], mode="clip")
 
 
-def _decode(source: ImageSource, row: int) -> Image.Image:
-    if isinstance(source, str):
-        source = Path(source)
-    return decode_image(source, str(source) if isinstance(source, Path) else f"image {row}")
+def _default_decoder() -> Decoder:
+    limits = Limits()
+    return Decoder(limits, Budget(limits.pixels_at_once), CallCount(limits.pixels_per_call))
 
 
 def _resized_size(size: tuple[int, int], inputs: ImageInputs) -> tuple[int, int]:

@@ -7,6 +7,7 @@ candidate runs a tiny graph, and counts only if the session says that it is the 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,12 +87,17 @@ class ShapeProfile:
 
 
 def import_onnxruntime() -> Any:
-    """The module.
+    """The module, imported so that processes which fork afterwards can still exit.
+
+    onnxruntime 1.32 starts a telemetry thread when it is imported, and children forked beside that thread
+    abort or hang at exit. `ORT_DISABLE_TELEMETRY=1` avoids it, and is set unless the user has set it to
+    anything; it has no effect where something else imported onnxruntime first.
 
     Raises:
         MissingExtraError: it is not installed.
         UsageError: it is too old.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -1,20 +1,74 @@
-"""How many threads are worth starting: more than the physical cores make encoders slower."""
+"""How many threads are worth starting: more than the physical cores, or than a container's quota, make encoders slower."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
 _CPUS = Path("/sys/devices/system/cpu")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_VARIABLE = "OMP_NUM_THREADS"
 
 
-def default_threads(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
-    """The physical cores that this process may use, or fewer where a container is limited to less."""
+@dataclass(frozen=True, slots=True)
+class ThreadChoice:
+    """A number of threads, and what decided it."""
+
+    count: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.count} {'thread' if self.count == 1 else 'threads'} ({self.reason})"
+
+
+def choose_threads(
+    cpus: Path = _CPUS,
+    groups: Path = _GROUPS,
+    own_groups: Path = _OWN_GROUPS,
+    environment: Mapping[str, str] = os.environ,
+) -> ThreadChoice:
+    """How many threads the CPU provider and preprocessing get where nobody said, and why.
+
+    `OMP_NUM_THREADS` decides where it is set. Otherwise it is the physical cores that this process may
+    use, or fewer where a container's quota is smaller; one and a half CPUs are two threads.
+
+    Args:
+        cpus: where the system describes its processors.
+        groups: where control groups are mounted.
+        own_groups: names the groups of this process.
+        environment: the variables of this process.
+    """
+    asked = _from_environment(environment)
+    if asked:
+        return ThreadChoice(asked, _VARIABLE)
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return max(1, min(_physical_cores(cpus, allowed), _quota(quota)))
+    cores = max(1, _physical_cores(cpus, allowed))
+    quota = container_quota(groups, own_groups)
+    if quota is not None and math.ceil(quota) < cores:
+        return ThreadChoice(max(1, math.ceil(quota)), f"the container's quota of {quota:g} CPUs")
+    return ThreadChoice(cores, "physical cores")
+
+
+def default_threads() -> int:
+    """The number that `choose_threads` gives."""
+    return choose_threads().count
+
+
+def container_quota(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> float | None:
+    """The CPUs that this process may use by its control groups, the smallest of all levels; None: no limit."""
+    found = [share for share in _quotas(groups, own_groups) if share is not None]
+    return min(found, default=None)
+
+
+def _from_environment(environment: Mapping[str, str]) -> int | None:
+    """The first number of `4` or `4,2` (OpenMP's nested levels); anything else is passed over."""
+    first = environment.get(_VARIABLE, "").split(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() and int(first) > 0 else None
 
 
 def _physical_cores(cpus: Path, allowed: Iterable[int]) -> int:
@@ -28,9 +82,54 @@ def _physical_cores(cpus: Path, allowed: Iterable[int]) -> int:
     return len(cores)
 
 
-def _quota(path: Path) -> int:
-    """`cpu.max` of a container: `200000 100000` is two CPUs' worth."""
+def _quotas(groups: Path, own_groups: Path) -> Iterator[float | None]:
+    """A limit may stand at any level between a process's own group and the root."""
+    second, first = _own_groups(own_groups)
+    for level in _levels(second):
+        # Where both versions are mounted, the second has a place of its own.
+        for root in (groups, groups / "unified"):
+            yield _quota_v2(root / level / "cpu.max")
+    for level in _levels(first):
+        for root in (groups / "cpu", groups / "cpu,cpuacct"):
+            yield _quota_v1(root / level)
+
+
+def _own_groups(path: Path) -> tuple[str, str]:
+    """The groups of this process, of version 2 (`0::/path`) and of version 1 (`4:cpu,cpuacct:/path`)."""
+    second = first = ""
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            number, controllers, group = [*line.split(":", 2), "", ""][:3]
+            if number == "0" and not controllers:
+                second = group
+            elif "cpu" in controllers.split(","):
+                first = group
+    return second, first
+
+
+def _levels(group: str) -> list[str]:
+    """A group and all above it, as relative paths; inside a container the path may be the host's, and absent."""
+    own = PurePosixPath(group.lstrip("/"))
+    if ".." in own.parts:
+        return ["."]
+    return [str(own), *map(str, own.parents)]
+
+
+def _quota_v2(path: Path) -> float | None:
+    """`200000 100000` is two CPUs' worth; `max 100000` no limit."""
     with contextlib.suppress(OSError, ValueError):
         share, period = path.read_text().split()
-        return max(1, int(share) // int(period))
-    return os.cpu_count() or 1
+        return _ratio(int(share), int(period))
+    return None
+
+
+def _quota_v1(directory: Path) -> float | None:
+    """`cpu.cfs_quota_us` of `cpu.cfs_period_us`; -1 is no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        share, period = (int((directory / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return _ratio(share, period)
+    return None
+
+
+def _ratio(share: int, period: int) -> float | None:
+    return share / period if share > 0 and period > 0 else None

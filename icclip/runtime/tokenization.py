@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import tokenizers
 from icclip.bundles.manifest import TextInputs
 from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError
+from icclip.runtime.truncation import cut, separable
 
 TOKENIZER = "tokenizer.json"
 
@@ -42,13 +44,24 @@ class Tokenization:
         tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
         return cls(tokenizer, inputs)
 
+    @cached_property
+    def cuts(self) -> bool:
+        """Whether long texts can be cut before they are tokenized."""
+        return self.inputs.truncation_side == "right" and separable(self.tokenizer)
+
+    def shortened(self, text: str) -> str:
+        """The text, or a beginning of it that has the same token ids, where it is long and that can be proved."""
+        if not self.cuts:
+            return text
+        return cut(self.tokenizer, text, self.inputs.max_length, lowercase=self.inputs.lowercase)
+
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Texts -> int64 [b, length]: the longest of the batch, or always `max_length`.
 
         Longer texts are cut so that the end-of-text token stays.
         """
         inputs = self.inputs
-        encodings = self._encodings(texts)
+        encodings = self._encodings([self.shortened(text) for text in texts])
         rows = [encoding.ids for encoding in encodings]
         longest = inputs.padding == "longest"
         length = max(map(len, rows), default=0) if longest else inputs.max_length

@@ -12,7 +12,8 @@ from typing import Any
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.runs.record import RECORD
+from icclip.runs.record import LOCAL, RECORD, with_places
+from icclip.training.trackers import check_trackers
 
 
 def train_config(
@@ -29,7 +30,7 @@ def train_config(
 
     Raises:
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
-        MissingExtraError: adapters without peft.
+        MissingExtraError: adapters without peft, or a tracker whose package is not installed.
     """
     said = merged(
         {} if file is None else _read(file),
@@ -50,6 +51,7 @@ def train_config(
         values.setdefault("output_dir", file if file.is_dir() else file.parent)
     values.setdefault("output_dir", _default_directory(names["model"], values["data"]))
     config = _built(values, problems)
+    check_trackers(config.report_to)
     if config.lora.rank is not None and find_spec("peft") is None:
         raise MissingExtraError("--lora-rank", ["peft"], "pip install 'icclip[lora]'")
     return config
@@ -127,10 +129,11 @@ def _read(file: Path) -> Mapping[str, Any]:
     if file.suffix != ".json":
         return read_toml(file)
     try:
-        content: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))["config"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        content: Mapping[str, Any] = with_places(record, file.with_name(LOCAL))["config"]
     except OSError as error:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} is not the icclip.json of a run: give that, or a TOML file") from error
     # Where the earlier run went, and how it was started, is no part of repeating it.
     return {name: content[name] for name in content if name not in ("output_dir", "resume", "overwrite")}

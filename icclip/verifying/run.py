@@ -13,11 +13,11 @@ import numpy as np
 from icclip.bundles.golden import Golden, read_golden
 from icclip.bundles.manifest import Manifest, file_problem, is_bundle, read_manifest
 from icclip.bundles.parity_record import (
-    BATCH,
     ParityRecord,
     PrecisionParity,
     Thresholds,
     captions_fingerprint,
+    measured_batch,
     read_parity,
     sampled_rows,
 )
@@ -181,12 +181,14 @@ def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> 
 
 
 def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
-    problems = []
+    # Opening it has compared its digest; without one it may say anything of the files.
+    no_digest = "icclip.json carries no digest, so that a change to it cannot be seen: export again"
+    problems: list[str | None] = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
             problems.append(file_problem(bundle, manifest, name))
             advance(1)
-    found = [problem for problem in problems if problem]
+    found = [problem for problem in (None if manifest.digest else no_digest, *problems) if problem]
     if not found:
         yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
     for problem in found:
@@ -256,8 +258,9 @@ def _compared(
 
 def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Finding]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
-    images = encoder.encode_images(data.images, batch_size=BATCH)
-    texts = encoder.encode_texts(data.captions.texts, batch_size=BATCH)
+    batch = measured_batch(encoder)
+    images = encoder.encode_images(data.images, batch_size=batch)
+    texts = encoder.encode_texts(data.captions.texts, batch_size=batch)
     metrics = retrieval_metrics(rank(images, texts, data.relevance()))
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]

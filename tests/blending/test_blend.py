@@ -14,6 +14,7 @@ from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.evaluating.request import eval_config
 from icclip.evaluating.run import evaluate
 from icclip.models.opening import open_model
+from icclip.runs.directory import RunDirectory
 from icclip.training.run import train
 
 
@@ -63,7 +64,7 @@ def test_a_mixture_by_hand(blended, finished, tiny, alpha):
 
 def test_the_share_is_chosen_on_the_validation_split(blended, finished, registry, quiet):
     config, result = blended(finished)
-    assert config.other.to_mapping() == json.loads((finished / "icclip.json").read_text())["config"]["model"]
+    assert config.other.to_mapping() == RunDirectory.open(finished).config["model"]
     assert config.data is not None
     assert list(result.rsums) == [tenth / 10 for tenth in range(11)]
     assert result.rsums[result.alpha] == max(result.rsums.values())

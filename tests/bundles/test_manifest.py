@@ -57,7 +57,8 @@ def edit(root, **changes):
 def test_what_is_sealed_reads_back_and_checks_even_when_moved(sealed, tmp_path):
     moved = shutil.copytree(sealed, tmp_path / "elsewhere")
     manifest = m.read_manifest(moved)
-    assert dataclasses.replace(manifest, files={}) == example()
+    towers = {"fp32": dataclasses.replace(manifest.precisions["fp32"], dynamic=None)}
+    assert dataclasses.replace(manifest, files={}, digest=None, precisions=towers) == example()
     assert set(manifest.files) == {
         "onnx/vision_model.onnx", "onnx/vision_model.onnx_data", "onnx/text_model.onnx",
     }  # fmt: skip
@@ -109,6 +110,71 @@ def test_no_bundle_no_json_and_run_directories_say_so(tmp_path):
     path.write_text('{"format": 1, "config": {}}')
     with pytest.raises(CheckpointError, match=r"is not a bundle but a run directory: make one with `icclip export"):
         m.read_manifest(tmp_path)
+
+
+def test_what_was_changed_afterwards_is_noticed(sealed):
+    values = json.loads((sealed / m.NAME).read_text())
+    edit(sealed, image={**values["image"], "mean": [0.4, 0.5, 0.5]})
+    with pytest.raises(CheckpointError, match=r"icclip.json was changed after it was written \(its digest differs\)"):
+        m.read_manifest(sealed)
+    edit(sealed, image=values["image"])
+    m.read_manifest(sealed)
+    # Layout and the order of the keys are no change.
+    (sealed / m.NAME).write_text(json.dumps(dict(reversed(json.loads((sealed / m.NAME).read_text()).items()))))
+    assert m.read_manifest(sealed).digest == values["digest"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"pooling": "mean"}, "holds pooling, which this icclip"),
+        ({"text": {"padding": "longest", "prompt": "a photo of"}}, "holds text.prompt, which"),
+        ({"precisions": {"fp32": {"vision": "a", "text": "b", "kernel": 1}}}, "holds precisions.fp32.kernel, which"),
+    ],
+)
+def test_unknown_keys_say_that_a_newer_icclip_wrote_them(sealed, changes, named):
+    edit(sealed, versions={"icclip": "9.1"}, **changes)
+    with pytest.raises(CheckpointError, match=r"does not know: a newer one \(version 9.1\) wrote it") as caught:
+        m.read_manifest(sealed)
+    assert named in str(caught.value)
+
+
+def test_dynamic_quantization_is_found_in_the_graphs(tmp_path):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/vision_model.onnx").write_bytes(b"x" * ((1 << 20) - 5) + b"DynamicQuantizeLinear")
+    (tmp_path / "onnx/text_model.onnx").write_bytes(b"QuantizeLinear")
+    assert m.seal(tmp_path, example()).precisions["fp32"].dynamic is True
+    (tmp_path / "onnx/vision_model.onnx").write_bytes(b"QuantizeLinear")
+    assert m.seal(tmp_path, example()).precisions["fp32"].dynamic is False
+
+
+def test_names_lose_their_directories(sealed):
+    source = m.Source(name="/home/me/runs/best", fingerprint="ab", parameters=10)
+    data = m.ParityData(dataset="flickr8k@/data/f8k", split="test")
+    manifest = m.seal(sealed, example(source=source, data=data))
+    assert (manifest.source.name, manifest.data.dataset) == ("best", "flickr8k@f8k")
+    assert m.read_manifest(sealed) == manifest
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 50_000])
+def test_deep_json_is_refused(sealed, content):
+    (sealed / m.NAME).write_text(content)
+    with pytest.raises(CheckpointError, match=r"icclip.json is (nested too deeply|not valid JSON)"):
+        m.read_manifest(sealed)
+    assert not m.is_bundle(sealed)
+
+
+def test_pipes_and_enormous_manifests_are_refused(sealed):
+    import os
+
+    (sealed / m.NAME).write_bytes(b" " * (17 << 20))
+    with pytest.raises(CheckpointError, match=r"it has 17,825,792 bytes, more than 16,777,216"):
+        m.read_manifest(sealed)
+    (sealed / m.NAME).unlink()
+    os.mkfifo(sealed / m.NAME)
+    with pytest.raises(CheckpointError, match="is not a regular file"):
+        m.read_manifest(sealed)
+    assert not m.is_bundle(sealed)
 
 
 def test_another_format_and_damage_are_refused(sealed):

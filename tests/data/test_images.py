@@ -184,3 +184,56 @@ def _png(width, height, *, depth, colour, rows):
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def orientation(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA"])
+def test_a_large_image_is_halved_before_anything_else(monkeypatch, kind, mode):
+    if (kind, mode) in {("JPEG", "P"), ("JPEG", "RGBA")}:
+        pytest.skip("JPEG has no such mode")
+    monkeypatch.setattr("icclip.data.images.LARGE", 2400)
+    source = Image.new("L", (120, 80), 200)
+    source.paste(40, (0, 0, 60, 40))
+    decoded = decode_image(encoded(source.convert(mode), kind, exif=orientation(6)), "here")
+    assert decoded.size == (40, 60)
+    assert decoded.mode == "RGB"
+    # Turned clockwise: what was at the top left is at the top right.
+    assert abs(decoded.getpixel((35, 5))[0] - 40) < 6
+    assert abs(decoded.getpixel((5, 5))[0] - 200) < 6
+
+
+def test_an_image_that_is_not_large_keeps_its_pixels(monkeypatch):
+    monkeypatch.setattr("icclip.data.images.LARGE", 48)
+    assert np.array_equal(np.asarray(decode_image(encoded(picture(), "PNG"), "here")), np.asarray(picture()))
+
+
+@pytest.mark.parametrize(
+    ("brand", "message"),
+    [(b"heic", "a HEIC image, which needs a plugin: pip install pillow-heif"), (b"avif", "pip install 'pillow>=11.3'"),
+     (b"xxxx", "not an image that Pillow can read")],
+)  # fmt: skip
+def test_encodings_that_need_a_plugin_are_named(brand, message, tmp_path):
+    content = b"\0\0\0\x18ftyp" + brand + b"\0" * 40
+    (tmp_path / "a.img").write_bytes(content)
+    for source in (content, tmp_path / "a.img"):
+        with pytest.raises(DataError, match=f"^here: .*{message}"):
+            decode_image(source, "here")
+
+
+def test_heic_is_read_once_the_package_for_it_is_there(monkeypatch):
+    from icclip.data import images
+
+    called = []
+    package = type("package", (), {"register_heif_opener": staticmethod(lambda: called.append(1))})
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", package)
+    images._register_heif.cache_clear()
+    with pytest.raises(DataError):
+        decode_image(b"\0\0\0\x18ftypheic" + b"\0" * 40, "here")
+    images._register_heif.cache_clear()
+    assert called == [1]

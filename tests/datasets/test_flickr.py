@@ -120,13 +120,19 @@ def refused(name, folder, message, **options):
 
 
 def test_missing_columns_list_those_there_are(tmp_path):
-    folder = one_row(tmp_path / "copy", title="a")
-    refused("hub", folder, "split 'train': no caption column among image, title; name it with --caption-column")
+    folder = one_row(tmp_path / "copy", words="a")
+    refused("hub", folder, "split 'train': no caption column among image, words; name it with --caption-column")
     refused(
-        "hub", folder, "split 'train': --caption-column x: no such column; there are image, title", caption_column="x"
+        "hub", folder, "split 'train': --caption-column x: no such column; there are image, words", caption_column="x"
     )
-    refused("hub", folder, "split 'train': --image-column y: no such column", image_column="y", caption_column="title")
-    refused("hub", folder, "--image-column title: not an image column", image_column="title", caption_column="title")
+    refused("hub", folder, "split 'train': --image-column y: no such column", image_column="y", caption_column="words")
+    refused(
+        "hub",
+        folder,
+        f"split 'train', row 0: there is no file {folder / 'a'}",
+        image_column="words",
+        caption_column="words",
+    )
     text = write_parquet(tmp_path / "text", {"text": ["a"]}, {"text": Value("string")})
     refused("hub", text, "split 'train': no image column among text; name it with --image-column")
 

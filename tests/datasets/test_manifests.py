@@ -145,7 +145,7 @@ def test_paths_that_leave_the_root_are_refused_unless_allowed(root, way):
         ),
         (
             {"image": "https://example.org/a.jpg", "text": "a"},
-            ":2: https://example.org/a.jpg: images are not fetched from the network; download it and give its path",
+            ":2: https://example.org/a.jpg: images are fetched from the network only with --download; or give a path",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_sources_that_cannot_be_read(root):
     (root / "m.jsonl").write_bytes(b'{"image": "a.jpg"}\n\xff')
     refused("jsonl", root / "m.jsonl", f"{root / 'm.jsonl'}:2: not UTF-8: save it in that encoding")
     (root / "train.jsonl").mkdir()
-    refused("jsonl", root, f"cannot read {root / 'train.jsonl'}: Is a directory")
+    refused("jsonl", root, f"cannot read the manifest: {root / 'train.jsonl'} is a directory, not a file")
 
 
 @pytest.mark.parametrize(("name", "example"), [("jsonl", "PATH.jsonl"), ("csv", "PATH.csv"), ("folder", "FOLDER")])
@@ -257,4 +257,4 @@ def test_folders_that_cannot_be_read(root, tmp_path):
     refused("folder", root, f"{root / 'a.txt'}: the image has no caption; add one or remove the line")
     refused("folder", root / "a.jpg", f"{root / 'a.jpg'}: not a folder")
     (tmp_path / "empty").mkdir()
-    refused("folder", tmp_path / "empty", f"{tmp_path / 'empty'}: has no images (.bmp, ")
+    refused("folder", tmp_path / "empty", f"{tmp_path / 'empty'}: has no images (.avif, .bmp, ")

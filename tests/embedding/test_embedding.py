@@ -9,7 +9,7 @@ import pytest
 from support.images import photo
 from support.subjects import FAMILIES, subject
 
-from icclip.embedding.run import ImageFiles
+from icclip.embedding.sources import ImageFiles
 from icclip.models.encoder import TorchEncoder
 from icclip.runtime import Encoder
 
@@ -131,7 +131,7 @@ def test_mistakes_are_one_line_and_leave_nothing(bundle, files, tmp_path, icclip
     cases = {
         "give one of: image files, --texts FILE, --dataset D": [],
         "cannot read the texts in": ["--texts", tmp_path / "none.txt"],
-        "latin.txt is not UTF-8 (byte 3)": ["--texts", tmp_path / "latin.txt"],
+        "latin.txt is not UTF-8 (line 1)": ["--texts", tmp_path / "latin.txt"],
         "none.png": [tmp_path / "none.png"],
         "unknown precision 'int8'": [*files, "--precision", "int8"],
         "provider cuda cannot be had": [*files, "--provider", "cuda"],

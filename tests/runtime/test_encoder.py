@@ -19,8 +19,9 @@ from icclip.console import Reporter
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.plugins.specs import Encoder as EncoderProtocol
 from icclip.runtime import Encoder
-from icclip.runtime.encoder import EncoderOptions, probabilities
+from icclip.runtime.encoder import EncoderOptions
 from icclip.runtime.providers import Choice, Failure
+from icclip.runtime.scoring import probabilities
 from icclip.runtime.sessions import open_session
 
 
@@ -108,7 +109,7 @@ def test_many_threads_at_once_get_their_own_results(encoder, images):
 def test_a_tower_is_loaded_when_used_and_once(bundle):
     encoder = Encoder.open(bundle, provider="cpu")
     encoder.encode_texts(TEXTS)
-    assert set(encoder._sessions) == {"text"}
+    assert set(encoder._shared.sessions) == {"text"}
     with ThreadPoolExecutor(8) as pool:
         assert len(set(map(id, pool.map(lambda _: encoder.session("vision"), range(16))))) == 1
 
@@ -192,7 +193,7 @@ def test_the_length_is_brought_to_one_in_float32(fresh, bundles):
 
 def test_embeddings_of_another_width_are_refused(fresh):
     values = json.loads((fresh / m.NAME).read_text())
-    values["embedding_dim"] = 7
+    values |= {"embedding_dim": 7, "digest": None}
     (fresh / m.NAME).write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"gives embeddings of shape \(16,\), icclip.json says 7"):
         Encoder.open(fresh).encode_texts(["a"])
@@ -241,8 +242,8 @@ def test_engines_lie_beside_the_bundle_unless_said_otherwise(bundle, tmp_path):
 
 def test_tensorrt_batches_fit_the_engine(bundle, encoder):
     options = EncoderOptions("fp32", 1, verify_hashes=True, tf32=False, engines=bundle)
-    made = Encoder(bundle, encoder.manifest, Choice("tensorrt", {}), options)._batches(300, 256)
-    assert [len(rows) for rows in made] == [128, 128, 44]
+    tensorrt = Encoder(bundle, encoder.manifest, Choice("tensorrt", {}), options)
+    assert (tensorrt._batch(256, 32), tensorrt._batch(None, 256), tensorrt._batch(64, 32)) == (128, 128, 64)
 
 
 RUN = """

@@ -9,7 +9,6 @@ import pytest
 
 from icclip.errors import MissingExtraError, UnknownNameError, UsageError
 from icclip.runtime import providers as p
-from icclip.runtime.threads import default_threads
 
 BROKEN = p.Failure("its libraries are missing", installed=True)
 ABSENT = p.Failure("built without it", installed=False)
@@ -141,19 +140,3 @@ def test_options_of_tensorrt():
     assert more["trt_fp16_enable"] == more["trt_layer_norm_fp32_fallback"] == more["trt_dump_ep_context_model"] == "1"
     assert more["trt_ep_context_file_path"] == "engine.onnx"
     assert more["trt_profile_max_shapes"] == "input_ids:128x77,input_ids:128x77"
-
-
-def test_threads_count_cores_not_hyper_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
-    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
-        folder = tmp_path / f"cpu{cpu}" / "topology"
-        folder.mkdir(parents=True)
-        (folder / "thread_siblings_list").write_text(siblings + "\n")
-    quota = tmp_path / "cpu.max"
-    assert default_threads(tmp_path, quota) == 2
-    quota.write_text("100000 100000\n")
-    assert default_threads(tmp_path, quota) == 1
-    quota.write_text("max 100000\n")
-    assert default_threads(tmp_path, quota) == 2
-    assert default_threads(tmp_path / "untold", quota) == 4

@@ -152,8 +152,9 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
     ids = torch.full((2, tiny.text.max_length), tiny.text.pad_id)
     ids[:, :2] = 0
     fixed = tiny.text.padding == "max_length"
+    side = tiny.model.config.vision_config.image_size
     export_graph(
-        _Tower(tiny.model, "get_image_features", "pixel_values"), torch.zeros(2, 3, 32, 32), root / towers.vision,
+        _Tower(tiny.model, "get_image_features", "pixel_values"), torch.zeros(2, 3, side, side), root / towers.vision,
         names=["pixel_values", tiny.image_output], axes={0: "batch"},
     )  # fmt: skip
     export_graph(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from datasets import Dataset, Features, Image, Value
+from support import formats
 from support.flickr import jpeg, write_flickr8k, write_flickr30k
 
 ROWS = [{"image": f"{i}.jpg", "caption": f"number {i}"} for i in range(6)]
@@ -31,6 +33,17 @@ def write_folder(folder):
         (folder / row["image"]).with_suffix(".txt").write_text(row["caption"])
 
 
+def write_json(folder):
+    write_images(folder)
+    (folder / "train.json").write_text(json.dumps(ROWS))
+
+
+def write_saved(folder):
+    images = [{"bytes": jpeg(i), "path": None} for i in range(len(ROWS))]
+    columns = {"image": images, "caption": [row["caption"] for row in ROWS]}
+    Dataset.from_dict(columns, features=Features({"image": Image(), "caption": Value("string")})).save_to_disk(folder)
+
+
 SOURCES = {
     "flickr8k": write_flickr8k,
     "flickr30k": write_flickr30k,
@@ -38,5 +51,12 @@ SOURCES = {
     "jsonl": write_jsonl,
     "csv": write_csv,
     "folder": write_folder,
+    "json": write_json,
+    "token": formats.token,
+    "karpathy": formats.karpathy,
+    "coco": formats.coco,
+    "parquet": write_saved,
+    "webdataset": formats.img2dataset,
+    "classes": formats.classes,
     "shapes": None,
 }

@@ -111,6 +111,23 @@ def test_wrong_normalisation_fails_the_golden_images_alone(gated):
     assert "lowest cosine with the checkpoint" in outcome.checks[2].detail
 
 
+def test_a_manifest_without_its_digest_does_not_verify(gated):
+    values = json.loads((gated / m.NAME).read_text())
+    del values["digest"]
+    (gated / m.NAME).write_text(json.dumps(values))
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    assert failed(outcome) == ["files"]
+    assert "icclip.json carries no digest" in outcome.checks[0].detail
+
+
+def test_a_manifest_that_was_changed_is_not_verified_at_all(gated):
+    values = json.loads((gated / m.NAME).read_text())
+    values["image"]["mean"] = [0.4, 0.5, 0.5]
+    (gated / m.NAME).write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"icclip.json was changed after it was written"):
+        verify(gated, registry=REGISTRY, reporter=QUIET)
+
+
 def test_a_lost_end_token_fails_the_golden_texts_alone(gated):
     path = gated / "tokenizer.json"
     values = json.loads(path.read_text())

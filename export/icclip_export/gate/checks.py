@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip.bundles.manifest import Tower
-from icclip.bundles.parity_record import BATCH, Thresholds
+from icclip.bundles.parity_record import BATCH, Thresholds, measured_batch
 from icclip.plugins.specs import Encoder
 from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, cosines
 from icclip.retrieval.metrics import CUTOFFS, DIRECTIONS
@@ -26,6 +26,9 @@ ENOUGH_IMAGES = 1000
 """Fewer tell whether the encoders agree, but too little of what retrieval costs: a smoke test."""
 CHANCE = 2.576
 """Standard deviations that chance exceeds once in a hundred times."""
+
+LONGEST = 100_000
+"""Characters of the text that fills the whole length; the runtime takes no endless ones."""
 
 _ROUNDING = 1e-9
 _SAME = 1e-6
@@ -93,10 +96,14 @@ def small_batch_checks(
     images = [data.images[index] for index in range(min(BATCH, data.captions.n_images))]
     alone = encoder.encode_images(images, batch_size=1)
     yield _lowest("vision.alone", known.images[: len(images)], alone, limits, data.image_name)
+    together = encoder.encode_images(images, batch_size=measured_batch(encoder))
+    yield from _moved("vision.neighbours", alone, together, limits, data.image_name)
     texts = list(data.captions.texts[: BATCH - 1])
     alone = encoder.encode_texts(texts, batch_size=1)
     yield _lowest("text.alone", known.texts[: len(texts)], alone, limits, data.text_name)
-    longest = " ".join(data.captions.texts[:BATCH] * BATCH)
+    together = encoder.encode_texts(texts, batch_size=measured_batch(encoder))
+    yield from _moved("text.neighbours", alone, together, limits, data.text_name)
+    longest = " ".join(data.captions.texts[:BATCH] * BATCH)[:LONGEST]
     padded = encoder.encode_texts([*texts, longest], batch_size=BATCH)[:-1]
     yield _lowest("text.padded", known.texts[: len(texts)], padded, limits, data.text_name)
 
@@ -106,6 +113,16 @@ def _lowest(
 ) -> Requirement:
     own = np.nan_to_num(cosines(known, found), nan=0.0)
     return Requirement(name, float(own.min()), limits.min_cosine, at_least=True, where=called(int(own.argmin())))
+
+
+def _moved(
+    name: str, alone: np.ndarray, together: np.ndarray, limits: Thresholds, called: Callable[[int], str]
+) -> Iterator[Requirement]:
+    """How far a row's embedding moves with the rows beside it, as the encoder is served."""
+    if limits.neighbours is not None:
+        moved = np.abs(np.nan_to_num(alone - together, nan=np.inf)).max(axis=1)
+        where = called(int(moved.argmax()))
+        yield Requirement(name, float(moved.max()), limits.neighbours, at_least=False, where=where)
 
 
 def tower_checks(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from icclip.bundles.manifest import Manifest
-from icclip.bundles.parity_record import BATCH, sampled_rows
+from icclip.bundles.parity_record import measured_batch, sampled_rows
 from icclip.errors import DataError
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import Encoder, LossFamily
@@ -113,9 +113,10 @@ class Embeddings:
     @classmethod
     def of(cls, encoder: Encoder, data: Compared) -> Embeddings:
         """Both towers over all the data."""
+        batch = measured_batch(encoder)
         return cls(
-            encoder.encode_images(data.images, batch_size=BATCH),
-            encoder.encode_texts(data.captions.texts, batch_size=BATCH),
+            encoder.encode_images(data.images, batch_size=batch),
+            encoder.encode_texts(data.captions.texts, batch_size=batch),
         )
 
     def ranks(self, relevance: Relevance) -> RetrievalRanks:

@@ -1,4 +1,4 @@
-"""A manifest of images and captions: a table with a header line, `image,caption`."""
+"""A manifest of images and captions: a table with a header line, `image,caption`, whatever separates its fields."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from icclip import hookimpl
 from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets.reading import read_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,19 +16,21 @@ if TYPE_CHECKING:
 
     from icclip.config import DatasetConfig
 
+SUFFIXES = (".csv", ".tsv")
+
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """`csv`."""
-    summary = "a .csv manifest of image files, or a directory with train.csv, validation.csv, test.csv"
+    summary = "a .csv or .tsv table of image files, or a directory with train.csv, validation.csv, test.csv"
     return [DatasetSpec(name="csv", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """See `manifest.load`."""
-    return manifest.load(config, ".csv", manifest.read_csv)
+    """See `manifest.load` and `reading.read_table`."""
+    return manifest.load(config, SUFFIXES, read_table)
 
 
 def recognises(path: Path) -> bool:
-    """A .csv file, or a directory with one per split."""
-    return manifest.recognises(path, ".csv")
+    """A .csv or .tsv file, or a directory with one per split."""
+    return manifest.recognises(path, SUFFIXES)

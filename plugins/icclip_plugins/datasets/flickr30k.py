@@ -44,22 +44,22 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     source = hub.open_source(config, where, config.revision or REVISION)
     if "test" not in source:
         raise DataError(f"{where}: the hub's layout has one split, test; this has {', '.join(source)}")
-    return _streamed(source["test"], where) if config.streaming else _in_memory(source["test"], where)
+    return _streamed(config, source["test"], where) if config.streaming else _in_memory(config, source["test"], where)
 
 
-def _in_memory(rows: Dataset, where: str) -> DatasetDict:
+def _in_memory(config: DatasetConfig, rows: Dataset, where: str) -> DatasetDict:
     from datasets import DatasetDict
 
     from icclip.data.columns import read_columns, with_captions
 
     columns = hub.require_columns(COLUMNS, rows.features, where, SPLIT_COLUMN)
     (values,) = read_columns(rows, [SPLIT_COLUMN])
-    captioned = with_captions(rows, columns.image, columns.captions, where)
+    captioned = hub.with_images(config, with_captions(rows, columns.image, columns.captions, where), where)
     chosen = {name: [i for i, value in enumerate(values) if value == here] for name, here in SPLITS.items()}
     return DatasetDict({name: captioned.select(indices) for name, indices in chosen.items() if indices})
 
 
-def _streamed(rows: Any, where: str) -> IterableDatasetDict:
+def _streamed(config: DatasetConfig, rows: Any, where: str) -> IterableDatasetDict:
     from icclip.data.columns import FEATURES
 
     hub.require_columns(COLUMNS, hub.features_of(rows), where, SPLIT_COLUMN)
@@ -68,4 +68,4 @@ def _streamed(rows: Any, where: str) -> IterableDatasetDict:
         name: undecoded.filter(lambda value, here=here: value == here, input_columns=SPLIT_COLUMN)
         for name, here in SPLITS.items()
     }
-    return hub.in_contract(parts, lambda _features, _split: COLUMNS)
+    return hub.in_contract(config, parts, lambda _features, _split: COLUMNS)

@@ -39,4 +39,4 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     def choose(features: Mapping[str, Any], split: str) -> hub.Columns:
         return hub.require_columns(COLUMNS, features, f"{where}, {split}")
 
-    return hub.in_contract(hub.named_splits(source, where), choose)
+    return hub.in_contract(config, hub.named_splits(source, where), choose)

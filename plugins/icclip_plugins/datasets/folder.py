@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from icclip import hookimpl
+from icclip.data.foreign import IMAGE_SUFFIXES, files_below, is_url
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets.columns import IMAGE_NAMES
 from icclip_plugins.datasets.hub import has_parquet
+from icclip_plugins.datasets.reading import Row, read_jsonl, read_table, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +21,7 @@ if TYPE_CHECKING:
 
     from icclip.config import DatasetConfig
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-METADATA = (("metadata.jsonl", manifest.read_jsonl), ("metadata.csv", manifest.read_csv))
+METADATA = (("metadata.jsonl", read_jsonl), ("metadata.csv", read_table))
 
 
 @hookimpl
@@ -42,12 +44,13 @@ def load(config: DatasetConfig) -> DatasetDict:
         raise DataError(f"{root}: not a folder")
     parts = {} if _metadata(root) else _split_folders(root)
     if parts:
-        rows = [(split, row) for split, folder in parts.items() for row in _rows(folder, root)]
+        found = [(split, row) for split, folder in parts.items() for row in _rows(folder, root)]
+        items = [item for split, row in found for item in manifest.items_of(config, [row], split)]
     else:
-        rows = [(manifest.split_of(row), row) for row in _rows(root, root)]
-    if not rows:
+        items = list(manifest.items_of(config, _rows(root, root)))
+    if not items:
         raise DataError(f"{root}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return manifest.splits_of(config, root, rows)
+    return manifest.splits_of(config, [root], items)
 
 
 def recognises(path: Path) -> bool:
@@ -68,29 +71,30 @@ def _metadata(folder: Path) -> Path | None:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return (path for path in files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _rows(folder: Path, root: Path) -> Iterator[manifest.Row]:
+def _rows(folder: Path, root: Path) -> Iterator[Row]:
     for name, read in METADATA:
         if (folder / name).is_file():
             return (_below(row, folder, root) for row in read(folder / name))
-    return (_captioned(image, root) for image in sorted(_images(folder)))
+    return (_captioned(image, root) for image in _images(folder))
 
 
-def _below(row: manifest.Row, folder: Path, root: Path) -> manifest.Row:
+def _below(row: Row, folder: Path, root: Path) -> Row:
     """The row with its image named from `root` instead of from the folder of its metadata."""
     prefix = folder.relative_to(root)
-    moved = {
-        name: str(prefix / value) if name in manifest.IMAGE_COLUMNS and isinstance(value, str) else value
-        for name, value in row.values.items()
-    }
-    return manifest.Row(row.where, moved)
+
+    def moved(name: str, value: Any) -> Any:
+        names_file = name.lower() in IMAGE_NAMES and isinstance(value, str) and value and not is_url(value)
+        return str(prefix / value) if names_file else value
+
+    return Row(row.where, {name: moved(name, value) for name, value in row.values.items()})
 
 
-def _captioned(image: Path, root: Path) -> manifest.Row:
+def _captioned(image: Path, root: Path) -> Row:
     text = image.with_suffix(".txt")
     if not text.is_file():
         raise DataError(f"{image}: has no caption: put one into {text.name} beside it, or into metadata.jsonl")
-    captions = [line for line in manifest.read_text(text).splitlines() if line.strip()]
-    return manifest.Row(str(text), {"image": str(image.relative_to(root)), "captions": captions})
+    captions = [line for line in read_text(text).splitlines() if line.strip()]
+    return Row(str(text), {"image": str(image.relative_to(root)), "captions": captions})

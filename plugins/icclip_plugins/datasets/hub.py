@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import binascii
 import re
-from collections.abc import Callable, Iterable, Mapping
+from base64 import b64decode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icclip import hookimpl
+from icclip.data.foreign import Door, regular_file
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
+from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets.columns import IMAGE_ALIASES, IMAGE_NAMES, caption_columns, given_column
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
     from icclip.config import DatasetConfig
 
-IMAGE_ALIASES = ("image", "image_path", "filepath", "path")
-CAPTION_ALIASES = ("text", "caption", "captions", "prompt", "sentences")
-SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
-NUMBERED_CAPTION = re.compile(r"captions?_?\d+")
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin"})
 
 
@@ -59,7 +60,8 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     if config.path is None:
         raise DataError("dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH")
     source = open_source(config, config.path, config.revision)
-    return in_contract(named_splits(source, config.path), lambda features, where: find_columns(config, features, where))
+    splits = named_splits(source, config.path)
+    return in_contract(config, splits, lambda features, where: find_columns(config, features, where))
 
 
 def has_parquet(path: Path) -> bool:
@@ -83,6 +85,7 @@ def open_source(config: DatasetConfig, source: str, revision: str | None) -> Any
     path = Path(source).expanduser()
     if path.is_dir():
         refuse_pickles(path)
+        refuse_pipes(path)
     elif path.exists() or not is_hub_id(source):
         raise DataError(f"{source}: no such directory; give a directory of parquet files or a hub id owner/name")
     try:
@@ -91,8 +94,8 @@ def open_source(config: DatasetConfig, source: str, revision: str | None) -> Any
             revision=None if path.is_dir() else revision,
             streaming=config.streaming,
         )
-    # A superset of what the library and the network raise for a wrong id, no network and damaged files.
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    # The library raises whatever a damaged file or a malformed dataset card leads it into.
+    except Exception as error:
         raise DataError(_explained(error, config, source, path)) from error
 
 
@@ -106,6 +109,13 @@ def refuse_pickles(path: Path) -> None:
     pickled = next((file for file in sorted(path.rglob("*")) if file.suffix in PICKLES), None)
     if pickled is not None:
         raise DataError(f"{pickled}: pickled data is never loaded; convert it to parquet")
+
+
+def refuse_pipes(path: Path) -> None:
+    """Raises DataError where a data file is a named pipe or a device: opening one may wait for ever."""
+    for file in sorted(path.rglob("*")):
+        if not file.is_dir():
+            regular_file(file, str(path))
 
 
 def _explained(error: Exception, config: DatasetConfig, source: str, path: Path) -> str:
@@ -136,41 +146,124 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
     Raises:
         DataError: none of them is one of ours.
     """
-    names = {name: SPLIT_ALIASES.get(name, name) for name in source}
+    names = {name: manifest.SPLIT_ALIASES.get(name, name) for name in source}
     chosen = {ours: source[name] for name, ours in names.items() if ours in {"train", "validation", "test"}}
     if not chosen:
         raise DataError(f"{where}: no split is called train, validation or test; it has {', '.join(source)}")
     return chosen
 
 
-def in_contract(splits: Mapping[str, Any], choose: Choose) -> DatasetDict | IterableDatasetDict:
-    """`image` and `captions` in every split."""
+def in_contract(config: DatasetConfig, splits: Mapping[str, Any], choose: Choose) -> DatasetDict | IterableDatasetDict:
+    """`image` and `captions` in every split. Images that are named instead of held are looked for as in a manifest.
+
+    Raises:
+        DataError: a column is missing, an image is null, or its file lies outside the dataset's directory.
+    """
     from datasets import DatasetDict, IterableDataset, IterableDatasetDict
 
     streaming = any(isinstance(split, IterableDataset) for split in splits.values())
     convert = _streamed if streaming else _in_memory
-    converted = {name: convert(split, choose, f"split {name!r}") for name, split in splits.items()}
+    converted = {name: convert(config, split, choose, f"split {name!r}") for name, split in splits.items()}
     return IterableDatasetDict(converted) if streaming else DatasetDict(converted)
 
 
-def _in_memory(split: Dataset, choose: Choose, where: str) -> Dataset:
+def _in_memory(config: DatasetConfig, split: Dataset, choose: Choose, where: str) -> Dataset:
     from icclip.data.columns import with_captions
 
     columns = choose(split.features, where)
-    return with_captions(split, columns.image, columns.captions, where)
+    where = f"{config.label}, {where}"
+    return with_images(config, with_captions(split, columns.image, columns.captions, where), where)
 
 
-def _streamed(split: IterableDataset, choose: Choose, where: str) -> IterableDataset:
+def _streamed(config: DatasetConfig, split: IterableDataset, choose: Choose, where: str) -> IterableDataset:
     from icclip.data.columns import FEATURES, captions_of
 
     features = features_of(split)
-    columns = choose(features, where)
+    columns, door = choose(features, where), door_to(config)
+    where = f"{config.label}, {where}"
 
     def convert(row: dict[str, Any]) -> dict[str, Any]:
-        return {"image": row[columns.image], "captions": captions_of([row[name] for name in columns.captions], where)}
+        image = held(config, door, row[columns.image], where)
+        return {"image": image, "captions": captions_of([row[name] for name in columns.captions], where)}
 
     undecoded = split.cast_column(columns.image, FEATURES["image"])
     return undecoded.map(convert, remove_columns=list(features), features=FEATURES)
+
+
+# Images that are named instead of held ----------------------------------------------------------
+
+ENCODED = re.compile(r"data:image/[\w.+-]+;base64,|/9j/|iVBORw0KGgo|UklGR|R0lGOD|Qk[0-9A-Za-z]|SUkq|TU0A")
+"""How the text of an image in base64 begins: JPEG, PNG, WebP, GIF, BMP, TIFF."""
+SHORTEST_ENCODED = 64
+
+
+def door_to(config: DatasetConfig) -> Door:
+    """Files may lie in the dataset's directory; those of a hub dataset in the hub's cache, where they were fetched to."""
+    import datasets
+
+    path = Path(config.path or "").expanduser()
+    local = path.is_dir() or path.is_file()
+    root = path.parent if path.is_file() else path if local else Path(datasets.config.HF_CACHE_HOME)
+    return manifest.door_of(config, [root])
+
+
+def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
+    """The split itself where every row holds its image; else one whose images are found, decoded from base64 or fetched.
+
+    Args:
+        config: what is allowed.
+        split: has `image` and `captions`, and no indices mapping.
+        where: for messages.
+
+    Raises:
+        DataError: names the row of the first image that is null, or is not to be had.
+    """
+    from icclip.data.columns import dataset_of, read_columns
+
+    chunks = split.data.column("image").chunks
+    if not any(chunk.null_count or chunk.field("bytes").null_count for chunk in chunks):
+        return split
+    cells, captions = read_columns(split, ["image", "captions"])
+    rows = [_content(config, cell, f"{where}, row {row}") for row, cell in enumerate(cells)]
+    named: dict[str, str] = {}
+    for row, value in enumerate(rows):
+        if isinstance(value, str):
+            named.setdefault(value, f"{where}, row {row}")
+    files = manifest.located(config, door_to(config), named)
+    kept = [row for row, value in enumerate(rows) if not isinstance(value, str) or value in files]
+    images = [str(files[value]) if isinstance(value := rows[row], str) else value for row in kept]
+    return dataset_of(images, [captions[row] for row in kept])
+
+
+def held(config: DatasetConfig, door: Door, cell: Any, where: str) -> dict[str, Any]:
+    """One cell of a stream, its file found. Raises DataError."""
+    value = _content(config, cell, where)
+    if isinstance(value, str):
+        found = manifest.located(config, door, {value: where})
+        return {"bytes": None, "path": str(found.get(value, value))}
+    return {"bytes": value, "path": None if cell is None else cell["path"]}
+
+
+def _content(config: DatasetConfig, cell: Any, where: str) -> bytes | str:
+    """What a cell holds, or the name that it gives; nothing is an image that cannot be read."""
+    content, name = (cell["bytes"], cell["path"]) if cell else (None, None)
+    if content is not None:
+        return bytes(content)
+    if not name:
+        if config.on_bad_image == "skip":
+            return b""
+        raise DataError(f"{where}: the image is null; remove the row, or pass --on-bad-image skip")
+    return _decoded(name, where) if len(name) >= SHORTEST_ENCODED and ENCODED.match(name) else str(name)
+
+
+def _decoded(text: str, where: str) -> bytes:
+    try:
+        return b64decode(text.partition(",")[2] if text.startswith("data:") else text, validate=False)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{where}: the image is not valid base64: {error}") from error
+
+
+# Columns ----------------------------------------------------------------------------------------
 
 
 def features_of(split: IterableDataset) -> Mapping[str, Any]:
@@ -196,7 +289,7 @@ def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str)
     image = given_column(config.image_column, features, "--image-column", where) or _image_column(features)
     captions = given_column(config.caption_column, features, "--caption-column", where)
     found = (captions,) if captions else caption_columns(features)
-    if image is not None and not _holds_images(features[image]):
+    if image is not None and not (_holds_images(features[image]) or _names_images(features[image])):
         raise DataError(f"{where}: --image-column {image}: not an image column ({features[image]})")
     if image is None:
         raise DataError(f"{where}: no image column among {', '.join(features)}; name it with --image-column")
@@ -205,17 +298,11 @@ def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str)
     return Columns(image, found)
 
 
-def given_column(name: str | None, features: Iterable[str], option: str, where: str) -> str | None:
-    """`name` itself. Raises DataError where it is given and not among `features`."""
-    if name is not None and name not in features:
-        raise DataError(f"{where}: {option} {name}: no such column; there are {', '.join(features)}")
-    return name
-
-
 def _image_column(features: Mapping[str, Any]) -> str | None:
     images = [name for name, feature in features.items() if _holds_images(feature)]
     preferred = [name for name in IMAGE_ALIASES if name in images]
-    return next(iter(preferred + images), None)
+    by_name = {name.lower(): name for name, feature in features.items() if _names_images(feature)}
+    return next(iter(preferred + images + [by_name[name] for name in IMAGE_NAMES if name in by_name]), None)
 
 
 def _holds_images(feature: Any) -> bool:
@@ -225,9 +312,6 @@ def _holds_images(feature: Any) -> bool:
     return isinstance(feature, Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
-def caption_columns(features: Iterable[str]) -> tuple[str, ...]:
-    """The names that captions go by: one column, or `caption_0`, `caption_1`...; empty where there is none."""
-    features = list(features)
-    numbered = tuple(sorted((n for n in features if NUMBERED_CAPTION.fullmatch(n)), key=lambda n: (len(n), n)))
-    named = tuple(name for name in CAPTION_ALIASES if name in features)
-    return named[:1] or numbered
+def _names_images(feature: Any) -> bool:
+    """Whether it can hold the content of image files, their paths, their URLs or their base64 text."""
+    return getattr(feature, "dtype", None) in {"string", "large_string", "binary", "large_binary"}

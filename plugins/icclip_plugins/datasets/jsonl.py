@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from icclip import hookimpl
 from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets.reading import read_jsonl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
     from icclip.config import DatasetConfig
+
+SUFFIXES = (".jsonl", ".ndjson")
 
 
 @hookimpl
@@ -25,9 +28,9 @@ def icclip_datasets() -> list[DatasetSpec]:
 
 def load(config: DatasetConfig) -> DatasetDict:
     """See `manifest.load`."""
-    return manifest.load(config, ".jsonl", manifest.read_jsonl)
+    return manifest.load(config, SUFFIXES, read_jsonl)
 
 
 def recognises(path: Path) -> bool:
     """A .jsonl file, or a directory with one per split."""
-    return manifest.recognises(path, ".jsonl")
+    return manifest.recognises(path, SUFFIXES)

@@ -1,16 +1,17 @@
-"""Rows of (image path, caption) -> splits; shared by the datasets that list files."""
+"""Images with their captions, as files list them -> splits; shared by the datasets that name images by path or URL."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from icclip.console import Reporter
+from icclip.data.foreign import Door, checked_text, is_url
 from icclip.errors import DataError
-from icclip_plugins.datasets.hub import IMAGE_ALIASES, SPLIT_ALIASES, caption_columns, given_column
+from icclip_plugins.datasets.columns import caption_columns, given_column, image_column
+from icclip_plugins.datasets.reading import Row
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -18,100 +19,60 @@ if TYPE_CHECKING:
     from icclip.config import DatasetConfig
 
 SPLIT_NAMES = ("train", "validation", "test")
-IMAGE_COLUMNS = (*IMAGE_ALIASES, "file_name")
-"""`file_name` is what datasets' imagefolder calls it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a manifest."""
-
-    where: str
-    """File and line, for messages."""
-    values: Mapping[str, Any]
-
-
+SPLIT_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
 Reader = Callable[[Path], Iterator[Row]]
 
 
-# Reading lines ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An image with captions, before the image is looked for."""
 
-
-def read_jsonl(path: Path) -> Iterator[Row]:
-    """One object a line; blank lines are passed over. Raises DataError with the line's number."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            yield Row(f"{path}:{number}", _object(line, f"{path}:{number}"))
-
-
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise DataError(f'{where}: expected an object such as {{"image": ..., "caption": ...}}')
-    return value
-
-
-def read_csv(path: Path) -> Iterator[Row]:
-    """A header line, then one row each, as a spreadsheet writes them. Raises DataError with the line's number."""
-    reader = csv.DictReader(read_text(path).splitlines(keepends=True), strict=True)
-    while True:
-        try:
-            values = next(reader, None)
-        except csv.Error as error:
-            # The last good row ended at line_num. An open quote runs on to the end of the file: where
-            # the row began says more than where the reader gave up.
-            raise DataError(f"{path}:{reader.line_num + 1}: not valid CSV: {error}") from error
-        if values is None:
-            return
-        where = f"{path}:{reader.line_num}"
-        if None in values or None in values.values():
-            raise DataError(f"{where}: not as many fields as the header has ({len(reader.fieldnames or ())})")
-        yield Row(where, values)
-
-
-def read_text(path: Path) -> str:
-    """The content of a UTF-8 file, with or without a byte order mark. Raises DataError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8: save it in that encoding") from error
+    where: str
+    """File and line, for messages."""
+    split: str
+    image: str
+    """A path or a URL."""
+    captions: Sequence[str]
 
 
 # From a path to splits --------------------------------------------------------------------------
 
 
-def load(config: DatasetConfig, suffix: str, read: Reader) -> DatasetDict:
+def load(config: DatasetConfig, suffixes: Sequence[str], read: Reader) -> DatasetDict:
     """From a manifest, or a directory with one manifest per split.
 
     Raises:
         DataError: there is none, a line is malformed, an image is missing or outside the root.
     """
-    path = given_path(config, f"PATH{suffix}")
-    if path.is_file():
-        return splits_of(config, path.parent, ((split_of(row), row) for row in read(path)))
-    files = by_split(path, suffix)
+    path = given_path(config, f"PATH{suffixes[0]}")
+    if not path.is_dir():
+        return splits_of(config, [path.parent], items_of(config, read(path)))
+    files = _files(path, suffixes)
     if not files:
-        raise DataError(f"{path}: no {', '.join(name + suffix for name in SPLIT_NAMES)} in it")
-    return splits_of(config, path, ((split, row) for split, file in files.items() for row in read(file)))
+        raise DataError(f"{path}: no {', '.join(name + suffixes[0] for name in SPLIT_NAMES)} in it")
+    items = (item for split, file in files.items() for item in items_of(config, read(file), split))
+    return splits_of(config, [path], items)
 
 
-def recognises(path: Path, suffix: str) -> bool:
+def recognises(path: Path, suffixes: Sequence[str]) -> bool:
     """Whether `load` has something to read."""
-    return path.suffix == suffix if path.is_file() else bool(by_split(path, suffix))
+    return bool(_files(path, suffixes)) if path.is_dir() else path.suffix.lower() in suffixes
+
+
+def _files(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    return next((found for suffix in suffixes if (found := by_split(path, suffix))), {})
 
 
 def given_path(config: DatasetConfig, example: str) -> Path:
     """`config.path`, which must be there. Raises DataError."""
     if config.path is None:
         raise DataError(f"dataset {config.name!r} needs a path: write {config.name}@{example}")
-    path = Path(config.path).expanduser()
-    if not path.exists():
+    path = Path(checked_text(config.path, "--dataset")).expanduser()
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise DataError(f"{config.path:.80}: {error.strerror}") from error
+    if not there:
         raise DataError(f"{path}: there is no such file or directory")
     return path
 
@@ -133,67 +94,47 @@ def by_split(path: Path, suffix: str = "") -> dict[str, Path]:
     return found
 
 
-def split_of(row: Row) -> str:
-    """What the row's column `split` says; `train` without one. Raises DataError for another name."""
-    name = row.values.get("split", "train")
-    split = SPLIT_ALIASES.get(name, name) if isinstance(name, str) else None
-    if split not in SPLIT_NAMES:
-        raise DataError(f"{row.where}: split {name!r}: use one of {', '.join(SPLIT_NAMES)}")
-    return split
+# From rows to items -----------------------------------------------------------------------------
 
 
-# From rows to splits ----------------------------------------------------------------------------
-
-
-def splits_of(config: DatasetConfig, root: Path, rows: Iterable[tuple[str, Row]]) -> DatasetDict:
-    """Group the rows, each with its split, by image: one image with the captions of all its rows.
+def items_of(config: DatasetConfig, rows: Iterable[Row], split: str | None = None) -> Iterator[Item]:
+    """The rows of a manifest as items.
 
     Args:
-        config: which columns, and whether images may lie outside `root`.
-        root: the directory that relative paths start from.
+        config: which columns.
         rows: in the order the images are to have.
+        split: theirs; None: what each row's column `split` says.
 
     Raises:
         DataError: names the file and line of the first row that cannot be used.
     """
-    from datasets import DatasetDict
-
-    from icclip.data.columns import dataset_of
-
-    captions: dict[str, dict[str, list[str]]] = {}
-    for split, row in rows:
-        image = image_path(config, root, row)
-        captions.setdefault(split, {}).setdefault(str(image), []).extend(row_captions(config, row))
-    if not captions:
-        raise DataError(f"{config.label}: has no rows")
-    return DatasetDict({name: dataset_of(list(own), list(own.values())) for name, own in captions.items()})
+    for row in rows:
+        own = split_of(row) if split is None else split
+        yield Item(row.where, own, image_of(config, row), row_captions(config, row))
 
 
-def image_path(config: DatasetConfig, root: Path, row: Row) -> Path:
-    """The image of a row: a file below `root`, links followed.
-
-    Raises:
-        DataError: no column, a URL, no such file, or one outside `root` that is not allowed.
-    """
-    value = row.values[_image_column(config, row)]
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{row.where}: the image is {value!r}: expected a path")
-    if "://" in value:
-        raise DataError(f"{row.where}: {value}: images are not fetched from the network; download it and give its path")
-    path = root / value
-    if not config.allow_outside_root and not path.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{row.where}: {value} lies outside {root}; move it there or pass --allow-outside-root")
-    if not path.is_file():
-        raise DataError(f"{row.where}: there is no file {path}")
-    return path
+def split_of(row: Row) -> str:
+    """What the row's column `split` says; `train` without one. Raises DataError for another name."""
+    return known_split(row.values.get("split", "train"), row.where)
 
 
-def _image_column(config: DatasetConfig, row: Row) -> str:
-    given = given_column(config.image_column, row.values, "--image-column", row.where)
-    column = given or next((name for name in IMAGE_COLUMNS if name in row.values), None)
+def known_split(name: object, where: str, aliases: Mapping[str, str] = SPLIT_ALIASES) -> str:
+    """One of ours, by any of its names. Raises DataError for another name."""
+    split = aliases.get(name, name) if isinstance(name, str) else None
+    if split not in SPLIT_NAMES:
+        raise DataError(f"{where}: split {name!r}: use one of {', '.join(SPLIT_NAMES)}")
+    return split
+
+
+def image_of(config: DatasetConfig, row: Row) -> str:
+    """What a row calls its image. Raises DataError: no column, or no text in it."""
+    column = given_column(config.image_column, row.values, "--image-column", row.where) or image_column(row.values)
     if column is None:
         raise DataError(f"{row.where}: no image column among {', '.join(row.values)}; name it with --image-column")
-    return column
+    value = row.values[column]
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{row.where}: the image is {value!r}: expected a path")
+    return value
 
 
 def row_captions(config: DatasetConfig, row: Row) -> list[str]:
@@ -202,15 +143,114 @@ def row_captions(config: DatasetConfig, row: Row) -> list[str]:
     Raises:
         DataError: no column, no caption, an empty one, or one that is no text.
     """
-    from icclip.data.columns import captions_of
-
     given = given_column(config.caption_column, row.values, "--caption-column", row.where)
     columns = [given] if given else caption_columns(row.values)
     if not columns:
         raise DataError(f"{row.where}: no caption column among {', '.join(row.values)}; name it with --caption-column")
-    captions = captions_of([row.values[name] for name in columns], row.where)
+    return usable_captions([row.values[name] for name in columns], row.where)
+
+
+def usable_captions(cells: Sequence[object], where: str) -> list[str]:
+    """Texts, lists of texts and nulls -> at least one caption.
+
+    Raises:
+        DataError: there is none, one is empty or no text.
+    """
+    from icclip.data.columns import captions_of
+
+    captions = captions_of(cells, where)
     if not captions:
-        raise DataError(f"{row.where}: the image has no caption; add one or remove the line")
+        raise DataError(f"{where}: the image has no caption; add one or remove the line")
     if not all(caption.strip() for caption in captions):
-        raise DataError(f"{row.where}: a caption is empty; fill it in or remove it")
+        raise DataError(f"{where}: a caption is empty; fill it in or remove it")
     return captions
+
+
+# From items to splits ---------------------------------------------------------------------------
+
+
+def splits_of(config: DatasetConfig, folders: Sequence[Path], items: Iterable[Item]) -> DatasetDict:
+    """Group the items by image: one image with the captions of all its items.
+
+    Args:
+        config: whether images may lie outside, and may be fetched.
+        folders: where relative paths may start, unless `config.image_root` says; none may lie outside the first.
+        items: in the order the images are to have.
+
+    Raises:
+        DataError: an image is missing or outside the root, or cannot be fetched.
+    """
+    from datasets import DatasetDict
+
+    from icclip.data.columns import dataset_of
+
+    captions: dict[str, dict[str, list[str]]] = {}
+    first: dict[str, str] = {}
+    for item in items:
+        captions.setdefault(item.split, {}).setdefault(item.image, []).extend(item.captions)
+        first.setdefault(item.image, item.where)
+    if not captions:
+        raise DataError(f"{config.label}: has no rows")
+    files = located(config, door_of(config, folders), first)
+    grouped = {name: _by_file(own, files) for name, own in captions.items()}
+    return DatasetDict({name: dataset_of(list(own), list(own.values())) for name, own in grouped.items() if own})
+
+
+def _by_file(captions: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> dict[str, list[str]]:
+    """One file may be called by several names; images that were left out are in `files` no more."""
+    found: dict[str, list[str]] = {}
+    for image, own in captions.items():
+        if image in files:
+            found.setdefault(str(files[image]), []).extend(own)
+    return found
+
+
+def door_of(config: DatasetConfig, folders: Sequence[Path]) -> Door:
+    """Where a dataset's files may lie."""
+    root = config.image_root
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise DataError(f"--image-root {root}: there is no such directory")
+    chosen = folders if root is None else [Path(root).expanduser()]
+    return Door(tuple(chosen), config.allow_outside_root, missing=config.on_bad_image == "skip")
+
+
+def located(config: DatasetConfig, door: Door, images: Mapping[str, str]) -> dict[str, Path]:
+    """The file of each image; URLs are fetched first, and those that fail are left out where the config skips.
+
+    Args:
+        config: says whether to fetch, and whether to skip.
+        door: finds files.
+        images: path or URL -> file and line that name it first.
+
+    Raises:
+        DataError: see `splits_of`.
+    """
+    urls = [image for image in images if is_url(image)]
+    fetched = _fetched(config, urls, images) if urls else {}
+    return {
+        image: fetched[image] if is_url(image) else door.find(image, where)
+        for image, where in images.items()
+        if not is_url(image) or image in fetched
+    }
+
+
+def _fetched(config: DatasetConfig, urls: Sequence[str], images: Mapping[str, str]) -> dict[str, Path]:
+    from icclip.data.downloads import fetch_all
+
+    for url in urls:
+        checked_text(url, images[url])
+        if not url.lower().startswith(("http://", "https://")):
+            raise DataError(f"{images[url]}: {url:.200}: only http and https are fetched; give a path")
+    if not config.download:
+        where = f"{images[urls[0]]}: {urls[0]:.200}"
+        raise DataError(f"{where}: images are fetched from the network only with --download; or give a path")
+    reporter = Reporter.for_this_process()
+    results = fetch_all(urls, reporter)
+    failed = {url: result for url, result in results.items() if isinstance(result, DataError)}
+    if failed:
+        url, error = next(iter(failed.items()))
+        message = f"{len(failed):,} of {len(urls):,} images could not be fetched; the first: {images[url]}: {error}"
+        if config.on_bad_image == "fail" or len(failed) == len(images):
+            raise DataError(f"{message}; try again, or pass --on-bad-image skip")
+        reporter.warn(f"{config.label}: skipped: {message}")
+    return {url: result for url, result in results.items() if isinstance(result, Path)}

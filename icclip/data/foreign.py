@@ -1,0 +1,154 @@
+"""The door for paths and texts that come from a dataset's files: what the system would refuse is one line here."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+
+from icclip.errors import DataError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".ppm"}
+)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_SHOWN = 120
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def checked_text(text: str, where: str) -> str:
+    """A caption or a name, itself.
+
+    Raises:
+        DataError: it holds a NUL character or half of a surrogate pair, which neither files, tables nor
+            tokenizers can take.
+    """
+    if "\0" in text:
+        raise DataError(f"{where}: {text!r:.80} holds a NUL character: remove it, or save the file as UTF-8")
+    if LONE_SURROGATE.search(text):
+        raise DataError(f"{where}: {text!r:.80} is not valid Unicode (half of a surrogate pair): save it as UTF-8")
+    return text
+
+
+def is_url(value: str) -> bool:
+    r"""Whether an image is named by a URL of any scheme rather than by a path; `C:\` is a drive."""
+    return URL.match(value) is not None
+
+
+def regular_file(path: Path, where: str) -> Path:
+    """`path` itself, which is a file and not a pipe or a device: opening one of those may wait for ever.
+
+    Raises:
+        DataError: it is missing, cannot be looked at, or is something else.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{where}: there is no file {path}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{where}: {_shortened(path)}: {_reason(error)}") from error
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{where}: {path} is a {_kind(mode)}, not a file")
+    return path
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "directory", stat.S_ISFIFO: "named pipe", stat.S_ISSOCK: "socket"}
+    return next((name for test, name in kinds.items() if test(mode)), "device")
+
+
+def _reason(error: Exception) -> str:
+    return (getattr(error, "strerror", None) or str(error)).strip() or type(error).__name__
+
+
+def _shortened(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:60]}...{text[-40:]} ({len(text):,} characters)"
+
+
+@dataclass(frozen=True)
+class Door:
+    """Finds the files that a dataset names.
+
+    Args:
+        folders: where a relative path may start, tried in turn. No file may lie outside the first.
+        outside: whether files may lie elsewhere all the same (`--allow-outside-root`).
+        missing: whether a file that is not there is let through, to be counted where it is read.
+    """
+
+    folders: Sequence[Path]
+    outside: bool = False
+    missing: bool = False
+
+    @cached_property
+    def _root(self) -> Path:
+        return self.folders[0].resolve()
+
+    def find(self, value: str, where: str) -> Path:
+        """The file called `value`, links followed, below the first folder.
+
+        Raises:
+            DataError: there is none, it lies elsewhere, or the system refuses its name.
+        """
+        checked_text(value, where)
+        try:
+            paths = [folder / name for name in _spellings(value) for folder in self.folders]
+            path = next((path for path in paths if path.exists()), paths[0])
+            inside = self.outside or path.resolve().is_relative_to(self._root)
+        # RuntimeError: how pathlib reports a loop of links before Python 3.13.
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(f"{where}: {_shortened(Path(value))}: {_reason(error)}") from error
+        if not inside:
+            raise DataError(
+                f"{where}: {value} lies outside {self.folders[0]}; move it there or pass --allow-outside-root"
+            )
+        return path if self.missing and not path.exists() else self._file(path, value, where)
+
+    def _file(self, path: Path, value: str, where: str) -> Path:
+        try:
+            return regular_file(path, where)
+        except DataError as error:
+            hint = "; it is a Windows path: name files relative to --image-root" if _on_a_drive(value) else ""
+            raise DataError(f"{error}{hint}") from error
+
+
+def _spellings(value: str) -> list[str]:
+    """As it stands, and with the separators of Windows turned into ours."""
+    return [value, value.replace("\\", "/")] if "\\" in value and os.sep == "/" else [value]
+
+
+def _on_a_drive(value: str) -> bool:
+    return bool(PureWindowsPath(value).drive) and ":" in value
+
+
+def files_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Every file below a folder, in the order of the names; links to folders are followed, loops of them are not.
+
+    One folder's names are held at a time. Hidden files and folders are passed over.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    try:
+        real = folder.resolve()
+        entries = [] if real in seen else sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"cannot list {folder}: {_reason(error)}") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from files_below(Path(entry.path), seen | {real})
+        else:
+            yield Path(entry.path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -1,0 +1,26 @@
+"""What `icclip data inspect` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.config import InspectConfig, merged
+from icclip.data.gallery import dataset_asked
+from icclip.plugins.registry import Registry
+
+
+def inspect_config(registry: Registry, dataset: str, said: Mapping[str, Any]) -> InspectConfig:
+    """The whole request.
+
+    Args:
+        registry: knows the datasets.
+        dataset: as the user wrote it.
+        said: fields of InspectConfig, nested.
+
+    Raises:
+        UsageError: the dataset is unknown, or an option is wrong.
+        MissingExtraError: the package `datasets` is not installed.
+    """
+    data = dataset_asked(registry, dataset, said.get("data", {}))
+    return InspectConfig.from_mapping({**merged(said), "data": data})

@@ -1,0 +1,144 @@
+"""What one encoder shares between threads, and what becomes of it in a forked process.
+
+A fork copies locks as they are and threads not at all. So no tower is being loaded while a process forks
+(the fork waits for it), locks are made anew in the child, and sessions that were opened before are left
+behind there: their threads do not exist in the child, and tearing them down would wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from icclip.bundles.manifest import Tower
+from icclip.errors import ClosedError, UsageError
+from icclip.runtime.limits import Budget
+from icclip.runtime.sessions import Session
+
+_TOWERS: tuple[Tower, ...] = ("vision", "text")
+_PARALLELISM = "TOKENIZERS_PARALLELISM"
+_number = itertools.count()
+
+
+class Shared:
+    """Locks, open graphs and the pixel budget of one encoder.
+
+    Args:
+        pixels_at_once: see `Limits`.
+        survives_fork: whether graphs can be opened again in a forked child; not where a GPU was used before.
+    """
+
+    def __init__(self, pixels_at_once: int, *, survives_fork: bool) -> None:
+        self.number = next(_number)
+        self.pixels_at_once, self.survives_fork = pixels_at_once, survives_fork
+        self.sessions: dict[Tower, Session] = {}
+        self.closed = self.refused = False
+        self._renew()
+        _ALL.add(self)
+
+    def session(self, tower: Tower, load: Callable[[Tower], Session]) -> Session:
+        """The tower's graph, loaded by whoever asks first.
+
+        Raises:
+            ClosedError: the encoder was closed.
+            UsageError: the process was forked after the encoder had used a GPU.
+        """
+        with self.locks[tower]:
+            self.check_usable()
+            if tower not in self.sessions:
+                self.sessions[tower] = load(tower)
+            return self.sessions[tower]
+
+    def check_usable(self) -> None:
+        """Raises ClosedError or UsageError, as `session` does."""
+        if self.closed:
+            raise ClosedError("this encoder is closed: open the bundle again")
+        if self.refused:
+            raise UsageError(
+                "this encoder was opened on a GPU before this process was forked: open it in each worker, "
+                "or start the workers with spawn or forkserver"
+            )
+
+    def close(self) -> None:
+        """Let go of the graphs. Runs that are under way come to their end."""
+        for tower in _TOWERS:
+            with self.locks[tower]:
+                self.closed = True
+                self.sessions.pop(tower, None)
+
+    def before_fork(self) -> None:
+        """Wait until no tower is being loaded."""
+        for lock in self.locks.values():
+            lock.acquire()
+
+    def after_fork(self) -> None:
+        """In the parent: go on."""
+        for lock in self.locks.values():
+            lock.release()
+
+    def in_child(self) -> None:
+        """Begin anew."""
+        for session in self.sessions.values():
+            _never_destroy(session)
+        self.sessions = {}
+        self.refused = not self.survives_fork
+        self._renew()
+
+    def _renew(self) -> None:
+        # Reentrant: a thread that forks while it loads must not wait for itself.
+        self.locks: dict[Tower, Any] = {tower: threading.RLock() for tower in _TOWERS}
+        self.budget = Budget(self.pixels_at_once)
+
+
+def _never_destroy(value: object) -> None:
+    """One reference more than there are: not even the end of the interpreter takes it apart."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+
+
+# Forks --------------------------------------------------------------------------------------------
+
+_ALL: weakref.WeakSet[Shared] = weakref.WeakSet()
+
+
+class _Fork:
+    """A fork that is under way in this thread. Only one is, at any time: the locks are taken in one order."""
+
+    lock = threading.RLock()
+    held: tuple[Shared, ...] = ()
+    set_parallelism = False
+
+
+def _before() -> None:
+    _Fork.lock.acquire()
+    _Fork.held = tuple(sorted(_ALL, key=lambda shared: shared.number))
+    for shared in _Fork.held:
+        shared.before_fork()
+    # Otherwise tokenizers prints a warning into the child's standard error, and does the same by itself.
+    _Fork.set_parallelism = bool(_Fork.held) and _PARALLELISM not in os.environ
+    if _Fork.set_parallelism:
+        os.environ[_PARALLELISM] = "false"
+
+
+def _in_parent() -> None:
+    if _Fork.set_parallelism:
+        os.environ.pop(_PARALLELISM, None)
+    for shared in reversed(_Fork.held):
+        shared.after_fork()
+    _Fork.held = ()
+    _Fork.lock.release()
+
+
+def _in_child() -> None:
+    _Fork.lock = threading.RLock()
+    for shared in _Fork.held:
+        shared.in_child()
+    _Fork.held = ()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,73 @@
+"""A folder for each class, with its images: the folder's name, or a template around it, is the caption."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from icclip import hookimpl
+from icclip.data.foreign import IMAGE_SUFFIXES, files_below
+from icclip.errors import DataError
+from icclip.plugins.specs import DatasetSpec
+from icclip_plugins.datasets import manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from datasets import DatasetDict
+
+    from icclip.config import DatasetConfig
+
+
+@hookimpl
+def icclip_datasets() -> list[DatasetSpec]:
+    """`classes`."""
+    summary = "a directory with a folder of images per class, whose name is the caption (--template)"
+    return [DatasetSpec(name="classes", summary=summary, load=load, takes_path=True, recognises=recognises)]
+
+
+def load(config: DatasetConfig) -> DatasetDict:
+    """Splits are the folders train, validation and test, or all of it is `train`; underscores are read as spaces.
+
+    Raises:
+        DataError: there is no image, or one lies in no class's folder.
+    """
+    root = manifest.given_path(config, "FOLDER")
+    if not root.is_dir():
+        raise DataError(f"{root}: not a folder")
+    parts = {split: path for split, path in manifest.by_split(root).items() if path.is_dir()}
+    template = config.template or "{}"
+    items = [
+        item for split, folder in (parts or {"train": root}).items() for item in _items(folder, root, split, template)
+    ]
+    if not items:
+        raise DataError(f"{root}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return manifest.splits_of(config, [root], items)
+
+
+def recognises(path: Path) -> bool:
+    """A directory whose first image lies in a class's folder and has no .txt file beside it."""
+    if not path.is_dir():
+        return False
+    parts = [folder for folder in manifest.by_split(path).values() if folder.is_dir()]
+    for folder in parts or [path]:
+        first = next((file for file in files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES), None)
+        if first is not None:
+            return first.parent != folder and not first.with_suffix(".txt").exists() and not _metadata(path, *parts)
+    return False
+
+
+def _metadata(*folders: Path) -> bool:
+    return any((folder / f"metadata{suffix}").exists() for folder in folders for suffix in (".jsonl", ".csv"))
+
+
+def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[manifest.Item]:
+    for image in files_below(folder):
+        if image.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if image.parent == folder:
+            raise DataError(f"{image}: lies in no class's folder; move it into one, or remove it")
+        caption = template.replace("{}", image.relative_to(folder).parts[0].replace("_", " "))
+        yield manifest.Item(
+            str(image), split, str(image.relative_to(root)), manifest.usable_captions([caption], str(image))
+        )
