@@ -95,7 +95,7 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
         export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
-        parity = _proven(staging, loaded, data, probes, request, limits)
+        parity = _proven(staging, loaded, data, probes, request, limits=limits)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
         manifest = seal(staging, _manifest(loaded, config, staging))
@@ -290,6 +290,7 @@ def _proven(
     data: Data,
     probes: Probes,
     request: ExportRequest,
+    *,
     limits: Mapping[str, Thresholds],
 ) -> ParityRecord:
     """Every precision, made and measured; fp32 first, which the others are made from."""
