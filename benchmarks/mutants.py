@@ -8,6 +8,7 @@ tests/support/mutants.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "plugins", "export")]
 
-from support.mutants import HONEST, MUTANTS, TAMPERED, caught_by_hash, copy_of, describe, gate  # noqa: E402  the path comes first
+from support.mutants import HONEST, MUTANTS, TAMPERED, Mutant, caught_by_hash, copy_of, describe, gate  # noqa: E402  the path comes first
 from support.subjects import DATA, FAMILIES, Subject, subject  # noqa: E402
 
 Row = dict[str, str | bool]
@@ -51,16 +52,24 @@ def _count(rows: list[Row]) -> str:
 def _family(family: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         own, other = (subject(family, Path(name) / str(seed), seed) for seed in (0, 1))
-        for honest, kind in ((True, HONEST), (False, MUTANTS)):
-            for one in (one for one in kind if family in one.families):
-                with tempfile.TemporaryDirectory() as place:
-                    bundle = copy_of(own, Path(place))
-                    one.damage(own, other, bundle)
-                    results = {data: gate(own, bundle, one.limits, one.encoder, data) for data in DATA}
-                for data, result in results.items():
-                    right = result.passed is honest
-                    yield _row(family, one.name, describe(result), data=data, honest=honest, right=right)
+        for one in HONEST:
+            for data in DATA:
+                # Made for the data that it is gated on, as an export is.
+                on = dataclasses.replace(own, references={"scenes": own.references[data]})
+                yield from _gated(on, other, one, {data: "scenes"}, honest=True)
+        for one in (one for one in MUTANTS if family in one.families):
+            yield from _gated(own, other, one, {data: data for data in DATA}, honest=False)
         yield from _tampered(own)
+
+
+def _gated(own: Subject, other: Subject, one: Mutant, named: dict[str, str], *, honest: bool) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as place:
+        bundle = copy_of(own, Path(place))
+        one.damage(own, other, bundle)
+        results = {data: gate(own, bundle, one.limits, one.encoder, key) for data, key in named.items()}
+    for data, result in results.items():
+        right = result.passed is honest
+        yield _row(own.family, one.name, describe(result), data=data, honest=honest, right=right)
 
 
 def _tampered(own: Subject) -> Iterator[Row]:

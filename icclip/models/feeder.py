@@ -63,7 +63,13 @@ class Feeder:
         return CutCaptions.among(texts, self.text_policy.max_length, self._lengths)
 
     def save(self, directory: Path) -> None:
-        """Write the image processor and the tokenizer, as transformers lays them out."""
+        """Write the image processor and the tokenizer, as transformers lays them out.
+
+        The tokenizer will give transformers just the inputs that the text tower reads: SigLIP was trained
+        without a mask, and one that is passed on changes its embeddings.
+        """
+        tokenizer, names = self.processor.tokenizer, list(self.text_policy.inputs)
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
         with quiet_transformers():
             self.processor.save_pretrained(directory)
             # transformers 5 puts this into processor_config.json, where nothing but transformers looks.

@@ -129,6 +129,15 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
         == loaded.feeder.processor.tokenizer(["A red square"])["input_ids"]
     )
     assert processor.image_processor.size == loaded.feeder.processor.image_processor.size
+    policy, golden, encoder = loaded.feeder.text_policy, read_golden(outcome.bundle), Encoder.open(outcome.bundle)
+    texts = [text for text in golden.texts if text]
+    ours = encoder.tokenization(texts)
+    # Stock transformers with the bundle's own files, as the model card says it.
+    theirs = processor(
+        text=texts, padding=policy.padding, max_length=policy.max_length, truncation=True, return_tensors="np"
+    )
+    assert set(theirs) == set(policy.inputs)
+    np.testing.assert_array_equal(theirs["input_ids"], ours)
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):
