@@ -15,6 +15,7 @@ from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
 from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
+from icclip.extras import missing_extra
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
 
@@ -109,6 +110,12 @@ def main(argv: list[str] | None = None) -> None:
         _fail(error.problems, error.exit_code)
     except IcclipError as error:
         _fail([str(error)], error.exit_code)
+    except ModuleNotFoundError as error:
+        arguments = sys.argv[1:] if argv is None else argv
+        missing = missing_extra(error, " ".join(["icclip", *arguments[:1]]))
+        if missing is None:
+            raise
+        _fail([str(missing)], missing.exit_code)
     except SystemExit as exit_:
         if exit_.code == EXIT_INTERRUPTED:
             _fail(["interrupted; what was saved before is intact"], EXIT_INTERRUPTED)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icclip import __version__
-from icclip.bundles.golden import write_golden
+from icclip.bundles.golden import GoldenScores, write_golden
 from icclip.bundles.manifest import Manifest, ParityData, Source, Tower, TowerFiles, seal
 from icclip.bundles.parity_record import ParityRecord, PrecisionParity, Thresholds, write_parity
 from icclip.config import ExportConfig, ModelConfig
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from icclip.models.loaded import LoadedModel
     from icclip_export.gate.calibration import Calibration
     from icclip_export.gate.comparison import Reference
+    from icclip_export.gate.probes import Probes
 
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
@@ -89,11 +90,12 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
     data = _data(request)
     reporter.header(_header(config, loaded, data))
     with staging_directory(config.output_dir) as staging:
-        _write_inputs(staging, loaded, data, config)
+        probes = _probes(loaded, config)
+        _write_inputs(staging, loaded, data, probes, config)
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
         export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
-        parity = _proven(staging, loaded, data, request, limits)
+        parity = _proven(staging, loaded, data, probes, request, limits=limits)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
         manifest = seal(staging, _manifest(loaded, config, staging))
@@ -154,16 +156,39 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
             path.unlink()
 
 
-def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, config: ExportConfig) -> None:
-    """What feeds the encoders (config, processor, tokenizer), and golden inputs."""
+def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, probes: Probes, config: ExportConfig) -> None:
+    """What feeds the encoders (config, processor, tokenizer), and golden inputs: some of the split, and the probes."""
+    import numpy as np
+
+    from icclip_export.gate.comparison import Scoring
+
     loaded.model.config.save_pretrained(staging)
     loaded.feeder.save(staging)
     write_tokenizer(loaded, staging, data.tested.captions.texts[:PROVED_CAPTIONS])
     count = min(GOLDEN_IMAGES, data.tested.captions.n_images)
     images = [data.tested.images[row] for row in range(count)]
-    texts = data.tested.captions.texts[: data.tested.captions.offsets[count]]
+    texts = list(data.tested.captions.texts[: data.tested.captions.offsets[count]])
     with _checkpoint(loaded, config) as encoder:
-        write_golden(staging, images, texts, encoder.encode_images(images), encoder.encode_texts(texts))
+        vision, text = encoder.encode_images(images), encoder.encode_texts(texts)
+    vision = np.concatenate([vision, probes.image_embeddings])
+    text = np.concatenate([text, probes.text_embeddings])
+    scoring = Scoring.of_model(loaded)
+    write_golden(
+        staging,
+        [*images, *probes.images.values()],
+        [*texts, *probes.texts.values()],
+        vision,
+        text,
+        names=[""] * count + list(probes.images),
+        scores=GoldenScores(scoring.log_scores(text @ vision[0]), scoring.factor),
+    )
+
+
+def _probes(loaded: LoadedModel, config: ExportConfig) -> Probes:
+    from icclip_export.gate.probes import Probes
+
+    with _checkpoint(loaded, config) as encoder:
+        return Probes.of(loaded, encoder)
 
 
 @contextlib.contextmanager
@@ -260,14 +285,20 @@ def _size(manifest: Manifest, precision: str) -> int:
 
 
 def _proven(
-    staging: Path, loaded: LoadedModel, data: Data, request: ExportRequest, limits: Mapping[str, Thresholds]
+    staging: Path,
+    loaded: LoadedModel,
+    data: Data,
+    probes: Probes,
+    request: ExportRequest,
+    *,
+    limits: Mapping[str, Thresholds],
 ) -> ParityRecord:
     """Every precision, made and measured; fp32 first, which the others are made from."""
     from icclip_export.gate.parity import parity_record
     from icclip_export.reduction import ATTEMPTS, Reducer
 
     config = request.config
-    reference = _reference(loaded, data, request)
+    reference = _reference(loaded, data, probes, request)
     reducer = Reducer(staging, _calibrations(loaded, data, config), request.reporter)
     results: dict[str, PrecisionParity] = {}
     for precision in sorted(config.precisions, key=lambda name: name != "fp32"):
@@ -282,7 +313,7 @@ def _proven(
     return parity_record(reference, ordered, dataset=config.data.label, split=config.split, seed=config.seed)
 
 
-def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Reference:
+def _reference(loaded: LoadedModel, data: Data, probes: Probes, request: ExportRequest) -> Reference:
     from icclip_export.gate.comparison import Compared, Reference, Scoring
 
     config = request.config
@@ -296,7 +327,7 @@ def _reference(loaded: LoadedModel, data: Data, request: ExportRequest) -> Refer
         digests=tested.image_digests,
     )
     with _checkpoint(loaded, config, request.reporter) as encoder:
-        return Reference.of(encoder, Scoring.of_model(loaded), compared)
+        return Reference.of(encoder, Scoring.of_model(loaded), compared, probes)
 
 
 def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapping[Tower, Calibration]:

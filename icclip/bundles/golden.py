@@ -1,8 +1,9 @@
-"""A bundle's golden inputs: a few images and texts with the embeddings that the checkpoint gave."""
+"""A bundle's golden inputs: images and texts with the embeddings and scores that the checkpoint gave."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 DIRECTORY = "golden"
 _TEXTS, _IMAGE_EMBEDDINGS, _TEXT_EMBEDDINGS = "texts.json", "image_embeds.npy", "text_embeds.npy"
+_SCORES = "scores.json"
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class GoldenScores:
+    """What the checkpoint's temperature, bias and kind of loss make of the first image and every text."""
+
+    log_scores: np.ndarray
+    """float64 [len(texts)]: natural logarithms of the scores that `Encoder.rank` gives."""
+    factor: float
+    """What the checkpoint multiplies cosines by; it says how far a score moves with a cosine."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,8 @@ class Golden:
     """float32 [len(images), dim], rows of length 1."""
     text_embeddings: np.ndarray
     """float32 [len(texts), dim], rows of length 1."""
+    scores: GoldenScores | None = None
+    """None where the export target gives none."""
 
 
 def write_golden(
@@ -37,12 +52,28 @@ def write_golden(
     texts: Sequence[str],
     image_embeddings: np.ndarray,
     text_embeddings: np.ndarray,
+    *,
+    names: Sequence[str] = (),
+    scores: GoldenScores | None = None,
 ) -> None:
-    """Write `golden/`; call `manifest.seal` afterwards. Images are kept as they are, as PNG."""
+    """Write `golden/`; call `manifest.seal` afterwards.
+
+    Args:
+        bundle: its directory.
+        images: kept as they are, as PNG; of EXIF data the orientation alone.
+        texts: kept as they are.
+        image_embeddings: float [len(images), dim], rows of length 1.
+        text_embeddings: float [len(texts), dim], rows of length 1.
+        names: what to call the images in their files' names, from the first on; none: their numbers alone.
+        scores: of the first image and every text.
+    """
     root = bundle / DIRECTORY
     root.mkdir(parents=True, exist_ok=True)
     for index, image in enumerate(images):
-        image.save(root / f"{index:03}.png")
+        _save(image, root / f"{index:03}{_slug(names[index]) if index < len(names) else ''}.png")
+    if scores is not None:
+        values = {"log_scores": scores.log_scores.tolist(), "factor": scores.factor}
+        (root / _SCORES).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     (root / _TEXTS).write_text(json.dumps(list(texts), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     np.save(root / _IMAGE_EMBEDDINGS, image_embeddings.astype(np.float32), allow_pickle=False)
     np.save(root / _TEXT_EMBEDDINGS, text_embeddings.astype(np.float32), allow_pickle=False)
@@ -57,11 +88,35 @@ def read_golden(bundle: Path) -> Golden:
             texts=tuple(json.loads((root / _TEXTS).read_text(encoding="utf-8"))),
             image_embeddings=np.load(root / _IMAGE_EMBEDDINGS, allow_pickle=False),
             text_embeddings=np.load(root / _TEXT_EMBEDDINGS, allow_pickle=False),
+            scores=_read_scores(root / _SCORES),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{root} cannot be read ({error}): export the checkpoint again") from error
     counts = (len(golden.images), len(golden.texts))
     rows = (len(golden.image_embeddings), len(golden.text_embeddings))
     if counts != rows or 0 in counts:
         raise CheckpointError(f"{root} holds {counts} images and texts for {rows} embeddings: export again")
+    if golden.scores is not None and golden.scores.log_scores.shape != (len(golden.texts),):
+        raise CheckpointError(f"{root / _SCORES} does not hold a score for each of {counts[1]} texts: export again")
     return golden
+
+
+def _save(image: Image, path: Path) -> None:
+    from PIL.Image import Exif
+
+    orientation, exif = image.getexif().get(_ORIENTATION), Exif()
+    if orientation is not None:
+        exif[_ORIENTATION] = orientation
+    image.save(path, exif=exif)
+
+
+def _slug(name: str) -> str:
+    """A name as part of a file's: `-one-to-three`."""
+    return "".join(f"-{word}" for word in re.findall(r"[a-z0-9]+", name.lower().replace("'", "")))
+
+
+def _read_scores(path: Path) -> GoldenScores | None:
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return GoldenScores(np.asarray(values["log_scores"], np.float64), float(values["factor"]))

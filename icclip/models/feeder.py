@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from icclip.data.lengths import CutCaptions
-from icclip.models.pixels import Pixels
+from icclip.models.pixels import Pixels, axes
 from icclip.models.quiet import quiet_transformers
 from icclip.models.tokens import Tokens, padded
 from icclip.plugins.specs import TextPolicy
@@ -47,7 +47,8 @@ class Feeder:
         """
         if self.pixels is not None:
             return {"pixel_values": self.pixels.resized(images)}
-        return dict(self.processor.image_processor(images=list(images), return_tensors="pt"))
+        processor = self.processor.image_processor
+        return dict(processor(images=list(images), return_tensors="pt", **axes(processor, images)))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and what else the policy asks for."""
@@ -62,7 +63,13 @@ class Feeder:
         return CutCaptions.among(texts, self.text_policy.max_length, self._lengths)
 
     def save(self, directory: Path) -> None:
-        """Write the image processor and the tokenizer, as transformers lays them out."""
+        """Write the image processor and the tokenizer, as transformers lays them out.
+
+        The tokenizer will give transformers just the inputs that the text tower reads: SigLIP was trained
+        without a mask, and one that is passed on changes its embeddings.
+        """
+        tokenizer, names = self.processor.tokenizer, list(self.text_policy.inputs)
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
         with quiet_transformers():
             self.processor.save_pretrained(directory)
             # transformers 5 puts this into processor_config.json, where nothing but transformers looks.

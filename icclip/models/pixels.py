@@ -101,7 +101,16 @@ def _levels(processor: Any) -> Tensor:
 
 
 def _call(processor: Any, images: Sequence[Any], **switches: bool) -> Any:
-    return processor(images=list(images), return_tensors="pt", **switches)["pixel_values"]
+    return processor(images=list(images), return_tensors="pt", **axes(processor, images), **switches)["pixel_values"]
+
+
+def axes(processor: Any, images: Sequence[Any]) -> dict[str, str]:
+    """What to tell an image processor about the order of axes: something only where it would guess wrongly.
+
+    transformers' processors for Pillow take an image that is 1 or 3 pixels high for one whose channels come first.
+    """
+    ambiguous = any(isinstance(image, Image.Image) and image.height in (1, CHANNELS) for image in images)
+    return {"input_data_format": "channels_last"} if ambiguous and not getattr(processor, "is_fast", False) else {}
 
 
 def _looked_up(pixels: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -22,16 +22,30 @@ Measure it again, from this directory alone (the data is the run's own unless `-
 icclip eval .
 ```
 
-Load it with transformers:
+Find images for texts with icclip, or use the encoder from Python with transformers alone. The numbers below are
+cosines; the texts are prepared as they were in training.
 
 ```python
+import torch
+from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-model = AutoModel.from_pretrained(".").eval()
-processor = AutoProcessor.from_pretrained(".")
-```
+directory = "."  # where this card is
+model = AutoModel.from_pretrained(directory).eval()
+processor = AutoProcessor.from_pretrained(directory)
 
-Texts have to be tokenized as `text_policy` in `icclip.json` says (padding, length, case, mask)."""
+images = [Image.open("photo.jpg").convert("RGB")]
+texts = ["two dogs run across a field of snow", "a red car"]
+
+pixels = processor(images=images, return_tensors="pt")
+tokens = processor(text={texts}, {padding}, truncation=True, return_tensors="pt")
+with torch.inference_mode():
+    found = model.get_image_features(**pixels), model.get_text_features(**tokens)
+# From transformers 5 on, the embeddings are inside an output object.
+found = [getattr(features, "pooler_output", features) for features in found]
+image_embeddings, text_embeddings = (torch.nn.functional.normalize(features, dim=-1) for features in found)
+print(image_embeddings @ text_embeddings.T)
+```"""
 
 LIMITS = """\
 - The numbers hold for retrieval among the images and captions of the splits above; a larger gallery, other
@@ -48,6 +62,8 @@ def model_card(
     step0: Mapping[str, Any],
     validation: Mapping[str, Any],
     test: Mapping[str, Any] | None,
+    text_policy: Mapping[str, Any],
+    own_data: bool = False,
     cost: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with the hub's front matter.
@@ -59,16 +75,18 @@ def model_card(
         step0: metrics on the validation split before the first step; empty where not measured.
         validation: metrics on the validation split of the checkpoint that was kept.
         test: metrics on the test split of that checkpoint, if there is one.
+        text_policy: how texts are padded, cut and lower-cased, as `icclip.json` has it.
+        own_data: whether the dataset's name is that of a file format; the files are the user's own.
         cost: what the steps took, as `icclip.json` has it, if there were any.
     """
-    name = config.output_dir.resolve().name
+    data = _dataset(config.data, own=own_data)
     summary = (
         f"A `{model['model_type']}` dual encoder with {model['parameters'] / 1e6:.1f} million parameters, "
-        f"trained from `{_shown(config.model.name)}` for image-text retrieval on `{_dataset(config.data)}`."
+        f"trained from `{_shown(config.model.name)}` for image-text retrieval on {data}."
     )
     sections = [
-        _front_matter(config),
-        f"# {name}",
+        _front_matter(config, own_data=own_data),
+        f"# {_shown(config.model.name)} trained on {data}",
         summary,
         "## Results",
         _results(step0, validation, test),
@@ -77,11 +95,19 @@ def model_card(
         _options(config),
         *_cost(cost or {}),
         "## Use",
-        USAGE,
+        _usage(text_policy),
         "## Limits",
         LIMITS,
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _usage(policy: Mapping[str, Any]) -> str:
+    """The snippet with this model's own way of preparing texts."""
+    cut = f"max_length={policy['max_length']}"
+    padding = f'padding="max_length", {cut}' if policy["padding"] == "max_length" else f"padding=True, {cut}"
+    texts = "[text.lower() for text in texts]" if policy["lowercase"] else "texts"
+    return USAGE.replace("{padding}", padding).replace("{texts}", texts)
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:
@@ -95,14 +121,15 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
     return ["## Cost", f"Trained on {where}, {cost['threads']} threads: {speed}.{flops}{mfu}"]
 
 
-def _front_matter(config: TrainConfig) -> str:
+def _front_matter(config: TrainConfig, *, own_data: bool) -> str:
     fields: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["icclip", "image-text-retrieval"],
-        "datasets": [_dataset(config.data)],
         "metrics": ["recall"],
     }
+    if not own_data or _is_hub_id(config.data.path or ""):
+        fields["datasets"] = [_dataset(config.data, own=False)]
     if _is_hub_id(config.model.name):
         fields["base_model"] = config.model.name
     # JSON is YAML: quoting a strange name is left to it.
@@ -180,9 +207,11 @@ def _count(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
 
 
-def _dataset(config: DatasetConfig) -> str:
+def _dataset(config: DatasetConfig, *, own: bool) -> str:
     """The dataset's public name: a hub id or a plugin's name, no path of this machine."""
-    return config.path if config.path and _is_hub_id(config.path) else config.name
+    if config.path and _is_hub_id(config.path):
+        return config.path
+    return f"own data ({config.name})" if own else config.name
 
 
 def _shown(name: str) -> str:

@@ -47,7 +47,7 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
     )
     cost = _cost(run)
     _write_metrics(run, registry, result)
-    _write_card(run, result, cost)
+    _write_card(run, registry, result, cost)
     outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
     write_record(run.root, {**run.record, **({"cost": cost} if cost else {}), "status": "complete", "result": outcome})
     if cost:
@@ -104,7 +104,7 @@ def _cost(run: Run) -> dict[str, Any]:
     )
 
 
-def _write_card(run: Run, result: TrainResult, cost: Mapping[str, Any]) -> None:
+def _write_card(run: Run, registry: Registry, result: TrainResult, cost: Mapping[str, Any]) -> None:
     card = model_card(
         model=run.record["model"],
         config=run.config,
@@ -112,6 +112,8 @@ def _write_card(run: Run, result: TrainResult, cost: Mapping[str, Any]) -> None:
         step0=result.baseline,
         validation=result.best,
         test=result.test or None,
+        text_policy=run.record["text_policy"],
+        own_data=bool(run.config.data.path) and registry.dataset(run.config.data.name).recognises is not None,
         cost=cost,
     )
     atomic_write_text(run.root / "README.md", card)

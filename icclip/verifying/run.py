@@ -35,6 +35,11 @@ from icclip.retrieval.ranking import rank
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_LEAST_SCORE = 1e-30
+"""Where float32 stops telling scores from nothing."""
+_SAME_SCORE = 1e-4
+"""Of the logarithm: what float32 leaves of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -194,6 +199,7 @@ def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, dat
     where = f"{gated.precision} on {getattr(encoder, 'provider', gated.provider)}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
+        yield from _check_scores(encoder, golden, where)
         if data is not None:
             yield from _check_retrieval(encoder, gated, data, where)
     except CheckpointError as error:
@@ -201,12 +207,37 @@ def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, dat
 
 
 def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Finding]:
-    images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images])
+    # As the gate encodes them: one by one, so that nothing depends on what shares a batch.
+    images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images], batch_size=1)
     yield _compared(
         f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
     )
-    texts = encoder.encode_texts(golden.texts)
+    texts = encoder.encode_texts(golden.texts, batch_size=1)
     yield _compared(f"{where}: golden texts", texts, golden.text_embeddings, thresholds, list(golden.texts))
+
+
+def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Finding]:
+    """Temperature, bias and kind of loss, which no embedding shows."""
+    rank_texts = getattr(encoder, "rank", None)
+    widths = golden.image_embeddings.shape[1], golden.text_embeddings.shape[1]
+    # Embeddings of other widths are a finding of their own.
+    if rank_texts is None or golden.scores is None or widths[0] != widths[1]:
+        return
+    known, texts = golden.scores, list(golden.texts)
+    image = decode_image(golden.images[0], str(golden.images[0]))
+    cosines = encoder.encode_texts(texts) @ encoder.encode_images([image])[0]
+    moved = float(np.abs(cosines - golden.text_embeddings @ golden.image_embeddings[0]).max())
+    with np.errstate(divide="ignore"):
+        found = np.log(np.maximum(rank_texts(image, texts).astype(np.float64), _LEAST_SCORE))
+    apart = np.abs(found - np.maximum(known.log_scores, np.log(_LEAST_SCORE)))
+    # Neither function's logarithm moves by more than twice what its arguments do.
+    allowed = 2 * known.factor * moved + _SAME_SCORE
+    worst = int(apart.argmax())
+    detail = (
+        f"scores of {golden.images[0].name} differ from the checkpoint's by a factor of up to {np.exp(apart[worst]):.6g} "
+        f"(at most {np.exp(allowed):.6g}) at {texts[worst][:40]!r}"
+    )
+    yield Finding(f"{where}: golden scores", bool(apart[worst] <= allowed), detail)
 
 
 def _compared(

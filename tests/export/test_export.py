@@ -105,6 +105,20 @@ def test_the_runtime_gives_the_checkpoints_golden_embeddings(outcome, precision,
     assert (encoder.encode_texts(golden.texts) * golden.text_embeddings).sum(1).min() > cosine
 
 
+def test_golden_inputs_carry_the_probes_and_the_record_says_what_was_exercised(outcome):
+    golden = read_golden(outcome.bundle)
+    names = [path.name for path in golden.images]
+    assert names[0] == "000.png"
+    assert {"004-exactly-the-models-size.png", "007-one-to-three.png"} <= set(names)
+    assert "two dogs run across a field of snow" in golden.texts
+    assert golden.scores is not None
+    for result in read_parity(outcome.bundle).results:
+        probes = result.measured["probes"]
+        assert len(probes["images"]) == len(names) - 4
+        assert min(probes["exercised"].values()) > 0
+        assert {"probes.tokens", "probes.pixels"} <= {check["name"] for check in result.measured["checks"]}
+
+
 def test_transformers_opens_the_bundles_processor(outcome, loaded):
     from transformers import AutoConfig, AutoProcessor
 
@@ -115,6 +129,15 @@ def test_transformers_opens_the_bundles_processor(outcome, loaded):
         == loaded.feeder.processor.tokenizer(["A red square"])["input_ids"]
     )
     assert processor.image_processor.size == loaded.feeder.processor.image_processor.size
+    policy, golden, encoder = loaded.feeder.text_policy, read_golden(outcome.bundle), Encoder.open(outcome.bundle)
+    texts = [text for text in golden.texts if text]
+    ours = encoder.tokenization(texts)
+    # Stock transformers with the bundle's own files, as the model card says it.
+    theirs = processor(
+        text=texts, padding=policy.padding, max_length=policy.max_length, truncation=True, return_tensors="np"
+    )
+    assert set(theirs) == set(policy.inputs)
+    np.testing.assert_array_equal(theirs["input_ids"], ours)
 
 
 def test_the_target_opens_what_it_wrote(outcome, registry):

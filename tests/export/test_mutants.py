@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 from support.mutants import HONEST, MUTANTS, TAMPERED, caught_by_hash, check_names, copy_of, gate
 from support.subjects import FAMILIES, subject
@@ -32,9 +35,11 @@ def test_mutant_is_caught(subjects, tmp_path, family, mutant):
     mutant.damage(own, subjects(family, 1), bundle)
     # The hashes are right: only the gate can see it.
     check_files(bundle, read_manifest(bundle))
-    result = gate(own, bundle, mutant.limits, mutant.encoder)
-    assert not result.passed
-    assert len(result.failures) == len(check_names(result)) > 0
+    # Whatever the split holds: on `shapes` nothing is resized, cropped, cut or lower-cased.
+    for data in ("scenes", "shapes"):
+        result = gate(own, bundle, mutant.limits, mutant.encoder, data)
+        assert not result.passed, data
+        assert len(result.failures) == len(check_names(result)) > 0
 
 
 @pytest.mark.parametrize("export", HONEST, ids=[one.name for one in HONEST])
@@ -44,8 +49,33 @@ def test_honest_export_passes(subjects, tmp_path, family, seed, export):
     own = subjects(family, seed)
     bundle = copy_of(own, tmp_path)
     export.damage(own, own, bundle)
-    result = gate(own, bundle, export.limits)
-    assert result.passed, result.failures
+    for data in ("scenes", "shapes"):
+        result = gate(own, bundle, export.limits, data=data)
+        assert result.passed, (data, result.failures)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_the_probes_the_plain_split_hides_what_it_does_not_exercise(subjects, tmp_path, family):
+    own = subjects(family)
+    blind = dataclasses.replace(own.references["shapes"], probes=None)
+    own = dataclasses.replace(own, references={"shapes": blind})
+    bundle = copy_of(own, tmp_path)
+    next(one for one in MUTANTS if one.name == "images: Lanczos").damage(own, own, bundle)
+    assert gate(own, bundle, data="shapes").passed
+
+
+def test_a_failure_names_the_probes_and_the_record_says_what_was_exercised(subjects, tmp_path):
+    own = subjects("clip")
+    bundle = copy_of(own, tmp_path)
+    next(one for one in MUTANTS if one.name == "texts: Unicode normalisation lost").damage(own, own, bundle)
+    result = gate(own, bundle, data="shapes")
+    (line,) = [line for line in result.failures if line.startswith("probes.tokens")]
+    assert line.endswith("needs at least 1, at the probe 'accents, decomposed'")
+    probes = json.loads(json.dumps(result.measured["probes"]))
+    assert not probes["texts"]["accents, decomposed"]["same_tokens"]
+    assert probes["texts"]["accents, composed"]["same_tokens"]
+    assert probes["images"]["one to three"]["grey_levels"] == 0
+    assert min(probes["exercised"].values()) > 0
 
 
 @pytest.mark.parametrize("name", TAMPERED)

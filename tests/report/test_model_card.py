@@ -34,8 +34,14 @@ def config(tmp_path):
     )
 
 
-def card_of(config, step0, validation, test):
-    return model_card(model=MODEL, config=config, splits=SPLITS, step0=step0, validation=validation, test=test)
+POLICY = {"padding": "longest", "max_length": 77, "lowercase": False}
+
+
+def card_of(config, step0, validation, test, **options):
+    options = {"text_policy": POLICY, **options}
+    return model_card(
+        model=MODEL, config=config, splits=SPLITS, step0=step0, validation=validation, test=test, **options
+    )
 
 
 def test_front_matter_is_what_the_hub_reads(config):
@@ -54,7 +60,7 @@ def test_front_matter_is_what_the_hub_reads(config):
 def test_results_stand_beside_the_baseline(config):
     test = metrics(0.3, confidence_95={"t2i_R@1": [0.25, 0.35], "rsum": [170.0, 190.0]})
     card = card_of(config, metrics(0.1), metrics(0.2), test)
-    assert "# my-run" in card
+    assert "# openai/clip-vit-base-patch16 trained on flickr8k\n" in card
     assert "3.1 million parameters" in card
     assert "|  | validation, before training | validation | test |" in card
     assert "| text to image R@1 | 10.0 % | 20.0 % | 30.0 % [25.0, 35.0] |" in card
@@ -96,3 +102,35 @@ def test_gentle_options_are_told_where_they_are_used(config):
 def test_metrics_of_plugins_are_in_the_card(config):
     card = card_of(config, metrics(0.1), metrics(0.2, t2i_worst=17.25), None)
     assert "| t2i_worst |  | 17.25 |" in card
+
+
+def test_own_files_are_called_that_and_are_no_dataset_of_the_hub(config):
+    data = DatasetConfig(name="jsonl", path="/somewhere/private/captions.jsonl")
+    card = card_of(dataclasses.replace(config, data=data), {}, metrics(0.2), None, own_data=True)
+    assert "# openai/clip-vit-base-patch16 trained on own data (jsonl)\n" in card
+    assert "datasets:" not in card
+    assert "private" not in card
+    hub = dataclasses.replace(config, data=DatasetConfig(name="hub", path="someone/pictures"))
+    card = card_of(hub, {}, metrics(0.2), None, own_data=True)
+    assert 'datasets: ["someone/pictures"]' in card
+    assert "trained on someone/pictures\n" in card
+
+
+def test_numbers_of_plugins_are_rows(config):
+    card = card_of(config, {}, metrics(0.2, i2t_map=0.25, t2i_ndcg=0.5), None)
+    assert "| i2t_map | 0.25 |" in card
+    assert "| t2i_ndcg | 0.5 |" in card
+
+
+@pytest.mark.parametrize(
+    ("policy", "line"),
+    [
+        (POLICY, "processor(text=texts, padding=True, max_length=77, truncation=True"),
+        (
+            {"padding": "max_length", "max_length": 64, "lowercase": True},
+            'processor(text=[text.lower() for text in texts], padding="max_length", max_length=64, truncation=True',
+        ),
+    ],
+)
+def test_the_snippet_prepares_texts_as_training_did(config, policy, line):
+    assert line in card_of(config, {}, metrics(0.2), None, text_policy=policy)

@@ -12,7 +12,7 @@ import tokenizers
 import torch
 from support.images import photo
 
-from icclip.bundles.golden import write_golden
+from icclip.bundles.golden import GoldenScores, write_golden
 from icclip.bundles.manifest import Manifest, Source, TextInputs, TowerFiles, TowerIO, seal
 from icclip.runtime.preprocessing import image_inputs_from
 
@@ -162,7 +162,8 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
         names=["input_ids", tiny.text_output], axes={0: "batch"} if fixed else {0: "batch", 1: "length"},
     )  # fmt: skip
     images = [photo(w, h, seed=w) for w, h in ((50, 40), (32, 32), (20, 70))]
-    write_golden(root, images, TEXTS, tiny.image_embeddings(images), tiny.text_embeddings(TEXTS))
+    vision, text = tiny.image_embeddings(images), tiny.text_embeddings(TEXTS)
+    write_golden(root, images, TEXTS, vision, text, scores=golden_scores(tiny, text @ vision[0]))
     bias = getattr(tiny.model, "logit_bias", None)
     manifest = Manifest(
         model_type=tiny.model.config.model_type,
@@ -181,6 +182,17 @@ def write_bundle(tiny: Tiny, root: Path) -> Manifest:
         precisions={"fp32": towers},
     )
     return seal(root, manifest)
+
+
+def golden_scores(tiny: Tiny, cosines: Any) -> GoldenScores:
+    """By torch's own functions."""
+    factor = tiny.model.logit_scale.exp().item()
+    logits = factor * torch.from_numpy(cosines).double()
+    if tiny.loss == "sigmoid":
+        scores = torch.nn.functional.logsigmoid(logits + tiny.model.logit_bias.item())
+    else:
+        scores = torch.log_softmax(logits, dim=0)
+    return GoldenScores(scores.numpy(), factor)
 
 
 def export_graph(tower, inputs, path, *, names, axes):

@@ -50,10 +50,12 @@ class Mutant:
     encoder: type[Encoder] = Encoder
 
 
-def gate(subject: Subject, bundle: Path, limits: str = "fp32", encoder: type[Encoder] = Encoder) -> PrecisionParity:
-    """The gate's verdict on a bundle of a subject."""
+def gate(
+    subject: Subject, bundle: Path, limits: str = "fp32", encoder: type[Encoder] = Encoder, data: str = "scenes"
+) -> PrecisionParity:
+    """The gate's verdict on a bundle of a subject, on one kind of data."""
     return check_precision(
-        subject.reference,
+        subject.references[data],
         lambda precision: encoder.open(bundle, precision, "cpu", threads=1),
         "fp32",
         limits=find_precision(limits).limits,
@@ -314,6 +316,37 @@ def _no_end_token(values):
     values["post_processor"] = None
 
 
+def normaliser_change(change: Callable[[list[dict[str, Any]]], None]) -> Break:
+    """Other steps in what tokenizer.json does to a text first."""
+    return tokenizer_change(lambda values: change(values["normalizer"]["normalizers"]))
+
+
+def _without(kind: str) -> Callable[[list[dict[str, Any]]], None]:
+    return lambda steps: steps.remove({"type": kind})
+
+
+def _nfkc(steps):
+    steps[steps.index({"type": "NFC"})] = {"type": "NFKC"}
+
+
+def _strip_accents(steps):
+    steps[steps.index({"type": "NFC"})] = {"type": "NFD"}
+    steps.insert(1, {"type": "StripAccents"})
+
+
+def _replaced(pattern: str, content: str) -> Callable[[list[dict[str, Any]]], None]:
+    step = {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+    return lambda steps: steps.insert(0, step)
+
+
+def _forget_special_tokens(values):
+    values["added_tokens"] = []
+
+
+def _one_token_less(subject: Subject, other: Subject, root: Path) -> None:
+    manifest_change("text", max_length=read_manifest(root).text.max_length - 1)(subject, other, root)
+
+
 def towers_from(*towers: str) -> Break:
     """Graphs of another checkpoint."""
 
@@ -377,6 +410,78 @@ class NotPutBack(Encoder):
         return embeddings[np.argsort([len(text) for text in texts], kind="stable")]
 
 
+def images_first(change: Callable[[Any], Any]) -> type[Encoder]:
+    """An encoder that does something to an image before it is decoded and resized."""
+
+    class Changed(Encoder):
+        def encode_images(self, images, **options):
+            return super().encode_images([change(image) for image in images], **options)
+
+    return Changed
+
+
+def texts_first(change: Callable[[str], str]) -> type[Encoder]:
+    """An encoder that does something to a text before it is tokenized."""
+
+    class Changed(Encoder):
+        def encode_texts(self, texts, **options):
+            return super().encode_texts([change(text) for text in texts], **options)
+
+    return Changed
+
+
+def _without_orientation(image):
+    if "exif" not in image.info:
+        return image
+    bare = image.copy()
+    del bare.info["exif"]
+    return bare
+
+
+def _sixteen_bits_clipped(image):
+    return image.convert("I").convert("L") if image.mode.startswith("I;16") else image
+
+
+def _on_white(image):
+    if image.mode not in {"LA", "RGBA"}:
+        return image
+    from PIL import Image
+
+    own = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", own.size, "white"), own).convert("RGB")
+
+
+def _in_two_steps(image):
+    """As `Image.draft` and `Image.reduce` do to save time."""
+    return image.reduce(2) if image.mode == "RGB" and min(image.size) >= 2 * 32 else image
+
+
+def _square(image):
+    """Bars of black beside what is not square."""
+    from PIL import Image
+
+    side = max(image.size)
+    if image.mode != "RGB" or image.info or image.width == image.height:
+        return image
+    square = Image.new("RGB", (side, side))
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+class OffCentre(Encoder):
+    """Crops the corner."""
+
+    @property
+    def preprocessor(self):
+        class Corner(Preprocessor):
+            def _resized(self, image):
+                width, height = super()._resized(image).size
+                short = min(image.size)
+                return super()._resized(image.crop((0, 0, short, short))) if (width, height) != image.size else image
+
+        return Corner(self.manifest.image)
+
+
 CLIP, SIGLIP = ("clip",), ("siglip",)
 
 MUTANTS = (
@@ -412,6 +517,15 @@ MUTANTS = (
     Mutant("images: bilinear", manifest_change("image", resample=2)),
     Mutant("images: nearest pixel", manifest_change("image", resample=0)),
     Mutant("images: no antialias", nothing, encoder=NoAntialias),
+    Mutant("images: Lanczos", manifest_change("image", resample=1)),
+    Mutant("images: box filter", manifest_change("image", resample=4)),
+    Mutant("images: Hamming window", manifest_change("image", resample=5)),
+    Mutant("images: cropped at the corner", nothing, encoder=OffCentre),
+    Mutant("images: black bars, not a crop", nothing, encoder=images_first(_square)),
+    Mutant("images: made smaller in two steps", nothing, encoder=images_first(_in_two_steps)),
+    Mutant("images: orientation ignored", nothing, encoder=images_first(_without_orientation)),
+    Mutant("images: 16 bits clipped to 8", nothing, encoder=images_first(_sixteen_bits_clipped)),
+    Mutant("images: transparency on white", nothing, encoder=images_first(_on_white)),
     Mutant("images: squashed, not cropped", manifest_change("image", shortest_edge=None, height=32, width=32, crop_height=None, crop_width=None), CLIP),
     Mutant("images: cropped, not squashed", manifest_change("image", shortest_edge=32, height=None, width=None, crop_height=32, crop_width=32), SIGLIP),
     Mutant("images: the other family's mean and std", other_familys_normalisation),
@@ -424,6 +538,22 @@ MUTANTS = (
     Mutant("texts: padded with another id", manifest_change("text", pad_id=7), SIGLIP),
     Mutant("texts: case kept by the tokenizer", tokenizer_change(_keep_case), CLIP),
     Mutant("texts: case kept by the policy", manifest_change("text", lowercase=False), SIGLIP),
+    Mutant("texts: cut on the other side", manifest_change("text", truncation_side="left")),
+    Mutant("texts: cut one token earlier", _one_token_less),
+    Mutant("texts: cut at 30 characters", nothing, encoder=texts_first(lambda text: text[:30])),
+    Mutant("texts: Unicode normalisation lost", normaliser_change(_without("NFC"))),
+    Mutant("texts: compatibility normalisation", normaliser_change(_nfkc)),
+    Mutant("texts: accents stripped", normaliser_change(_strip_accents)),
+    Mutant("texts: runs of spaces kept", normaliser_change(_replaced(r"\s{2,}", " _ "))),
+    Mutant("texts: space at the end kept", normaliser_change(_replaced(r"\s+$", "_"))),
+    Mutant("texts: punctuation removed", normaliser_change(_replaced(r"[\"!?,.;:]", ""))),
+    Mutant("texts: quotes made straight", normaliser_change(_replaced("[\u201c\u201d]", '"'))),
+    Mutant("texts: digits masked", normaliser_change(_replaced(r"\d{4,}", "0"))),
+    Mutant("texts: beyond ASCII dropped", normaliser_change(_replaced(r"[^\x00-\x7F]", ""))),
+    Mutant("texts: right-to-left marks added", normaliser_change(_replaced("\u05db", "\u05db\u200f"))),
+    Mutant("texts: special tokens not recognised", tokenizer_change(_forget_special_tokens)),
+    Mutant("texts: markup removed", nothing, encoder=texts_first(lambda text: text.replace("<b>", "").replace("</b>", ""))),
+    Mutant("texts: nothing replaced by a full stop", nothing, encoder=texts_first(lambda text: text or ".")),
     Mutant("texts: stale vocabulary", tokenizer_change(_swap_words)),
     Mutant("texts: stale merges", tokenizer_change(_forget_merges)),
     Mutant("texts: no end token", tokenizer_change(_no_end_token)),

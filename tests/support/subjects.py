@@ -26,6 +26,7 @@ from icclip.models.loaded import LoadedModel
 from icclip.models.tokenizers import write_tokenizer
 from icclip.retrieval.captions import CaptionMap
 from icclip_export.gate.comparison import Compared, Reference, Scoring
+from icclip_export.gate.probes import Probes
 from icclip_plugins.backends import clip, siglip
 
 BACKENDS = {"clip": clip.BACKEND, "siglip": siglip.BACKEND}
@@ -33,6 +34,7 @@ FAMILIES = tuple(BACKENDS)
 LENGTHS = {"clip": 32, "siglip": 24}
 TRAINED_ON, COMPARED = 256, 100
 STEPS, BATCH = 40, 64
+PHOTOGRAPHS = 16
 
 COLOURS = {"Red": (230, 30, 30), "GREEN": (30, 200, 60), "blue": (40, 60, 235), "Yellow": (240, 225, 40)}
 PLACES = {"left": (0.25, 0.5), "Right": (0.75, 0.5), "top": (0.5, 0.25), "BOTTOM": (0.5, 0.75)}
@@ -48,7 +50,13 @@ class Subject:
     tiny: Tiny
     loaded: LoadedModel
     bundle: Path
-    reference: Reference
+    references: Mapping[str, Reference]
+    """By what is compared: `DATA`."""
+
+    @property
+    def reference(self) -> Reference:
+        """On the scenes."""
+        return self.references["scenes"]
 
 
 def scene(index: int) -> tuple[Image.Image, list[str]]:
@@ -76,6 +84,22 @@ def scenes(first: int, count: int) -> tuple[list[Image.Image], list[list[str]]]:
     return [image for image, _ in made], [captions for _, captions in made]
 
 
+def shapes() -> tuple[list[Image.Image], list[list[str]]]:
+    """Images of exactly the model's size, one for all, and short captions in lower-case ASCII: what hides most."""
+    images, captions = scenes(TRAINED_ON, COMPARED)
+    return [image.resize((32, 32)) for image in images], [[own[0].lower()] for own in captions]
+
+
+def photographs() -> tuple[list[Image.Image], list[list[str]]]:
+    """Fine texture at many times the model's size, in landscape and in portrait."""
+    sides = [(640, 480), (480, 640), (800, 450)]
+    captions = scenes(TRAINED_ON, PHOTOGRAPHS)[1]
+    return [photo(*sides[number % len(sides)], seed=number) for number in range(PHOTOGRAPHS)], captions
+
+
+DATA = {"scenes": lambda: scenes(TRAINED_ON, COMPARED), "shapes": shapes, "photographs": photographs}
+
+
 def subject(family: str, root: Path, seed: int = 0) -> Subject:
     """A trained checkpoint and its bundle below `root`; the seed decides everything."""
     images, captions = scenes(0, TRAINED_ON)
@@ -88,9 +112,13 @@ def subject(family: str, root: Path, seed: int = 0) -> Subject:
     )
     _train(loaded, images, [own[i % 2] for i, own in enumerate(captions)], seed)
     write_bundle(tiny, root)
-    images, captions = scenes(TRAINED_ON, COMPARED)
-    data = Compared.of(images, CaptionMap.from_lists(captions), COMPARED, 0)
-    return Subject(family, tiny, loaded, root, Reference.of(TorchEncoder(loaded), Scoring.of_model(loaded), data))
+    encoder, scoring = TorchEncoder(loaded), Scoring.of_model(loaded)
+    probes = Probes.of(loaded, encoder)
+    references = {
+        name: Reference.of(encoder, scoring, Compared.of(images, CaptionMap.from_lists(captions), COMPARED, 0), probes)
+        for name, (images, captions) in ((name, make()) for name, make in DATA.items())
+    }
+    return Subject(family, tiny, loaded, root, references)
 
 
 def with_model(tiny: Tiny) -> Any:

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.bundles import TEXTS
 from support.images import photo
 
@@ -79,9 +80,10 @@ def test_a_good_bundle_verifies_wherever_it_is(gated, tmp_path, icclip):
     result = json.loads(outcome.out)
     assert result["passed"]
     names = [check["name"] for check in result["checks"]]
-    assert names[:4] == ["files", "fp32: gate", "fp32 on cpu: golden images", "fp32 on cpu: golden texts"]
-    assert len(names) == 4 + 6
-    assert names[4].startswith("fp32 on cpu: i2t_R@1 on shapes")
+    golden = [f"fp32 on cpu: golden {what}" for what in ("images", "texts", "scores")]
+    assert names[:5] == ["files", "fp32: gate", *golden]
+    assert len(names) == 5 + 6
+    assert names[5].startswith("fp32 on cpu: i2t_R@1 on shapes")
 
 
 def test_people_get_a_table(gated, icclip):
@@ -132,7 +134,9 @@ def test_a_lost_end_token_fails_the_golden_texts_alone(gated):
     values["post_processor"] = None
     path.write_text(json.dumps(values))
     m.seal(gated, m.read_manifest(gated))
-    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden texts"]
+    # CLIP's tower cannot run on an empty text that has lost its last token.
+    check = {"clip": "runs", "siglip": "golden texts"}[m.read_manifest(gated).model_type]
+    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == [f"fp32 on cpu: {check}"]
 
 
 def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
@@ -141,6 +145,50 @@ def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
     np.save(gated / "golden/image_embeds.npy", nudged)
     m.seal(gated, m.read_manifest(gated))
     assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden images"]
+
+
+@pytest.mark.parametrize(
+    ("family", "changed"),
+    [
+        ("clip", {"logit_scale": 4.6}),
+        ("clip", {"loss": "sigmoid"}),
+        ("siglip", {"logit_scale": 3.0}),
+        ("siglip", {"logit_bias": -10.5}),
+        ("siglip", {"loss": "softmax"}),
+    ],
+)
+def test_scores_that_are_made_otherwise_fail(bundles, tmp_path, data, family, changed):
+    root = shutil.copytree(bundles[family], tmp_path / "gated")
+    gate(root, data)
+    assert failed(verify(root, registry=REGISTRY, reporter=QUIET)) == []
+    m.seal(root, dataclasses.replace(m.read_manifest(root), **changed))
+    outcome = verify(root, registry=REGISTRY, reporter=QUIET)
+    assert failed(outcome) == ["fp32 on cpu: golden scores"]
+    assert "differ from the checkpoint's by a factor of up to" in outcome.checks[-1].detail
+
+
+def test_golden_scores_for_other_texts_are_refused(gated):
+    path = gated / "golden/scores.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "log_scores": values["log_scores"][1:]}))
+    with pytest.raises(CheckpointError, match="does not hold a score for each of 5 texts"):
+        read_golden(gated)
+    path.write_text("[]")
+    with pytest.raises(CheckpointError, match="golden cannot be read"):
+        read_golden(gated)
+
+
+def test_golden_images_keep_their_orientation_and_nothing_else_of_their_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "the camera's maker"
+    image = photo(6, 4)
+    image.info["exif"] = exif.tobytes()
+    one = np.ones((1, 2), np.float32)
+    write_golden(tmp_path, [image], ["a"], one, one, names=["one to three, the model's"])
+    (path,) = read_golden(tmp_path).images
+    assert path.name == "000-one-to-three-the-models.png"
+    with Image.open(path) as kept:
+        assert dict(kept.getexif()) == {0x0112: 6}
 
 
 def test_embeddings_that_cannot_be_used_are_a_failed_check(gated):

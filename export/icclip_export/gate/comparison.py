@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from icclip.config import LossFamily, RelevanceProtocol
+    from icclip_export.gate.probes import Probes
 
 SHOWN_CAPTION = 40
 
@@ -142,6 +144,21 @@ class Scoring:
         """A bundle's."""
         return cls(manifest.loss, manifest.logit_scale, manifest.logit_bias)
 
+    @property
+    def factor(self) -> float:
+        """On the cosine."""
+        return math.exp(self.logit_scale)
+
+    def log_scores(self, cosines: np.ndarray) -> np.ndarray:
+        """Cosines [n] of one image with n texts -> float64 [n]: logarithms of probabilities, as the model was trained."""
+        import numpy as np
+
+        logits: np.ndarray = cosines.astype(np.float64) * self.factor + (self.logit_bias or 0.0)
+        if self.loss == "sigmoid":
+            # The logarithm of a sigmoid, without overflow at either end.
+            return np.asarray(-np.logaddexp(0.0, -logits))
+        return np.asarray(logits - np.logaddexp.reduce(logits))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -151,9 +168,11 @@ class Reference:
     embeddings: Embeddings
     ranks: RetrievalRanks
     scoring: Scoring
+    probes: Probes | None = None
+    """None: an encoder without a pipeline of its own to be probed."""
 
     @classmethod
-    def of(cls, encoder: Encoder, scoring: Scoring, data: Compared) -> Reference:
+    def of(cls, encoder: Encoder, scoring: Scoring, data: Compared, probes: Probes | None = None) -> Reference:
         """Encode the data.
 
         Raises:
@@ -161,4 +180,4 @@ class Reference:
             CheckpointError: the checkpoint gives embeddings that cannot be compared.
         """
         embeddings = Embeddings.of(encoder, data)
-        return cls(data, embeddings, embeddings.ranks(data.relevance), scoring)
+        return cls(data, embeddings, embeddings.ranks(data.relevance), scoring, probes)

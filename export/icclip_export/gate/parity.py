@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from icclip.retrieval.relevance import Relevance
 from icclip.runtime.providers import Provider
 from icclip_export.gate.checks import (
     ENOUGH_IMAGES,
+    Requirement,
     number,
     provider_checks,
     ranking_checks,
@@ -31,6 +32,7 @@ from icclip_export.gate.checks import (
     tower_checks,
 )
 from icclip_export.gate.comparison import Compared, Embeddings, Reference, Scoring
+from icclip_export.gate.probes import probe_checks
 from icclip_export.precisions import precision as find_precision
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def check_precision(
         found = Embeddings.of(encoder, reference.data)
         _check_usable(reference.embeddings, found, reference.data)
         small_batches = list(small_batch_checks(encoder, reference.embeddings, reference.data, limits))
+        probed, probes = _probed(encoder, reference, limits)
     except CheckpointError as error:
         return PrecisionParity(
             precision=precision,
@@ -89,6 +92,7 @@ def check_precision(
         *tower_checks("vision", towers["vision"], limits, reference.data.image_name),
         *tower_checks("text", towers["text"], limits, reference.data.text_name),
         *small_batches,
+        *probed,
         *ranking_checks(rankings, limits),
         *recall,
     ]
@@ -103,6 +107,7 @@ def check_precision(
             "checks": [check.to_mapping() for check in checks],
             "towers": {name: dataclasses.asdict(tower) for name, tower in towers.items()},
             "rankings": {name: dataclasses.asdict(ranking) for name, ranking in rankings.items()},
+            "probes": probes,
         },
         failures=tuple(check.line for check in checks if not check.passed),
     )
@@ -125,6 +130,12 @@ def parity_record(
         reference=retrieval_metrics(reference.ranks),
         results=tuple(results),
     )
+
+
+def _probed(
+    encoder: BundleEncoder, reference: Reference, limits: Thresholds
+) -> tuple[list[Requirement], dict[str, Any]]:
+    return ([], {}) if reference.probes is None else probe_checks(encoder, reference.probes, limits)
 
 
 def _check_usable(known: Embeddings, found: Embeddings, data: Compared) -> None:
