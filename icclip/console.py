@@ -98,7 +98,7 @@ class Reporter:
             self.results.print(renderable)
 
     def deliver(self, result: Result) -> None:
-        """Print what a job has given, as JSON or as tables. Raises GateError where that is its verdict."""
+        """Print the result of a job, as JSON or as tables, then raise the error that its verdict calls for, if any."""
         self.result(result.to_mapping(), *result.renderables())
         result.verdict()
 

@@ -62,8 +62,8 @@ class ImageFindings:
         sizes = np.array(self.sizes or [(0, 0)])
         copies = len(self.digests) - len(set(self.digests))
         return {
-            "width": spread(sizes[:, 0]),
-            "height": spread(sizes[:, 1]),
+            "width": smallest_median_largest(sizes[:, 0]),
+            "height": smallest_median_largest(sizes[:, 1]),
             "modes": dict(self.modes.most_common()),
             "formats": dict(self.formats.most_common()),
             "identical_images": copies - max(0, self.digests.count(b"") - 1),
@@ -72,7 +72,7 @@ class ImageFindings:
         }
 
 
-def spread(values: np.ndarray) -> dict[str, float]:
+def smallest_median_largest(values: np.ndarray) -> dict[str, float]:
     """Smallest, median and largest. Raises ValueError for none."""
     return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
 
