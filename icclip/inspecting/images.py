@@ -27,7 +27,7 @@ AT_ONCE = 256
 
 @dataclass(slots=True)
 class Look:
-    """What one image is."""
+    """The properties of one image."""
 
     digest: bytes = b""
     """SHA-256 of its file, empty where that cannot be read."""
@@ -39,7 +39,7 @@ class Look:
 
 @dataclass(slots=True)
 class ImageFindings:
-    """What the images of a split are."""
+    """The properties of all images of a split."""
 
     digests: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class ImageFindings:
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
-        """Count one."""
+        """Count one image."""
         self.digests.append(look.digest)
         if look.error:
             self.unreadable.append(look.error)
