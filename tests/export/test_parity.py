@@ -139,7 +139,7 @@ def test_embeddings_of_another_width_fail():
 
 
 def test_an_empty_split_is_refused():
-    with pytest.raises(DataError, match="has no images"):
+    with pytest.raises(DataError, match="holds no image"):
         Compared.of([], CaptionMap.from_lists([]), 10, 0)
 
 

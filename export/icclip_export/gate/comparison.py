@@ -66,7 +66,7 @@ class Compared:
             DataError: there is no image.
         """
         if not captions.n_images:
-            raise DataError("the split has no images: choose another with --split")
+            raise DataError("the split holds no image: choose another with --split")
         rows = sampled_rows(captions.n_images, sample, seed)
         if len(rows) < captions.n_images:
             own = [captions.texts[captions.offsets[row] : captions.offsets[row + 1]] for row in rows]
