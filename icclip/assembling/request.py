@@ -21,5 +21,5 @@ def assemble_config(options: Mapping[str, Any]) -> AssembleConfig:
     config = AssembleConfig.from_mapping(merged(options))
     directory = config.output_dir
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"{directory} is there already: give another --output-dir")
+        raise UsageError(f"{directory} already exists: choose another --output-dir")
     return config

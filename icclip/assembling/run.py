@@ -80,13 +80,13 @@ def _assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) ->
     for tower in (vision, text):
         if tower.new:
             reporter.warn(
-                f"{tower.source} has no weights for {', '.join(tower.new)}: they begin at random, and must train"
+                f"{tower.source} has no weights for {', '.join(tower.new)}: they start out random and have to be trained"
             )
     loaded = _joined(vision, text, config, registry.backend_for(MODEL_TYPE, "a model of two towers"))
     with atomic_directory(config.output_dir) as staging:
         loaded.save(staging)
         _check_written(loaded, staging)
-    reporter.note(f"wrote {config.output_dir}, which `icclip train` takes as its model")
+    reporter.note(f"wrote {config.output_dir}, which `icclip train --model` can train")
     return AssembleResult(
         output_dir=config.output_dir,
         vision=vision.model.config.model_type,
@@ -132,7 +132,7 @@ def _check_written(loaded: LoadedModel, directory: Path) -> None:
     for before, after in zip(_features(loaded), _features(again), strict=True):
         if not before.allclose(after, rtol=1e-4, atol=1e-5):
             raise CheckpointError(
-                "the two towers give other embeddings after they were saved and opened again: "
+                "the two towers give different embeddings after saving and reloading: "
                 "this version of transformers cannot store them together"
             )
 

@@ -59,7 +59,7 @@ def open_vision(config: ModelConfig) -> OpenedTower:
     if set(inputs) != {"pixel_values"}:
         raise CheckpointError(
             f"--vision {source}: its image processor gives {', '.join(sorted(inputs))}: "
-            "only towers that take pixel_values of one size can serve"
+            "a vision tower must take pixel_values of one size"
         )
     height, width = inputs["pixel_values"].shape[-2:]
     fed = f"on the {height} x {width} pixels that its image processor gives"
@@ -95,9 +95,9 @@ def _open(config: ModelConfig, tower: Tower, takes: str) -> tuple[Any, str, tupl
         model, info = read_weights(resolve(config), config)
     kind = model.config.model_type
     if hasattr(model, "get_image_features"):
-        raise CheckpointError(f"{where}: {kind} has both towers already: fine-tune it as it is, with `icclip train`")
+        raise CheckpointError(f"{where}: {kind} already has both towers: fine-tune it directly with `icclip train`")
     if model.config.is_encoder_decoder:
-        raise CheckpointError(f"{where}: {kind} is an encoder with a decoder: give an encoder")
+        raise CheckpointError(f"{where}: {kind} is an encoder-decoder model: give an encoder")
     if model.main_input_name != takes:
         raise CheckpointError(f"{where}: {kind} takes {model.main_input_name}: a {tower} tower takes {takes}")
     missing = [key for key in info["missing_keys"] if not key.endswith(".position_ids")]
@@ -133,7 +133,7 @@ def _pooled(model: Any, inputs: Mapping[str, Tensor], where: str, on: str) -> Te
     # The model's forward takes the second output, its feature methods the one of this name.
     if pooled.ndim != 2 or not torch.equal(pooled, output[1]):  # noqa: PLR2004 - batch and width
         shape = " x ".join(map(str, pooled.shape))
-        raise CheckpointError(f"{where}: its pooled output is {shape}: a vector for each input was expected")
+        raise CheckpointError(f"{where}: its pooled output is {shape}: expected one vector per input")
     features: Tensor = pooled
     return features
 
@@ -146,7 +146,7 @@ def _set_width(model: Any, pooled: Tensor, where: str) -> None:
     elif said != width:
         raise CheckpointError(
             f"{where}: its pooled output has {width} values and its configuration says hidden_size {said}, "
-            "by which transformers sizes the projection: it cannot serve"
+            "from which transformers sizes the projection: it cannot be used as a tower"
         )
 
 
@@ -161,5 +161,5 @@ def _longest(model: Any, tokenizer: Any, where: str) -> int:
             continue
         return length
     raise CheckpointError(
-        f"{where}: it does not take texts of {most} tokens: set model_max_length in its tokenizer_config.json"
+        f"{where}: it cannot take texts of {most} tokens: set model_max_length in its tokenizer_config.json"
     )

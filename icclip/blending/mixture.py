@@ -58,7 +58,7 @@ def check_alike(first: LoadedModel, second: LoadedModel) -> None:
     """Whether a mixture of the two can mean anything.
 
     Raises:
-        CheckpointError: another family, other shapes, tokens or preprocessing.
+        CheckpointError: the families, shapes, tokens or preprocessing differ.
     """
     difference = _difference(first, second)
     if difference:
@@ -72,7 +72,7 @@ def _difference(first: LoadedModel, second: LoadedModel) -> str | None:
     shapes = [{name: list(t.shape) for name, t in loaded.model.state_dict().items()} for loaded in (first, second)]
     if different := [name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)]:
         name = different[0]
-        return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'not there')} in the other"
+        return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'missing')} in the other"
     if first.feeder.processor.tokenizer.get_vocab() != second.feeder.processor.tokenizer.get_vocab():
         return "their tokenizers differ"
     processors = [loaded.feeder.processor.image_processor for loaded in (first, second)]

@@ -60,7 +60,7 @@ def open_model(
             without a tokenizer of its own.
 
     Raises:
-        UnknownNameError: no such model, or a model type that no backend serves.
+        UnknownNameError: there is no such model, or no backend serves its model type.
         CheckpointError: the model is there and cannot be used as it is.
     """
     found = registry.preset(config.name)
@@ -118,8 +118,8 @@ def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
     path = Path(config.name).expanduser()
     if (path / HALF_WRITTEN).exists():
         raise CheckpointError(
-            f"{path} is being written, or its run was killed while it was{_last_checkpoint(path)}; "
-            "train's command with --resume makes it whole"
+            f"{path} is still being written, or its run was killed while writing it{_last_checkpoint(path)}; "
+            "repeat the `icclip train` command with --resume to complete it"
         )
     if path.is_dir():
         return path
@@ -219,7 +219,7 @@ def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, A
     """The model of a directory in float32, and transformers' loading info: names that are missing, unexpected, ...
 
     Raises:
-        CheckpointError: there are no weights, they are damaged, or they make no model.
+        CheckpointError: the weights are missing, damaged, or do not fit the model.
     """
     import torch
     from safetensors import SafetensorError
@@ -286,7 +286,9 @@ def load_processor(directory: Path, *, trust_remote_code: bool = False) -> Any:
         raise CheckpointError(f"{directory} has no {PREPROCESSORS[0]}: copy it from the model it was trained from")
     processor = _from_files(AutoProcessor, directory, "processor", trust_remote_code=trust_remote_code)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise CheckpointError(f"{directory} describes a {type(processor).__name__}, which does not serve both towers")
+        raise CheckpointError(
+            f"{directory} describes a {type(processor).__name__}, which does not prepare both images and texts"
+        )
     return processor
 
 
@@ -342,11 +344,11 @@ def check_vocabulary(tokenizer: Any, embeddings: int, source: str) -> None:
     largest = max(tokenizer.get_vocab().values())
     if largest >= embeddings:
         raise CheckpointError(
-            f"{source}: the tokenizer has ids up to {largest} and the model only {embeddings} embeddings: "
+            f"{source}: the tokenizer has ids up to {largest}, but the model has only {embeddings} embeddings: "
             "they do not belong together"
         )
     if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"{source}: the tokenizer has no padding token: captions of a batch differ in length")
+        raise CheckpointError(f"{source}: the tokenizer has no padding token, which batches of captions need")
 
 
 def _captions(config: ModelConfig, captions: Callable[[], Sequence[str]] | None) -> Sequence[str]:

@@ -277,7 +277,7 @@ def _recognises(plugin: Plugin, spec: DatasetSpec | ExportTargetSpec, path: Path
         if plugin.origin == BUILT_IN:
             raise
         kind, _ = KINDS[type(spec)]
-        errors.append(f"plugin {plugin.owner}: {kind} {spec.name!r} failed to look at {path}: {describe(error)}")
+        errors.append(f"plugin {plugin.owner}: {kind} {spec.name!r} failed while checking {path}: {describe(error)}")
         return False
 
 
@@ -321,7 +321,7 @@ def _status(plugin: Plugin, owners: Sequence[str], spec: Spec | None) -> tuple[s
     if others and plugin.origin != BUILT_IN:
         taken = [owner for owner in others if owner.endswith(f"({BUILT_IN})")]
         if taken:
-            return "duplicate", f"the name belongs to {taken[0]}"
+            return "duplicate", f"the name is already taken by {taken[0]}"
         return "duplicate", f"also provided by {' and '.join(others)}; {_CHOOSE}"
     missing = missing_requirements(spec) if spec else []
     if missing and spec:

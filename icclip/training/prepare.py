@@ -32,6 +32,7 @@ from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
+from icclip.training.step.schedule import Cadence
 from icclip.training.step.trainer import ContrastiveTrainer
 from icclip.training.step.validation import Validation
 
@@ -228,7 +229,7 @@ def _trainer(
     )
     return ContrastiveTrainer(
         loaded, arguments, data, validate,
-        eval_every=config.eval_every, save_every=config.save_every_steps,
+        cadence=Cadence(config.eval_every, config.save_every_steps),
         callbacks=[History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
         collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
         duplicates=config.duplicates, fsdp=config.fsdp,

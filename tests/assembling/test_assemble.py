@@ -108,14 +108,14 @@ def test_a_pooler_that_is_missing_is_new_and_said(icclip, tmp_path):
     done = icclip("assemble", "--vision", tmp_path / "v", "--text", text, "-o", tmp_path / "s")
     assert done.code == 0, done.err
     assert "has no weights for pooler.dense" in done.err
-    assert "they begin at random, and must train" in done.err
+    assert "they start out random and have to be trained" in done.err
 
 
 WITHOUT_A_POOLER = "distilbert has no pooled output (pooler_output), which stands for the whole input: give a model"
 REFUSED = {
     "no pooler": (towers.vit, towers.distilbert, WITHOUT_A_POOLER),
-    "decoder": (towers.vit, towers.t5, "t5 is an encoder with a decoder: give an encoder"),
-    "not a vector": (towers.resnet, towers.bert, "its pooled output is 1 x 16 x 1 x 1: a vector for each input"),
+    "decoder": (towers.vit, towers.t5, "t5 is an encoder-decoder model: give an encoder"),
+    "not a vector": (towers.resnet, towers.bert, "its pooled output is 1 x 16 x 1 x 1: expected one vector per input"),
     "texts as images": (towers.bert, towers.bert, "bert takes input_ids: a vision tower takes pixel_values"),
     "images as texts": (towers.vit, towers.vit, "vit takes pixel_values: a text tower takes input_ids"),
 }
@@ -179,7 +179,7 @@ def test_a_model_of_two_towers_is_trained_as_it_is(icclip, tmp_path):
     start = towers.assembled(icclip, tmp_path, towers.vit(), towers.bert())
     done = icclip("assemble", "--vision", start, "--text", start, "-o", tmp_path / "again")
     assert done.code == 2
-    assert "has both towers already: fine-tune it as it is, with `icclip train`" in done.err
+    assert "already has both towers: fine-tune it directly with `icclip train`" in done.err
 
 
 def test_a_directory_in_use_is_left_alone(icclip, pair):
@@ -187,7 +187,7 @@ def test_a_directory_in_use_is_left_alone(icclip, pair):
     (pair / "s" / "mine").write_text("")
     done = icclip("assemble", "--vision", pair / "v", "--text", pair / "t", "-o", pair / "s")
     assert done.code == 2
-    assert "is there already: give another --output-dir" in done.err
+    assert "already exists: choose another --output-dir" in done.err
     assert [path.name for path in (pair / "s").iterdir()] == ["mine"]
 
 

@@ -225,7 +225,7 @@ def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, t
         "--threshold", "similarity_abs=0",
     )  # fmt: skip
     assert outcome.code == 3
-    assert outcome.err.count("int8 did not pass: a stricter search follows") == 1
+    assert outcome.err.count("int8 did not pass: searching again with stricter limits") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["b.failed"]
     result = read_parity(tmp_path / "b.failed").results[0]
     assert result.attempts == 2

@@ -124,7 +124,7 @@ def _run(path, ids):
 def test_a_padding_token_that_captions_contain_is_refused(loaded):
     tokenizer = loaded.feeder.processor.tokenizer
     tokenizer.pad_token = tokenizer.sep_token
-    with pytest.raises(CheckpointError, match=r"its tokenizer pads with '\[SEP\]', which captions contain too"):
+    with pytest.raises(CheckpointError, match=r"its tokenizer pads with '\[SEP\]', which captions also contain"):
         check_exportable(dataclasses.replace(loaded, source="here"))
 
 

@@ -79,9 +79,7 @@ def check_finite(loaded: LoadedModel) -> None:
 
     for name, values in loaded.model.state_dict().items():
         if not torch.isfinite(values).all():
-            raise CheckpointError(
-                f"{loaded.source}: the weight {name} is not finite: train again, or take a checkpoint"
-            )
+            raise CheckpointError(f"{loaded.source}: the weight {name} is not finite: train again, or use a checkpoint")
 
 
 def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> None:
@@ -166,7 +164,7 @@ def quiet_export() -> Iterator[None]:
 
 
 def check_graph(path: Path) -> None:
-    """Raises GateError where a file is no valid ONNX graph."""
+    """Raises GateError where a file is not a valid ONNX graph."""
     import onnx
 
     try:
