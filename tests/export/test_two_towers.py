@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -190,3 +191,14 @@ def test_the_gate_sees_what_goes_wrong_inside_two_towers(icclip, tmp_path):
             verdicts[tower, name] = result.passed
             shutil.rmtree(copied)
     assert verdicts == {(tower, name): name == "honest" for tower, mutants in MUTANTS.items() for name in mutants}
+
+
+@pytest.mark.parametrize(("side", "ids", "mask"), [
+    ("right", [[2, 7, 0, 8, 3, 0, 0], [2, 3, 0, 0, 0, 0, 0]], [[1, 1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0, 0]]),
+    ("left", [[0, 0, 2, 7, 0, 8, 3]], [[0, 0, 1, 1, 1, 1, 1]]),
+])  # fmt: skip
+def test_only_the_run_of_padding_is_masked_not_a_padding_token_that_was_typed(side, ids, mask):
+    from icclip_export.onnx.towers import padding_mask
+
+    tokenizer = SimpleNamespace(pad_token_id=0, padding_side=side)
+    assert padding_mask(torch.tensor(ids), tokenizer).tolist() == mask

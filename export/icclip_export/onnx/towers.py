@@ -67,11 +67,21 @@ def completed(loaded: LoadedModel, ids: Tensor) -> dict[str, Tensor]:
     """All inputs of the text tower, made of token ids int64 [b, length]."""
     feeder = loaded.feeder
     made = {
-        "attention_mask": lambda: ids.ne(feeder.processor.tokenizer.pad_token_id).to(torch.int64),
+        "attention_mask": lambda: padding_mask(ids, feeder.processor.tokenizer),
         "token_type_ids": lambda: torch.zeros_like(ids),
     }
     name = loaded.backend.text.graph_input
     return {name: ids, **{other: made[other]() for other in feeder.text_policy.inputs if other != name}}
+
+
+def padding_mask(ids: Tensor, tokenizer: Any) -> Tensor:
+    """Ids int64 [b, length] -> int64 [b, length]: 0 in the run of padding at the end (or the start) of a row.
+
+    A padding token that somebody typed lies inside the text, before the closing token, and is read as text.
+    """
+    text = ids.ne(tokenizer.pad_token_id).to(torch.int64)
+    reached = text.cumsum(1) if tokenizer.padding_side == "left" else text.flip(1).cumsum(1).flip(1)
+    return reached.gt(0).to(torch.int64)
 
 
 class TowerOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type information
