@@ -86,7 +86,7 @@ def _assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) ->
     with atomic_directory(config.output_dir) as staging:
         loaded.save(staging)
         _check_written(loaded, staging)
-    reporter.note(f"wrote {config.output_dir}, which `icclip train --model` can train")
+    reporter.note(f"wrote {config.output_dir}, a model that `icclip train` can start from")
     return AssembleResult(
         output_dir=config.output_dir,
         vision=vision.model.config.model_type,
