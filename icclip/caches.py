@@ -35,10 +35,10 @@ class CacheEntry:
     modified: datetime
     """When it was last written, in UTC."""
     shape: tuple[int, ...] | None
-    """Of the array; None for a file that was never finished, or that is damaged."""
+    """The shape of the array; None for a file that was never finished, or that is damaged."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         own = {**dataclasses.asdict(self), "path": str(self.path), "modified": self.modified.isoformat()}
         return {**own, "shape": None if self.shape is None else list(self.shape)}
 
@@ -53,11 +53,11 @@ class Cleared:
 
     @property
     def bytes(self) -> int:
-        """Freed on the disk."""
+        """The number of bytes freed on the disk."""
         return sum(entry.bytes for entry in self.removed)
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return {
             "removed": [entry.to_mapping() for entry in self.removed],
             "kept": [entry.to_mapping() for entry in self.kept],

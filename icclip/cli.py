@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import blend, cache, doctor, embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import assemble, blend, cache, doctor, embed, evaluate, export, plugins, quickstart, train, verify
 from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
@@ -90,6 +90,7 @@ def root(
 app.command("quickstart", cls=Command)(quickstart.quickstart)
 app.command("train", cls=Command)(train.train)
 app.command("eval", cls=Command)(evaluate.evaluate)
+app.command("assemble", cls=Command)(assemble.assemble)
 app.command("blend", cls=Command)(blend.blend)
 app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)

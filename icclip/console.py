@@ -37,7 +37,7 @@ def harmless(text: str) -> str:
 
 @dataclass(frozen=True)
 class Reporter:
-    """Speaks to the user.
+    """Prints results, notes and progress for the user.
 
     Args:
         json: results are printed as JSON.
@@ -58,36 +58,36 @@ class Reporter:
 
     @cached_property
     def console(self) -> Console:
-        """Words and progress: stderr."""
+        """The console for notes and progress, on stderr."""
         return _console(sys.stderr, quiet=self.silent)
 
     @cached_property
     def results(self) -> Console:
-        """Tables: stdout."""
+        """The console for tables, on stdout."""
         return _console(sys.stdout, quiet=self.silent or self.json)
 
     def note(self, message: str) -> None:
-        """Something worth knowing."""
+        """Print something worth knowing."""
         if self.silent:  # Saying nothing needs no rich.
             return
         self.console.print(harmless(message), markup=False, highlight=False)
 
     def warn(self, message: str) -> None:
-        """Something that may be wrong."""
+        """Print a warning about something that may be wrong."""
         if self.silent:
             return
         self.console.print("[yellow]warning:[/] ", end="")
         self.console.print(harmless(message), markup=False, highlight=False)
 
     def header(self, rows: Mapping[str, object]) -> None:
-        """What is about to run, in aligned lines."""
+        """Print what is about to run, in aligned lines."""
         width = max(map(len, rows))
         for name, value in rows.items():
             self.console.print(f"[bold]{name.ljust(width)}[/]  ", end="")
             self.console.print(harmless(str(value)), markup=False, highlight=False)
 
     def result(self, payload: Mapping[str, Any], *renderables: RenderableType) -> None:
-        """The outcome: tables for people, or `payload` as JSON."""
+        """Print the outcome: tables for people, or `payload` as JSON."""
         if self.silent:
             return
         if self.json:
@@ -98,13 +98,13 @@ class Reporter:
             self.results.print(renderable)
 
     def deliver(self, result: Result) -> None:
-        """Print what a job has given, as JSON or as tables. Raises GateError where that is its verdict."""
+        """Print the result of a job, as JSON or as tables, then raise the error that its verdict calls for, if any."""
         self.result(result.to_mapping(), *result.renderables())
         result.verdict()
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Advance]:
-        """A bar with the time left; the block calls what it is given with the number of steps done."""
+        """Show a progress bar with the time left; the block calls what it is given with the number of steps done."""
         if self.silent or not self.console.is_terminal:
             yield _ignore
             return

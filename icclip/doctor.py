@@ -50,7 +50,7 @@ class Finding:
     detail: str
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -62,25 +62,25 @@ class Diagnosis:
 
     @property
     def broken(self) -> tuple[Finding, ...]:
-        """What makes a command fail."""
+        """The findings that make a command fail."""
         return tuple(finding for finding in self.findings if finding.status == "broken")
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return {"ok": not self.broken, "findings": [finding.to_mapping() for finding in self.findings]}
 
     def raise_if_broken(self) -> None:
-        """Raise UsageError where something is broken; its lines have said what, and how to mend it."""
+        """Raise UsageError where something is broken; the table has already said what, and how to fix it."""
         if self.broken:
             names = ", ".join(f"{finding.area} {finding.name}" for finding in self.broken)
-            raise UsageError(f"something is broken: {names}; the table above says why, and how to mend it")
+            raise UsageError(f"something is broken: {names}; the table above says why and how to fix it")
 
 
 def diagnose(registry: Registry) -> Diagnosis:
-    """Look at everything. Nothing is changed or downloaded.
+    """Check the whole installation. Nothing is changed or downloaded.
 
     Args:
-        registry: knows the plugins, those that failed included.
+        registry: knows the plugins, including those that failed.
     """
     looks = (versions, providers, gpus, caches, hub, lambda: plugins(registry))
     return Diagnosis(findings=tuple(finding for look in looks for finding in look()))
@@ -211,7 +211,7 @@ def hub(ask: Open | None = None) -> Iterator[Finding]:
 
     endpoint = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        offline = "offline, as HF_HUB_OFFLINE says: only what is in the cache can be opened"
+        offline = "offline because HF_HUB_OFFLINE is set: only cached models and datasets can be opened"
         yield Finding(area="hub", name=endpoint, status="ok", detail=offline)
         return
     try:

@@ -1,4 +1,4 @@
-"""Writing that is either complete or absent: temporary name, fsync, rename."""
+"""Writing files and directories so that icclip never leaves a half-written one: temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, or leave it as it was.
 
     Raises:
-        UsageError: the disk is full, the directory is not writable, ...
+        UsageError: the disk is full, or the directory is not writable.
     """
     with readable_os_errors(path.name, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,13 +59,13 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Give a staging directory beside `path` that becomes `path` when the block ends well.
+    """Give a staging directory beside `path` that becomes `path` when the block succeeds.
 
     An existing directory at `path` is replaced only then. After an error, or an interrupt, nothing
     of the staging directory is left.
 
     Raises:
-        UsageError: the disk is full, the parent is not writable, ...
+        UsageError: the disk is full, or the parent is not writable.
     """
     with staging_directory(path) as staging:
         yield staging
@@ -74,10 +74,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staging_directory(path: Path) -> Iterator[Path]:
-    """Give an empty directory beside `path`, which is gone after the block unless it was put in a place.
+    """Give an empty directory beside `path`, which is removed after the block unless it was moved to its final place.
 
     Raises:
-        UsageError: the disk is full, the parent is not writable, ...
+        UsageError: the disk is full, or the parent is not writable.
     """
     with readable_os_errors(path.name, path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def put_in_place(staging: Path, path: Path) -> None:
     """Make a finished staging directory `path`, in the place of what is there.
 
     Raises:
-        UsageError: the disk is full, the parent is not writable, ...
+        UsageError: the disk is full, or the parent is not writable.
     """
     with readable_os_errors(path.name, path):
         staging.chmod(0o777 & ~_umask())

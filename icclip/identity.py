@@ -46,10 +46,10 @@ class Identity:
     """A process among those of one run. A process that was started alone is the first of one."""
 
     rank: int = 0
-    """0..size-1."""
+    """The rank of this process, 0..size-1."""
     size: int = 1
     local_rank: int = 0
-    """Among the processes of the same machine."""
+    """The rank among the processes of the same machine."""
     local_size: int = 1
     launcher: str | None = None
     """What started it; None for a process that was started alone."""

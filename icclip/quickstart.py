@@ -42,7 +42,7 @@ What to try next:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartResult:
-    """What came out, and where it is."""
+    """The results, and where they are."""
 
     run: Path
     """The trained model and its records."""

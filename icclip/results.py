@@ -21,5 +21,5 @@ class Result(Protocol):
         ...
 
     def verdict(self) -> None:
-        """Raise GateError (exit code 3) if something was measured that missed its threshold."""
+        """Raise GateError (exit code 3) if a measurement missed its threshold, UsageError (2) if a check failed."""
         ...

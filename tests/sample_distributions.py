@@ -89,11 +89,11 @@ SAMPLES = {
         "it offers the dataset 'plums' twice: the first one is used",
     ),
     "wrapper": Sample(
-        f"{IMPORTS}\n@hookimpl(wrapper=True)\ndef icclip_datasets(): return (yield)", "failed", "is a wrapper"
+        f"{IMPORTS}\n@hookimpl(wrapper=True)\ndef icclip_datasets(): return (yield)", "failed", "is a hook wrapper"
     ),
     "no_hook": Sample("pass", "failed", "it implements no hook"),
     "no_attribute": Sample("pass", "failed", "AttributeError", attribute="nothing"),
-    "leads_to_none": Sample("plugin = None", "failed", "the entry point leads to None", attribute="plugin"),
+    "leads_to_none": Sample("plugin = None", "failed", "the entry point resolves to None", attribute="plugin"),
     "missing_extra": Sample(
         dataset("cherries", requires=("not_there",), install="pip install cherries"),
         "missing extra",
@@ -101,7 +101,7 @@ SAMPLES = {
         name="cherries",
     ),
     "takes_shapes": Sample(
-        dataset("shapes"), "duplicate", "the name belongs to datasets.shapes (built in)", name="shapes"
+        dataset("shapes"), "duplicate", "the name is already taken by datasets.shapes (built in)", name="shapes"
     ),
     "twin_a": Sample(dataset("twins"), "duplicate", "also provided by twin_b (from icclip-twin-b)", name="twins"),
     "twin_b": Sample(dataset("twins"), "duplicate", "also provided by twin_a (from icclip-twin-a)", name="twins"),
@@ -115,7 +115,7 @@ SAMPLES = {
     "takes_train": Sample(
         commands("app.command('train')(lambda: print('stolen'))"),
         "duplicate",
-        "the name belongs to icclip (built in)",
+        "the name is already taken by icclip (built in)",
         name="train",
     ),
     "prints": Sample(f"print('noise')\n{dataset('figs')}", "ok", name="figs"),

@@ -68,8 +68,8 @@ def test_the_gpu_build_of_onnxruntime_takes_the_place_of_the_other(monkeypatch):
 def test_a_provider_says_why_it_does_not_run(monkeypatch):
     fake = SimpleNamespace(get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     messages = {
-        "cuda": "provider cuda cannot be had (cuda: its libraries or a GPU are missing): pip ...",
-        "tensorrt": "provider tensorrt cannot be had (tensorrt: built without it): pip ...",
+        "cuda": "provider cuda is not available (cuda: its libraries or a GPU are missing): pip ...",
+        "tensorrt": "provider tensorrt is not available (tensorrt: built without it): pip ...",
     }
 
     def choose(name):
@@ -118,7 +118,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
 
 def test_the_hub_offline_is_said_and_not_asked():
     (finding,) = doctor.hub(lambda request, timeout: pytest.fail("it was asked"))
-    assert (finding.status, finding.detail.startswith("offline, as HF_HUB_OFFLINE says")) == ("ok", True)
+    assert (finding.status, finding.detail.startswith("offline because HF_HUB_OFFLINE is set")) == ("ok", True)
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_good_dataset_passes():
     [
         (lambda config: [split()], "load: TypeError: returned list: return a datasets.DatasetDict"),
         (lambda config: DatasetDict(val=split()), "split 'val': call it one of train, validation, test"),
-        (lambda config: DatasetDict(), "splits: ValueError: there is no split"),
+        (lambda config: DatasetDict(), "splits: ValueError: the dataset has no splits"),
         (lambda config: DatasetDict(train=split().select([])), "split 'train' has no rows: leave it out"),
         (lambda config: DatasetDict(train=split(extra=1)), "has the columns captions, extra, image: give exactly"),
         (
@@ -58,7 +58,7 @@ def test_a_good_dataset_passes():
             "the feature of image is",
         ),
         (lambda config: DatasetDict(train=split(captions=())), "split 'train' row 0: captions is"),
-        (lambda config: DatasetDict(train=split(captions=("a", " "))), "a caption is empty or no text"),
+        (lambda config: DatasetDict(train=split(captions=("a", " "))), "a caption is empty or not a string"),
         (lambda config: DatasetDict(train=split(image=b"no image")), "images decode: DataError"),
         (lambda config: 1 / 0, "load: ZeroDivisionError"),
     ],
@@ -160,7 +160,7 @@ def test_a_bad_preset_is_told_why(clip):
     (preset,) = clip.presets
     broken = dataclasses.replace(preset, build=lambda config, captions: 1 / 0, defaults={"learning": 1})
     message = refused(check_backend, dataclasses.replace(clip, presets=(broken,)))
-    assert "'learning' is no option of a training run" in message
+    assert "'learning' is not a training option" in message
     assert "preset clip-tiny: builds: ZeroDivisionError" in message
 
 

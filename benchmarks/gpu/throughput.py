@@ -53,6 +53,7 @@ from icclip.plugins.registry import Registry
 from icclip.training.feeding.collate import CaptionedImages, Collator, split_batch
 from icclip.training.feeding.sources import Sources
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, training_arguments
+from icclip.training.step.schedule import Cadence
 from icclip.training.step.trainer import ContrastiveTrainer
 
 SEED_BATCH, SEED_ACCUMULATION, SEED_WORKERS = 64, 4, 4
@@ -205,7 +206,7 @@ def our_trainer(
     sources = Sources(config, loaded.feeder, Reporter(silent=True))
     rows = sources.training(Gallery.of(work.split), seen=NEVER) if data else Blank(batch)
     trainer = ContrastiveTrainer(
-        loaded, arguments, rows, lambda _: {}, micro_batch=micro, eval_every=NEVER, callbacks=[turns]
+        loaded, arguments, rows, lambda _: {}, micro_batch=micro, cadence=Cadence(eval_every=NEVER), callbacks=[turns]
     )
     if not data:
         fixed = work.batch(batch)

@@ -17,7 +17,7 @@ def check_destination(directory: Path, *, overwrite: bool) -> None:
     """Refuse to write over what is there; only a bundle can be replaced at all.
 
     Raises:
-        UsageError: something is in the way.
+        UsageError: something is already there and cannot be replaced.
     """
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return

@@ -95,7 +95,7 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
         ),
         ExportTargetSpec(
             name="tensorrt",
-            summary="the same for engines of onnxruntime's TensorRT provider",
+            summary="two ONNX encoders and the engines of onnxruntime's TensorRT provider",
             precisions=TENSORRT_PRECISIONS,
             export=export_tensorrt,
             # The same files as the target onnx, which is asked first and opens them.

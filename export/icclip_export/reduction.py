@@ -64,7 +64,7 @@ class Reducer:
             result = check()
             if result.passed or attempt == attempts:
                 break
-            self.reporter.note(f"{precision} did not pass: a stricter search follows")
+            self.reporter.note(f"{precision} did not pass: searching again with stricter limits")
             bar = STRICTER * min(one.measure.error for one in found.values())
         search: dict[str, TowerSearch] = {
             tower: TowerSearch(kept=one.kept, tried=tried[tower]) for tower, one in found.items()

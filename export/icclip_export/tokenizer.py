@@ -67,8 +67,8 @@ def check_tokens(loaded: LoadedModel, directory: Path, texts: Sequence[str]) -> 
         expected = loaded.feeder.text_inputs([text])["input_ids"].numpy()
         if not np.array_equal(tokenization([text]), expected):
             raise CheckpointError(
-                f"{loaded.source}: {type(loaded.feeder.processor.tokenizer).__name__} cannot be carried over to {TOKENIZER}: "
-                f"its ids differ on {text[:60]!r}; save the checkpoint with a fast tokenizer"
+                f"{loaded.source}: {type(loaded.feeder.processor.tokenizer).__name__} cannot be converted to {TOKENIZER}: "
+                f"the token ids differ on {text[:60]!r}; save the checkpoint with a fast tokenizer"
             )
 
 
@@ -83,7 +83,7 @@ def _fast_from_sentencepiece(tokenizer: Any, source: str) -> Any:
 
     if not hasattr(tokenizer, "sp_model"):
         raise CheckpointError(
-            f"{source}: {type(tokenizer).__name__} has no fast form: save the checkpoint with a fast tokenizer"
+            f"{source}: {type(tokenizer).__name__} has no fast version: save the checkpoint with a fast tokenizer"
         )
     # Only T5 has the extra ids that the converter of its family asks for.
     tokenizer._extra_ids = getattr(tokenizer, "_extra_ids", 0)  # noqa: SLF001

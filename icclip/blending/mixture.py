@@ -37,7 +37,8 @@ class Blend:
 
     def at(self, alpha: float) -> LoadedModel:
         """The mixture, in place: the same LoadedModel each time."""
-        self.loaded.model.load_state_dict(interpolated(self._first, self._second, alpha))
+        # A bias that only the fine-tuned model has goes with the loss that it was trained with.
+        self.loaded.model.load_state_dict({**self._second, **interpolated(self._first, self._second, alpha)})
         return self.loaded
 
 
@@ -45,16 +46,19 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alph
     """(1 - alpha) * first + alpha * second, name by name; at 0 and 1 to the bit.
 
     Between a pretrained model and what was fine-tuned from it this is WiSE-FT (Wortsman et al. 2022,
-    arXiv:2109.01903, equation 1).
+    arXiv:2109.01903, equation 1). Counters, which are integers, are those of the second model.
     """
-    return {name: torch.lerp(weight, second[name], alpha) for name, weight in first.items()}
+    return {
+        name: torch.lerp(weight, second[name], alpha) if weight.is_floating_point() else second[name]
+        for name, weight in first.items()
+    }
 
 
 def check_alike(first: LoadedModel, second: LoadedModel) -> None:
     """Whether a mixture of the two can mean anything.
 
     Raises:
-        CheckpointError: another family, other shapes, tokens or preprocessing.
+        CheckpointError: the families, shapes, tokens or preprocessing differ.
     """
     difference = _difference(first, second)
     if difference:
@@ -68,7 +72,7 @@ def _difference(first: LoadedModel, second: LoadedModel) -> str | None:
     shapes = [{name: list(t.shape) for name, t in loaded.model.state_dict().items()} for loaded in (first, second)]
     if different := [name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)]:
         name = different[0]
-        return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'not there')} in the other"
+        return f"{name} is {shapes[0][name]} in one, {shapes[1].get(name, 'missing')} in the other"
     if first.feeder.processor.tokenizer.get_vocab() != second.feeder.processor.tokenizer.get_vocab():
         return "their tokenizers differ"
     processors = [loaded.feeder.processor.image_processor for loaded in (first, second)]

@@ -42,10 +42,12 @@ def step_zero(registry: Registry, checkpoint: str) -> Mapping[str, Any]:
     """
     model = RunDirectory.open(checkpoint).config.get("model")
     if not isinstance(model, Mapping):
-        raise UsageError(f"{checkpoint} is no run that says what it was trained from: check the path, or give --with")
+        raise UsageError(
+            f"{checkpoint} does not record which model it was trained from: check the path, or give --with"
+        )
     if registry.preset(model["name"]) is not None:
         raise UsageError(
-            f"{checkpoint} was trained from scratch ({model['name']}), and blending with random weights gives nothing: "
-            "give --with another checkpoint"
+            f"{checkpoint} was trained from scratch ({model['name']}), so there are no pretrained weights to blend it with: "
+            "give another checkpoint with --with"
         )
     return model

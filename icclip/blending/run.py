@@ -40,7 +40,7 @@ class BlendResult:
     """Alpha -> rsum on the validation split; empty where there was nothing to choose."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         tried = [{"alpha": alpha, "rsum": rsum} for alpha, rsum in self.rsums.items()]
         return {"output_dir": str(self.output_dir), "alpha": self.alpha, "validation": tried}
 
@@ -49,7 +49,7 @@ class BlendResult:
         return [blend_table(str(self.output_dir), self.rsums, self.alpha)]
 
     def verdict(self) -> None:
-        """A blend has no threshold to miss."""
+        """Blending always succeeds, because it has no threshold to miss."""
 
 
 def blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendResult:
@@ -88,7 +88,7 @@ def _blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> Blend
 
 def _refuse_existing(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"{directory} is there already: give another --output-dir")
+        raise UsageError(f"{directory} already exists: choose another --output-dir")
 
 
 def _measure(
@@ -102,7 +102,9 @@ def _measure(
     from icclip.models.encoder import TorchEncoder
 
     for option in leaking_options(registry, run, config.data):
-        reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
+        reporter.warn(
+            f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
+        )
     gallery = load_gallery(registry, config.data, SPLIT, reporter)
     relevance, alphas, rsums = gallery.relevance(), sorted(set(config.alphas)), {}
     with reporter.progress("alphas", len(alphas)) as advance:

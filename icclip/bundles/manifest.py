@@ -26,11 +26,10 @@ from typing import Any, Literal
 
 from icclip import __version__
 from icclip.bundles.reading import read_table, read_text, shorten
-from icclip.config import Config
+from icclip.config import Config, LossFamily
 from icclip.errors import CheckpointError, ConfigError, UnknownNameError
 from icclip.files import atomic_write_json
 from icclip.naming import public_name
-from icclip.plugins.specs import LossFamily
 
 FORMAT = 1
 NAME = "icclip.json"
@@ -41,11 +40,11 @@ Tower = Literal["vision", "text"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord(Config):
-    """What a file must be."""
+    """The size and hash that a file must have."""
 
     sha256: str
     size: int
-    """In bytes."""
+    """The size of the file in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,14 +88,14 @@ class TextInputs(Config):
 
     padding: Literal["longest", "max_length"]
     max_length: int
-    """In tokens, special ones included."""
+    """The maximum length in tokens, including special tokens."""
     lowercase: bool
     pad_id: int
     padding_side: Literal["left", "right"] = "right"
     truncation_side: Literal["left", "right"] = "right"
 
     def problems(self) -> list[str]:
-        """Values out of range."""
+        """One line for each value that is out of range."""
         return [] if self.max_length > 0 else [f"max_length is {self.max_length}: give at least 1"]
 
 
@@ -128,12 +127,12 @@ class ImageInputs(Config):
         return (self.crop_height or self.height or 0, self.crop_width or self.width or 0)
 
     def problems(self) -> list[str]:
-        """What cannot be carried out."""
+        """One line for each setting that cannot be carried out."""
         found = []
         if (self.height is None) != (self.width is None) or (self.height and self.shortest_edge):
             found.append("give either shortest_edge, or height and width")
         if (self.crop_height is None) != (self.crop_width is None):
-            found.append("give both of crop_height and crop_width, or neither")
+            found.append("give both crop_height and crop_width, or neither")
         if not self.crop_height and not self.height:
             found.append("images would keep different sizes: give height and width, or a crop")
         for name in ("mean", "std"):
@@ -141,7 +140,7 @@ class ImageInputs(Config):
             if values is not None and len(values) != len("RGB"):
                 found.append(f"{name} has {len(values)} values: give 3")
         if (self.mean is None) != (self.std is None):
-            found.append("give both of mean and std, or neither")
+            found.append("give both mean and std, or neither")
         return found
 
 
@@ -178,7 +177,7 @@ class Manifest(Config):
     text_io: TowerIO
     opset: int
     versions: Mapping[str, str]
-    """Of the libraries that made the bundle."""
+    """The versions of the libraries that made the bundle."""
     data: ParityData | None = None
     precisions: Mapping[str, TowerFiles]
     files: Mapping[str, FileRecord] = dataclasses.field(default_factory=dict)
@@ -186,7 +185,7 @@ class Manifest(Config):
     """sha256 over all the other values (`digest_of`); None: written before there was one."""
 
     def problems(self) -> list[str]:
-        """What contradicts itself, and paths that leave the bundle."""
+        """One line for each contradiction, and for each path that leaves the bundle."""
         found = [
             f"{name} is {value}: expected a finite number"
             for name, value in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias or 0.0))
@@ -211,7 +210,7 @@ class Manifest(Config):
         return [graph, *sorted(path for path in self.files if path.startswith(f"{graph}_data"))]
 
     def graph_files(self, precision: str) -> list[str]:
-        """All that both towers of a precision are made of. Raises UnknownNameError."""
+        """The names of all files that both towers of a precision consist of. Raises UnknownNameError."""
         towers = self.towers(precision)
         return [*self.files_of(towers.vision), *self.files_of(towers.text)]
 
@@ -220,7 +219,8 @@ def read_manifest(bundle: Path) -> Manifest:
     """Read and check `icclip.json`; no other file is touched.
 
     Raises:
-        CheckpointError: it is missing, is no JSON, of another format, of a run directory, or wrong in itself.
+        CheckpointError: it is missing, is not valid JSON, has another format, belongs to a run directory, or
+            contradicts itself.
     """
     path = bundle / NAME
     values = read_table(path, f"{bundle} is not a bundle: cannot read {NAME}")
@@ -228,7 +228,7 @@ def read_manifest(bundle: Path) -> Manifest:
         raise CheckpointError(f"{bundle} is not a bundle but a run directory: make one with `icclip export {bundle}`")
     if values.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}: "
+            f"{path} has format {values.get('format')!r}, but this icclip reads {FORMAT}: "
             "use the icclip version that wrote it, or export the checkpoint again"
         )
     _refuse_unknown_keys(path, values)
@@ -316,7 +316,7 @@ def seal(bundle: Path, manifest: Manifest) -> Manifest:
 
 
 def _public(manifest: Manifest) -> Manifest:
-    """Without the directories of the machine that it is made on."""
+    """The manifest without the directories of the machine that made it."""
     source = dataclasses.replace(manifest.source, name=public_name(manifest.source.name))
     data = manifest.data and dataclasses.replace(manifest.data, dataset=public_name(manifest.data.dataset))
     return dataclasses.replace(manifest, source=source, data=data)

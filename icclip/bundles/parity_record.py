@@ -32,15 +32,15 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds(Config):
-    """How far an encoder may be from the checkpoint. None: not held to it."""
+    """How far an encoder may differ from the checkpoint. None: the value is not limited."""
 
     min_cosine: float
-    """Of any one input, both towers."""
+    """The lowest cosine that any single input may have, in either tower."""
     mean_cosine: float | None = None
     centred_min_cosine: float | None = None
     """After subtracting the reference's mean: raw cosine hides damage where embeddings lie close together."""
     centred_mean_cosine: float | None = None
-    """Likewise, of all inputs together."""
+    """The same, as a mean over all inputs."""
     embedding_abs: float | None = None
     """Largest difference of unit embeddings, by component."""
     similarity_abs: float | None = None
@@ -79,9 +79,9 @@ class PrecisionParity(Config):
     measured: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the gate saw, for people to read."""
     failures: tuple[str, ...] = ()
-    """One line each."""
+    """What failed, one line each."""
     attempts: int = 1
-    """Times that the precision was made and measured; each after the first was made more strictly."""
+    """How often the precision was made and measured; each attempt after the first was stricter."""
     search: Mapping[str, TowerSearch] = field(default_factory=dict)
     """By tower; empty for float32, which is made from nothing else."""
 
@@ -94,10 +94,10 @@ class ParityRecord(Config):
     dataset: str
     split: str
     n_images: int
-    """Compared; where the split has more, they are its `sampled_rows`."""
+    """The number of images compared; where the split has more, they are its `sampled_rows`."""
     n_texts: int
     seed: int = 42
-    """Of the sample."""
+    """The seed of the sample."""
     smoke: bool
     """Too few images for a verdict on retrieval."""
     fingerprint: str | None = None
@@ -110,7 +110,7 @@ class ParityRecord(Config):
 
     @property
     def passed(self) -> bool:
-        """Whether every precision did."""
+        """Whether every precision passed the gate."""
         return all(result.passed for result in self.results)
 
     @property
@@ -157,7 +157,7 @@ def read_parity(bundle: Path) -> ParityRecord:
     try:
         values = json.loads(read_text(path))
         if values.get("format") != FORMAT:
-            raise CheckpointError(f"{path} has format {values.get('format')!r}, this icclip reads {FORMAT}")
+            raise CheckpointError(f"{path} has format {values.get('format')!r}, but this icclip reads {FORMAT}")
         return ParityRecord.from_mapping(values)
     except OSError as error:
         raise CheckpointError(

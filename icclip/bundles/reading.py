@@ -10,15 +10,15 @@ from typing import Any
 from icclip.errors import CheckpointError
 
 MAX_BYTES = 16 << 20
-"""Of a JSON file; manifests and parity records have kilobytes."""
+"""The largest JSON file that is read; manifests and parity records take kilobytes."""
 
 
 def read_text(path: Path) -> str:
     """A small UTF-8 file.
 
     Raises:
-        OSError: it cannot be read, or is no file at all: a pipe or a device would never end.
-        ValueError: it is larger than MAX_BYTES, or no UTF-8.
+        OSError: it cannot be read, or is not a regular file: a pipe or a device would never end.
+        ValueError: it is larger than MAX_BYTES, or not UTF-8.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -50,7 +50,7 @@ def read_table(path: Path, missing: str) -> dict[str, Any]:
 
 
 def shorten(text: str, length: int = 300) -> str:
-    """One line of at most `length` characters; what is too much is left out of the middle."""
+    """One line of at most `length` characters; what does not fit is cut out of the middle."""
     line = " ".join(text.split())
     if len(line) <= length:
         return line

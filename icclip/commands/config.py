@@ -37,11 +37,8 @@ def show(said: Any, context: typer.Context, run: Run = None, *, config: ConfigFi
 @app.command("check")
 def check(context: typer.Context, file: File, *, json: Json = False) -> None:
     """Print everything that is wrong with a configuration; the exit code is 2 if something is."""
+    from icclip.report.configuration import CheckedConfig
     from icclip.training.request import checked
 
     config = checked(context.find_root().obj, file)
-    reporter = Reporter.for_this_process(json=json)
-    reporter.result(
-        {"ok": True, "config": config.to_mapping()},
-        f"{file} is good: trains {config.model.name} on {config.data.label}",
-    )
+    Reporter.for_this_process(json=json).deliver(CheckedConfig(file, config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ import typer
 from icclip.commands.completion import completer
 from icclip.commands.declared import Json
 from icclip.console import Reporter
-from icclip.errors import PluginError
 
 app = typer.Typer(help="List the plugins, and check whether one works.", no_args_is_help=True)
 
@@ -19,13 +17,11 @@ app = typer.Typer(help="List the plugins, and check whether one works.", no_args
 @app.command("list")
 def list_plugins(context: typer.Context, *, json: Json = False) -> None:
     """List every backend, preset, dataset, metric, export target and command, and every plugin that failed."""
-    from icclip.report.plugins import listing_table
+    from icclip.report.plugins import PluginList
 
     root = context.find_root()
     rows = root.obj.listing(root.command.own_commands)  # type: ignore[attr-defined]  # our PluginGroup
-    Reporter.for_this_process(json=json).result(
-        {"plugins": [dataclasses.asdict(row) for row in rows]}, listing_table(rows)
-    )
+    Reporter.for_this_process(json=json).deliver(PluginList(rows))
 
 
 @app.command("check")
@@ -41,13 +37,8 @@ def check(
     json: Json = False,
 ) -> None:
     """Run the conformance kit (icclip.testing) against one plugin; the exit code is 2 if a check fails."""
-    from icclip.report.plugins import check_lines
+    from icclip.report.plugins import PluginChecks
     from icclip.testing import check_by_name
 
     checks = check_by_name(context.find_root().obj, name, path)
-    Reporter.for_this_process(json=json).result(
-        {"checks": [dataclasses.asdict(one) for one in checks]}, *check_lines(checks)
-    )
-    failed = [one for one in checks if one.status == "failed"]
-    if failed:
-        raise PluginError(f"{name}: {len(failed)} of {len(checks)} checks failed")
+    Reporter.for_this_process(json=json).deliver(PluginChecks(name, checks))

@@ -5,6 +5,7 @@
     ├── data: DatasetConfig
     ├── gentle: GentleConfig
     └── lora: LoraConfig
+    AssembleConfig
     EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
@@ -14,6 +15,7 @@
 `icclip.config.declare` says how a field becomes an option.
 """
 
+from icclip.config.assembling import AssembleConfig
 from icclip.config.base import Config, merged, read_toml
 from icclip.config.blending import BlendConfig
 from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage, RelevanceProtocol
@@ -30,6 +32,7 @@ from icclip.config.training import (
     CacheImages,
     CaptionPolicy,
     DuplicatePolicy,
+    LossFamily,
     TrainConfig,
 )
 from icclip.config.verifying import VerifyConfig
@@ -37,6 +40,7 @@ from icclip.config.verifying import VerifyConfig
 __all__ = [
     "MAX_DISTANCE",
     "MAX_VAL_FRACTION",
+    "AssembleConfig",
     "Augmentation",
     "BlendConfig",
     "CacheImages",
@@ -51,6 +55,7 @@ __all__ = [
     "GentleConfig",
     "InspectConfig",
     "LoraConfig",
+    "LossFamily",
     "ModelConfig",
     "OnBadImage",
     "Precision",

@@ -15,7 +15,10 @@ Tower = Literal["vision", "text"]
 class GentleConfig(Config):
     """How much of a pretrained model changes, and how fast. By default everything does, at one rate."""
 
-    freeze: Tower | None = option("Tower whose weights stay as they are (LiT).", None, panel=GENTLE, unset="neither")
+    freeze: Literal["vision", "text", "both"] | None = option(
+        "Tower whose weights stay as they are (LiT); with both, only their projections and the temperature train.",
+        None, panel=GENTLE, unset="neither",
+    )  # fmt: skip
     freeze_blocks: int = option(
         "Number of first blocks of each tower, with the embeddings before them, whose weights stay as they are.",
         0, panel=GENTLE, metavar="N", at_least=0,

@@ -29,6 +29,7 @@ from icclip.identity import identity
 CaptionPolicy = Literal["random", "all", "round-robin"]
 Augmentation = Literal["off", "light"]
 CacheImages = Literal["auto", "on", "off"]
+LossFamily = Literal["softmax", "sigmoid"]
 DuplicatePolicy = Literal["mask", "soft", "off"]
 
 MAX_DISTANCE = 16
@@ -172,6 +173,10 @@ class TrainConfig(Config):
         "Augment the images: light crops, tints and mirrors them, and never mirrors if a caption says left or right.",
         "off", panel=DATA,
         resume="fixed",
+    )  # fmt: skip
+    loss: LossFamily | None = option(
+        "Contrastive loss: softmax (that of CLIP) or sigmoid (that of SigLIP).", None, panel=SCHEDULE,
+        unset="the one that the model was trained with", resume="fixed",
     )  # fmt: skip
     duplicates: DuplicatePolicy = option(
         "How pairs that share a caption or an image are treated: mask (not as negatives of each other), "

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 PART = 2048
-"""Inputs of a part, about: whole batches."""
+"""The approximate number of inputs in a part, rounded to whole batches."""
 SECONDS = 30.0
-"""Between two notes of how far it is."""
+"""Seconds between two progress notes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class EmbedResult:
         return ()
 
     def verdict(self) -> None:
-        """Embedding has no threshold to miss."""
+        """Embedding always succeeds, because it has no threshold to miss."""
 
 
 def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedResult:
@@ -67,7 +67,7 @@ def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedR
     parts = Parts(config.output, _about(config, encoder))
     done = parts.begin(resume=config.resume)
     if done.inputs:
-        reporter.note(f"goes on after {done.inputs:,} inputs")
+        reporter.note(f"resuming after {done.inputs:,} inputs")
     try:
         dim = _encode(config, encoder, source(done), parts, reporter)
     except DataError as error:
@@ -129,7 +129,7 @@ def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], part
         count += len(piece.names)
         if time.monotonic() - said > SECONDS:
             said = time.monotonic()
-            reporter.note(f"{count:,} inputs done, {count / (said - began):.0f} a second")
+            reporter.note(f"{count:,} inputs done, {count / (said - began):.0f} per second")
     if cut is not None and cut.line:
         reporter.warn(cut.line)
     return dim

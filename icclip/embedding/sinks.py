@@ -1,7 +1,7 @@
 """Where embeddings go: part after part beside the output while the work goes on, one file at its end.
 
 `OUTPUT.parts/` holds `about.json`, what is being embedded by what, and for each part its vectors and
-its names; each file is complete or absent. An interrupted run goes on after its last part.
+its names; icclip never leaves a half-written file there. An interrupted run goes on after its last part.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def check_format(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What came of all parts."""
+    """The result of putting all parts together."""
 
     output: Path
     rows: int
     dim: int
     skipped: int = 0
-    """Inputs that were left out."""
+    """The number of inputs that were left out."""
     skipped_list: Path | None = None
     """The file that names them, and says why."""
 
@@ -70,7 +70,7 @@ class Parts:
 
     @property
     def folder(self) -> Path:
-        """Beside the output."""
+        """The folder of parts, beside the output."""
         return self.output.with_name(f"{self.output.name}.parts")
 
     def begin(self, *, resume: bool) -> Done:
@@ -80,13 +80,13 @@ class Parts:
             what earlier parts took, inputs that were skipped included.
 
         Raises:
-            UsageError: there are parts and `resume` is not said, or they are of another request.
+            UsageError: parts exist and `resume` is not set, or they belong to a different request.
         """
         file = self.folder / "about.json"
         if self.folder.exists():
             if not resume:
                 raise UsageError(
-                    f"{self.folder} holds parts of an interrupted run: go on with --resume, or remove it to begin anew"
+                    f"{self.folder} holds parts of an interrupted run: continue with --resume, or remove it to start over"
                 )
             self._check(file)
         else:
@@ -104,8 +104,8 @@ class Parts:
         if found != dict(self.about):
             differing = [key for key in self.about if not isinstance(found, dict) or found.get(key) != self.about[key]]
             raise UsageError(
-                f"{self.folder} is of another request ({', '.join(differing)} differ): repeat that one with --resume, "
-                "or remove it to begin anew"
+                f"{self.folder} belongs to a different request ({', '.join(differing)} differ): repeat that one with --resume, "
+                "or remove it to start over"
             )
 
     def add(self, embeddings: np.ndarray, names: Sequence[str], skipped: Mapping[str, str], last: str) -> None:
@@ -138,7 +138,7 @@ class Parts:
         if skipped and not rows:
             first = next(error for part in self._notes() for error in part["skipped"].values())
             shutil.rmtree(self.folder)
-            raise DataError(f"none of the {skipped:,} images can be read; {first}")
+            raise DataError(f"none of the {skipped:,} images could be read; {first}")
         write = _write_npy if self.output.suffix == ".npy" else _write_parquet
         with readable_os_errors(self.output.name, self.output):
             write(self.folder / "whole", self._vectors(), rows, dim)

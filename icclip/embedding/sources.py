@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some inputs in their order."""
+    """A piece of the inputs, in their order."""
 
     kind: Literal["images", "texts"]
     names: Sequence[str]
@@ -32,7 +32,7 @@ class Piece:
     """Images, decoded when asked for, or texts."""
 
     def only(self, rows: Sequence[int]) -> Piece:
-        """Some of them."""
+        """Select some of the inputs."""
         items = [self.items[i] for i in rows] if self.kind == "texts" else Chosen(self.items, tuple(rows))
         return Piece(self.kind, [self.names[i] for i in rows], items)
 
@@ -77,12 +77,12 @@ def pieces(inputs: Iterator[Any], size: int, kind: Literal["images", "texts"], d
     """Paths or texts in pieces of `size`, after leaving out those that are done.
 
     Raises:
-        UsageError: the inputs are others than when the work began.
+        UsageError: the inputs have changed since the run began.
     """
     rest = islice(inputs, max(0, done.inputs - 1), None)
     if done.inputs and str(next(rest, None)) != done.last:
         raise UsageError(
-            f"input {done.inputs:,} was {done.last} when this work began and is another now: begin anew, "
+            f"input {done.inputs:,} was {done.last} when the run began but is different now: start over, "
             "without --resume and without the folder of parts"
         )
     while chunk := list(islice(rest, size)):
@@ -141,7 +141,7 @@ def lines_of(path: Path) -> Iterator[str]:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     raise UsageError(
-                        f"{path} is not UTF-8 (line {number:,}): save it as UTF-8, one text a line"
+                        f"{path} is not UTF-8 (line {number:,}): save it as UTF-8, one text per line"
                     ) from error
                 yield text.removesuffix("\n").removesuffix("\r")
     except OSError as error:

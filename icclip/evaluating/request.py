@@ -16,6 +16,7 @@ from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, merged
 from icclip.data.gallery import dataset_asked
 from icclip.errors import MissingExtraError, UsageError
+from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
 
@@ -118,7 +119,12 @@ def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | Non
             raise
         # A dataset that is not to be had here is another one than that which was asked for.
         return None
-    same = asked is None or dataset_identity(registry, own) == dataset_identity(registry, asked)
+    if asked is None:
+        return own
+    names = [dataset_identity(registry, one) for one in (own, asked)]
+    # A bundle keeps the name of its data and no path of the machine that it was made on.
+    elsewhere = own.path is not None and not Path(own.path).exists()
+    same = names[0] == names[1] or (elsewhere and public_name(names[0]) == public_name(names[1]))
     return own if same else None
 
 

@@ -39,7 +39,7 @@ RELEVANCE = "relevance"
 """The key, among the metrics, of what says which answers counted as right."""
 RIGHT_ANSWERS = {
     "text": "the same caption is right for every image that has it (--relevance text)",
-    "pair": "a caption is right for its own image alone (--relevance pair)",
+    "pair": "a caption is right only for its own image (--relevance pair)",
 }
 
 _QUIET = Reporter(silent=True)
@@ -52,18 +52,18 @@ class Evaluation:
     metrics: Mapping[str, Any]
     """The content of the file: metrics, `confidence_95`, `about`."""
     title: str
-    """The dataset and the split."""
+    """The name of the dataset and of the split."""
 
     def to_mapping(self) -> Mapping[str, Any]:
         """The content of the file."""
         return self.metrics
 
     def renderables(self) -> Iterable[RenderableType]:
-        """The metrics, those of plugins included."""
+        """The metrics as a table, including those of plugins."""
         return [metrics_table(self.metrics, self.title)]
 
     def verdict(self) -> None:
-        """An evaluation has no threshold to miss."""
+        """An evaluation always succeeds, because it has no threshold to miss."""
 
 
 def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Evaluation:
@@ -83,7 +83,9 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     # Before the work, not after it.
     refuse_other_numbers(path, about)
     for option in leaking_options(registry, run, config.data):
-        reporter.warn(f"{option} differs from training: a split that icclip makes may hold images that were trained on")
+        reporter.warn(
+            f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
+        )
     gallery = load_gallery(registry, config.data, config.split, reporter)
     # What judgements name is checked before the model is loaded.
     relevance, other = right_answers(config, gallery)
@@ -104,7 +106,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         reporter=reporter,
     )
     about |= {"encoder": encoder.description, "icclip": __version__}
-    write_metrics(path, metrics, about)
+    about = write_metrics(path, metrics, about)
     reporter.note(f"wrote {path}")
     return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
 
@@ -144,7 +146,7 @@ def evaluate_split(
         CheckpointError: embeddings that cannot be compared.
     """
     if not relevance.captions.n_images:
-        raise DataError("the split holds no image: check the dataset, or choose another split")
+        raise DataError("the split has no images: check the dataset, or choose another split")
     embeddings = (
         encoder.encode_images(images, batch_size=measured_batch(encoder, image_batch)),
         encoder.encode_texts(relevance.captions.texts, batch_size=measured_batch(encoder, text_batch)),
@@ -184,7 +186,7 @@ def doubts(ranks: RetrievalRanks) -> list[str]:
     found = []
     n_images, n_texts, largest = ranks.captions.n_images, ranks.captions.n_texts, max(CUTOFFS)
     if n_images <= largest:
-        found.append(f"t2i_R@{largest} is 1 whatever the model does: the split has no more than {largest} images")
+        found.append(f"t2i_R@{largest} is always 1, whatever the model: the split has no more than {largest} images")
     tied = int(np.count_nonzero(ranks.t2i > ranks.t2i_optimistic))
     if tied:
         found.append(

@@ -32,10 +32,10 @@ class ExportResult:
     """What `ExportTargetSpec.export` returns: a bundle, and whether it may be called one."""
 
     bundle: Path
-    """Where it is: where it was asked for, or `<name>.failed`."""
+    """The bundle's directory: the one that was asked for, or `<name>.failed`."""
     parity: ParityRecord
     sizes: Mapping[str, int]
-    """Bytes of both encoders, by precision."""
+    """The size of both encoders in bytes, by precision."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""

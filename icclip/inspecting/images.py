@@ -27,7 +27,7 @@ AT_ONCE = 256
 
 @dataclass(slots=True)
 class Look:
-    """What one image is."""
+    """The properties of one image."""
 
     digest: bytes = b""
     """SHA-256 of its file, empty where that cannot be read."""
@@ -39,7 +39,7 @@ class Look:
 
 @dataclass(slots=True)
 class ImageFindings:
-    """What the images of a split are."""
+    """The properties of all images of a split."""
 
     digests: list[bytes] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -48,7 +48,7 @@ class ImageFindings:
     unreadable: list[str] = field(default_factory=list)
 
     def add(self, look: Look) -> None:
-        """Count one."""
+        """Count one image."""
         self.digests.append(look.digest)
         if look.error:
             self.unreadable.append(look.error)
@@ -62,8 +62,8 @@ class ImageFindings:
         sizes = np.array(self.sizes or [(0, 0)])
         copies = len(self.digests) - len(set(self.digests))
         return {
-            "width": spread(sizes[:, 0]),
-            "height": spread(sizes[:, 1]),
+            "width": smallest_median_largest(sizes[:, 0]),
+            "height": smallest_median_largest(sizes[:, 1]),
             "modes": dict(self.modes.most_common()),
             "formats": dict(self.formats.most_common()),
             "identical_images": copies - max(0, self.digests.count(b"") - 1),
@@ -72,7 +72,7 @@ class ImageFindings:
         }
 
 
-def spread(values: np.ndarray) -> dict[str, float]:
+def smallest_median_largest(values: np.ndarray) -> dict[str, float]:
     """Smallest, median and largest. Raises ValueError for none."""
     return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
 

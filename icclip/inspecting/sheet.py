@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 COLUMNS, ROWS = 6, 3
-"""Images of a split, at most."""
+"""The maximum number of images from each split."""
 TILE, GAP, LINE, LINES = 160, 12, 13, 3
 """Pixels: an image's side, the space between them, a line of text; lines of a caption."""
 CHARACTERS = 28
-"""Of a line under a tile."""
+"""The number of characters in a line under a tile."""
 PAPER, INK, BAD = "white", "black", "#c8352b"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from icclip.bundles.manifest import is_bundle, read_manifest
 from icclip.config import ModelConfig
-from icclip.inspecting.images import spread
+from icclip.inspecting.images import smallest_median_largest
 from icclip.plugins.registry import Registry
 
 AT_ONCE = 4096
@@ -29,11 +29,11 @@ def caption_findings(lists: Sequence[Sequence[str]]) -> dict[str, Any]:
     return {
         "images": len(lists),
         "captions": len(texts),
-        "captions_per_image": spread(np.array([len(own) for own in lists])),
+        "captions_per_image": smallest_median_largest(np.array([len(own) for own in lists])),
         "distinct_captions": len(images_of),
         "shared_captions": len(shared),
         "captions_at_several_images": sum(text in shared for text in texts),
-        "characters": spread(np.array([len(text) for text in texts])),
+        "characters": smallest_median_largest(np.array([len(text) for text in texts])),
     }
 
 
@@ -59,7 +59,7 @@ class TextLengths:
         )
         cut = lengths[lengths > self.limit]
         return {
-            "tokens": spread(lengths),
+            "tokens": smallest_median_largest(lengths),
             "limit": self.limit,
             "cut": len(cut),
             "cut_share": len(cut) / len(lengths),

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from icclip.config import LossFamily
 from icclip.models.feeder import Feeder
+from icclip.models.objective import attach_bias, storable, trained_loss
 from icclip.models.pixels import Pixels
 from icclip.models.quiet import quiet_transformers
 from icclip.plugins.specs import BackendSpec
@@ -32,12 +34,15 @@ class LoadedModel:
     backend: BackendSpec
     source: str
     """Where the model came from, for headers and records."""
+    loss: LossFamily
+    """What it was trained with last, or is being trained with: mostly its family's."""
 
     @classmethod
     def of(cls, model: Any, processor: Any, backend: BackendSpec, source: str) -> Self:
         """From a transformers model and its processor; the backend says how the model expects its text."""
         policy = backend.text_policy(model.config, processor.tokenizer)
-        return cls(model, Feeder(processor, policy), backend, source)
+        attach_bias(model)
+        return cls(model, Feeder(processor, policy), backend, source, trained_loss(model.config, backend.loss))
 
     def ready_for(self, texts: Sequence[str]) -> Self:
         """The same model, ready to train on these texts: they are tokenized now, and pixels are normalised in the model.
@@ -62,8 +67,9 @@ class LoadedModel:
 
     def save(self, directory: Path) -> None:
         """Write weights (safetensors), config and the whole processor, as transformers lays them out."""
+        weights = storable(self.model, self.model.state_dict())
         with quiet_transformers():
-            self.model.save_pretrained(directory)
+            self.model.save_pretrained(directory, state_dict=weights)
         self.feeder.save(directory)
 
     def describe(self) -> dict[str, Any]:

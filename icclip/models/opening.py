@@ -26,6 +26,7 @@ from huggingface_hub.errors import (
 
 from icclip.config import ModelConfig
 from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.models.attention import set_attention
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
 from icclip.plugins.registry import Registry
@@ -35,7 +36,13 @@ from icclip.runs.checkpoints import HALF_WRITTEN
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",), ("tokenizer.model",))
+TOKENIZERS = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -53,7 +60,7 @@ def open_model(
             without a tokenizer of its own.
 
     Raises:
-        UnknownNameError: no such model, or a model type that no backend serves.
+        UnknownNameError: there is no such model, or no backend serves its model type.
         CheckpointError: the model is there and cannot be used as it is.
     """
     found = registry.preset(config.name)
@@ -76,9 +83,7 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
     processor = load_processor(directory, trust_remote_code=config.trust_remote_code)
     if config.image_resize is not None:
         model = _resized(model, processor, config.image_resize, backend)
-    with quiet_transformers():
-        # Older families keep the implementation that they have, and say so.
-        model.set_attn_implementation(config.attention)
+    set_attention(model, config.attention)
     embeddings = getattr(model.config, backend.text.config).vocab_size
     check_vocabulary(processor.tokenizer, embeddings, source_label(config))
     return LoadedModel.of(model.eval(), processor, backend, source_label(config))
@@ -113,8 +118,8 @@ def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
     path = Path(config.name).expanduser()
     if (path / HALF_WRITTEN).exists():
         raise CheckpointError(
-            f"{path} is being written, or its run was killed while it was{_last_checkpoint(path)}; "
-            "train's command with --resume makes it whole"
+            f"{path} is still being written, or its run was killed while writing it{_last_checkpoint(path)}; "
+            "repeat the `icclip train` command with --resume to complete it"
         )
     if path.is_dir():
         return path
@@ -205,6 +210,17 @@ def _step(checkpoint: Path) -> int:
 
 def _load_weights(directory: Path, config: ModelConfig) -> Any:
     """The model in float32. Every weight must come from the file: a random tower gives wrong numbers."""
+    model, info = read_weights(directory, config)
+    _check_keys(directory, info)
+    return model
+
+
+def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
+    """The model of a directory in float32, and transformers' loading info: names that are missing, unexpected, ...
+
+    Raises:
+        CheckpointError: the weights are missing, damaged, or do not fit the model.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModel
@@ -227,8 +243,7 @@ def _load_weights(directory: Path, config: ModelConfig) -> Any:
     # What the library raises for a configuration that makes no model, or a shard that is absent.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
-    _check_keys(directory, info)
-    return model
+    return model, info
 
 
 def _no_weights(directory: Path) -> str:
@@ -271,7 +286,9 @@ def load_processor(directory: Path, *, trust_remote_code: bool = False) -> Any:
         raise CheckpointError(f"{directory} has no {PREPROCESSORS[0]}: copy it from the model it was trained from")
     processor = _from_files(AutoProcessor, directory, "processor", trust_remote_code=trust_remote_code)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise CheckpointError(f"{directory} describes a {type(processor).__name__}, which does not serve both towers")
+        raise CheckpointError(
+            f"{directory} describes a {type(processor).__name__}, which does not prepare both images and texts"
+        )
     return processor
 
 
@@ -281,16 +298,33 @@ def load_tokenizer(config: ModelConfig, name: str) -> Any:
     Raises:
         UnknownNameError, CheckpointError: as `resolve`; or files are missing or cannot be read.
     """
+    return tokenizer_in(resolve(dataclasses.replace(config, name=name, revision=None)), config)
+
+
+def tokenizer_in(directory: Path, config: ModelConfig) -> Any:
+    """A directory's tokenizer. Raises CheckpointError where files are missing or cannot be read."""
     from transformers import AutoTokenizer
 
-    directory = resolve(dataclasses.replace(config, name=name, revision=None))
     return _from_files(AutoTokenizer, directory, "tokenizer", trust_remote_code=config.trust_remote_code)
+
+
+def image_processor_in(directory: Path, config: ModelConfig) -> Any:
+    """A directory's image processor. Raises CheckpointError where it has none, or one that cannot be read."""
+    from transformers import AutoImageProcessor
+
+    if not any((directory / name).exists() for name in PREPROCESSORS):
+        raise CheckpointError(f"{directory} has no {PREPROCESSORS[0]}, which says how images are prepared for it")
+    return _read(AutoImageProcessor, directory, "image processor", trust_remote_code=config.trust_remote_code)
 
 
 def _from_files(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> Any:
     if not any(all((directory / name).exists() for name in names) for names in TOKENIZERS):
         kinds = ", ".join("+".join(names) for names in TOKENIZERS)
         raise CheckpointError(f"{directory} has no tokenizer: expected one of {kinds}")
+    return _read(auto, directory, what, trust_remote_code=trust_remote_code)
+
+
+def _read(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> Any:
     try:
         with quiet_transformers():
             return auto.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -310,11 +344,11 @@ def check_vocabulary(tokenizer: Any, embeddings: int, source: str) -> None:
     largest = max(tokenizer.get_vocab().values())
     if largest >= embeddings:
         raise CheckpointError(
-            f"{source}: the tokenizer has ids up to {largest} and the model only {embeddings} embeddings: "
+            f"{source}: the tokenizer has ids up to {largest}, but the model has only {embeddings} embeddings: "
             "they do not belong together"
         )
     if tokenizer.pad_token_id is None:
-        raise CheckpointError(f"{source}: the tokenizer has no padding token: captions of a batch differ in length")
+        raise CheckpointError(f"{source}: the tokenizer has no padding token, which batches of captions need")
 
 
 def _captions(config: ModelConfig, captions: Callable[[], Sequence[str]] | None) -> Sequence[str]:

@@ -135,7 +135,7 @@ def _implementations(plugin: object) -> list[tuple[str, pluggy.HookImpl]]:
         TypeError: it implements nothing, or something that cannot work.
     """
     if plugin is None:
-        raise TypeError("the entry point leads to None: name a module with hooks")
+        raise TypeError("the entry point resolves to None: name a module with hooks")
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
@@ -146,7 +146,7 @@ def _implementations(plugin: object) -> list[tuple[str, pluggy.HookImpl]]:
         raise TypeError("it implements no hook: decorate one with @icclip.hookimpl")
     for hook, implementation in found:
         if implementation.wrapper or implementation.hookwrapper:
-            raise TypeError(f"{hook} is a wrapper: every plugin is asked alone, there is nothing to wrap")
+            raise TypeError(f"{hook} is a hook wrapper, but plugins are called one at a time: use a plain hook")
     return found
 
 

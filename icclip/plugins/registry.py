@@ -21,6 +21,7 @@ from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, Met
 
 DEFAULT_PLUGINS = (
     "icclip_plugins.backends.clip",
+    "icclip_plugins.backends.dual",
     "icclip_plugins.backends.siglip",
     "icclip_plugins.datasets.flickr8k",
     "icclip_plugins.datasets.flickr30k",
@@ -276,7 +277,7 @@ def _recognises(plugin: Plugin, spec: DatasetSpec | ExportTargetSpec, path: Path
         if plugin.origin == BUILT_IN:
             raise
         kind, _ = KINDS[type(spec)]
-        errors.append(f"plugin {plugin.owner}: {kind} {spec.name!r} failed to look at {path}: {describe(error)}")
+        errors.append(f"plugin {plugin.owner}: {kind} {spec.name!r} failed while checking {path}: {describe(error)}")
         return False
 
 
@@ -320,7 +321,7 @@ def _status(plugin: Plugin, owners: Sequence[str], spec: Spec | None) -> tuple[s
     if others and plugin.origin != BUILT_IN:
         taken = [owner for owner in others if owner.endswith(f"({BUILT_IN})")]
         if taken:
-            return "duplicate", f"the name belongs to {taken[0]}"
+            return "duplicate", f"the name is already taken by {taken[0]}"
         return "duplicate", f"also provided by {' and '.join(others)}; {_CHOOSE}"
     missing = missing_requirements(spec) if spec else []
     if missing and spec:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
+from icclip.config import LossFamily
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from icclip.models.loaded import LoadedModel
     from icclip.retrieval.ranking import RetrievalRanks
 
-LossFamily = Literal["softmax", "sigmoid"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPolicy:
@@ -38,7 +38,7 @@ class TextPolicy:
 
     padding: Literal["longest", "max_length"]
     max_length: int
-    """In tokens, special ones included."""
+    """The maximum length in tokens, including special tokens."""
     lowercase: bool = False
     attention_mask: bool = False
     """Whether the tower takes `attention_mask` (int64 [b, length], 0 for padding)."""
@@ -63,6 +63,32 @@ def numbered_blocks(pattern: str) -> Callable[[Any], tuple[str, ...]]:
     return lambda model: tuple(name for name, _ in model.named_modules() if block.fullmatch(name))
 
 
+def largest_list(tower: str) -> Callable[[Any], tuple[str, ...]]:
+    """A `TowerLayout.blocks` for towers of any architecture: the items of its largest list of modules.
+
+    These are the blocks of a transformer, the stages of a ConvNeXt or a Swin, the blocks of an EfficientNet.
+
+    Args:
+        tower: the name of the tower's module.
+    """
+
+    def blocks(model: Any) -> tuple[str, ...]:
+        modules = dict(model.named_modules())
+        # Only transformers' own lists are repeated blocks: a Sequential is a small network of its own.
+        lists = [
+            name
+            for name, module in modules.items()
+            if name.startswith(f"{tower}.") and type(module).__name__ == "ModuleList"
+        ]
+        if not lists:
+            return ()
+        # The first of the largest is the outermost: what is inside it is smaller, or as large.
+        largest = max(lists, key=lambda name: sum(p.numel() for p in modules[name].parameters()))
+        return tuple(f"{largest}.{item}" for item, _ in modules[largest].named_children())
+
+    return blocks
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerLayout:
     """Where one tower lies in the models of a family, and how its exported encoder names what it takes and gives.
@@ -75,6 +101,13 @@ class TowerLayout:
     """The tower's module inside the model: `vision_model`."""
     parameters: tuple[str, ...]
     """What the names of the tower's parameters begin with, its projection included."""
+    projection: tuple[str, ...] = ()
+    """What the names of the parameters begin with that project the tower's pooled output; empty: it has none.
+
+    They train on where both towers are frozen.
+    """
+    freezes_projection: bool = True
+    """Whether freezing this tower alone freezes its projection too, so that its embeddings stay as they are."""
     blocks: Callable[[Any], Sequence[str]]
     """(model) -> names of the modules that are the tower's repeated blocks, the first one first.
 
@@ -118,7 +151,7 @@ class BackendSpec:
     """The values of a checkpoint's `config.model_type` that this backend serves."""
     loss: LossFamily
     load: Callable[[ModelConfig], LoadedModel]
-    """From a local directory or a hub id. Raises CheckpointError."""
+    """Loads a model from a local directory or a hub id. Raises CheckpointError."""
     text_policy: Callable[[Any, Any], TextPolicy]
     """(transformers config, tokenizer) -> policy."""
     unwrap: Callable[[Any], Any]
@@ -149,9 +182,9 @@ class DatasetSpec:
     summary: str
     load: Callable[[DatasetConfig], DatasetDict | IterableDatasetDict]
     takes_path: bool = False
-    """Whether `name@path` means something to it."""
+    """Whether the dataset accepts a path, written `name@path`."""
     recognises: Callable[[Path], bool] | None = None
-    """Whether it reads a bare path given as `--dataset`; the first dataset that says yes gets it."""
+    """Whether the dataset reads a bare path given as `--dataset`; the first dataset that says yes is used."""
     relevance: RelevanceProtocol = "text"
     """What counts as a right answer where the user does not say: `text`, the same caption for every image that has
     it; `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
@@ -190,17 +223,17 @@ class OpenRequest:
     """For `ExportTargetSpec.open`: what to open, and how it is to run."""
 
     path: Path
-    """What `export` wrote, at whatever place it is now."""
+    """The path of what `export` wrote, which may have been moved since."""
     precision: str | None = None
     """One of the target's precisions. None: the most exact one that was exported."""
     provider: str | None = None
     """Where to run, in the target's own terms (onnxruntime: `tensorrt`, `cuda`, `cpu`). None: the best that works."""
     threads: int | None = None
-    """CPU threads. None: as many as suit the machine."""
+    """The number of CPU threads. None: chosen to suit the machine."""
     hashed: bool = False
     """Whether the content of all files has just been compared with its hashes."""
     reporter: Reporter
-    """Shows progress and hears of what was chosen."""
+    """Shows progress and reports which provider was chosen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +248,7 @@ class ExportTargetSpec:
     name: str
     summary: str
     precisions: tuple[str, ...]
-    """All that can be exported, the most exact one first."""
+    """All precisions that the target can export, the most exact one first."""
     export: Callable[[ExportRequest], ExportResult]
     """Raises UsageError for what the user can correct, GateError where nothing usable came out."""
     recognises: Callable[[Path], bool]
@@ -266,7 +299,7 @@ def _layout_problems(layout: TowerLayout) -> list[str]:
     names = ("module", "config", "graph_input", "graph_output")
     found = [f"{name} is empty: give a name" for name in names if getattr(layout, name) == ""]
     if layout.parameters == () or "" in layout.parameters:
-        found.append("parameters must not be empty, nor hold an empty beginning: every name begins with nothing")
+        found.append("parameters must not be empty or contain an empty prefix, which every name starts with")
     return found
 
 
@@ -274,7 +307,7 @@ def _shape(annotation: str) -> tuple[Callable[[Any], bool], str]:
     """How to recognise a value of an annotation used in this module's specs."""
     if annotation.startswith("Callable"):
         optional = annotation.endswith("| None")
-        return (lambda value: callable(value) or (optional and value is None)), "something to call"
+        return (lambda value: callable(value) or (optional and value is None)), "a callable"
     return _SHAPES[annotation]
 
 
@@ -285,7 +318,7 @@ def _all_of(kind: type, value: Any) -> bool:
 _SHAPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "str": (lambda value: isinstance(value, str), "text"),
     "bool": (lambda value: isinstance(value, bool), "True or False"),
-    "tuple[str, ...]": (lambda value: _all_of(str, value), "a tuple of texts"),
+    "tuple[str, ...]": (lambda value: _all_of(str, value), "a tuple of strings"),
     "tuple[Preset, ...]": (lambda value: _all_of(Preset, value), "a tuple of Preset"),
     "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a mapping"),
     "TowerLayout": (lambda value: isinstance(value, TowerLayout), "a TowerLayout"),

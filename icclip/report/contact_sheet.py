@@ -44,7 +44,7 @@ def search(
         encoder: gives unit vectors.
         images: as many as `relevance` has, in its order.
         relevance: the captions, and the right answers to them.
-        queries: at most so many.
+        queries: the maximum number of captions to ask for.
         best: images kept for each.
     """
     texts, distinct = relevance.captions.texts, relevance.texts.first

@@ -34,7 +34,7 @@ def _described(split: Mapping[str, Any]) -> dict[str, str]:
         "images": f"{split['images']:,}",
         "captions": f"{split['captions']:,}",
         "captions per image": _spread(split["captions_per_image"]),
-        "captions at several images": f"{split['captions_at_several_images']:,} ({_share(split)})",
+        "shared captions": f"{split['captions_at_several_images']:,} ({_share(split)})",
         "characters per caption": _spread(split["characters"]),
         "width": _spread(split["width"]),
         "height": _spread(split["height"]),
@@ -46,7 +46,7 @@ def _described(split: Mapping[str, Any]) -> dict[str, str]:
     if "model" in split:
         model = split["model"]
         rows["tokens per caption"] = _spread(model["tokens"])
-        rows[f"cut at {model['limit']} tokens"] = f"{model['cut']:,} ({100 * model['cut_share']:.1f} %)"
+        rows[f"truncated at {model['limit']} tokens"] = f"{model['cut']:,} ({100 * model['cut_share']:.1f} %)"
     return rows
 
 
@@ -61,18 +61,18 @@ def _spread(values: Mapping[str, float]) -> str:
 
 
 def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "Three numbers are the smallest, the median and the largest."
+    yield "Three numbers are the smallest, the median and the largest value."
     for leak in found["leakage"]:
         if leak["images"] or leak["captions"]:
             yield (
-                f"leakage from {leak['in']} into {leak['of']}: images with the same bytes {leak['images']:,}, "
-                f"captions with the same text {leak['captions']:,}"
+                f"leakage from {leak['in']} into {leak['of']}: {leak['images']:,} byte-identical images, "
+                f"{leak['captions']:,} identical captions"
             )
     for name, split in found["splits"].items():
         for error in split["unreadable_images"][:SHOWN]:
             yield f"unreadable: {error}"
         if split["unreadable"] > SHOWN:
-            yield f"unreadable: and {split['unreadable'] - SHOWN:,} more of {name} (--json lists all)"
+            yield f"unreadable: {split['unreadable'] - SHOWN:,} more in {name} (--json lists all)"
         if "model" in split and split["model"]["cut"]:
             lost = split["model"]["tokens_lost_of_cut"]
-            yield f"{name}: captions that are cut {split['model']['cut']:,}, by {lost:.1f} tokens on average"
+            yield f"{name}: {split['model']['cut']:,} captions are truncated, by {lost:.1f} tokens on average"

@@ -129,10 +129,10 @@ def _ranking_rows(result: PrecisionParity, checks: Checks) -> Iterator[Row]:
     rankings = [result.measured["rankings"][direction] for direction in DIRECTIONS]
     own = [checks.get(f"{direction}.top10") for direction in DIRECTIONS]
     shares = [_share(ranking["overlap"]) for ranking in rankings]
-    yield ("the same first ten", *map(_marked, shares, own), _limit(own, _share))
+    yield ("overlap of the first ten", *map(_marked, shares, own), _limit(own, _share))
     flips = [ranking["flips"] for ranking in rankings]
-    yield ("another first answer", *(f"{flip['count']:,}" for flip in flips), "")
-    yield ("  of them near ties", *(f"{flip['near_ties']:,}" for flip in flips), "")
+    yield ("changed first answers", *(f"{flip['count']:,}" for flip in flips), "")
+    yield ("  of which near ties", *(f"{flip['near_ties']:,}" for flip in flips), "")
     similarity = checks.get("similarity")
     change = _marked(_small(rankings[0]["similarity_abs"]), similarity)
     yield ("largest similarity change", change, "", _limit([similarity], _small))

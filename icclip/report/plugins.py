@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from icclip.errors import PluginError
+
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from icclip.plugins.registry import Listing
     from icclip.testing import Check
 
 _COLOURS = {"ok": "green", "skipped": "yellow", "missing extra": "yellow", "duplicate": "red", "failed": "red"}
+
+
+@dataclass(frozen=True)
+class PluginList:
+    """The result of `icclip plugins list`: one row for everything on offer and every failure."""
+
+    rows: Sequence[Listing]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"plugins": [dataclasses.asdict(row) for row in self.rows]}
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """The rows as a table."""
+        return [listing_table(self.rows)]
+
+    def verdict(self) -> None:
+        """Listing plugins always succeeds, because a failed plugin is one of the rows."""
+
+
+@dataclass(frozen=True)
+class PluginChecks:
+    """The result of `icclip plugins check`: what the conformance kit found for one plugin."""
+
+    name: str
+    checks: Sequence[Check]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"checks": [dataclasses.asdict(one) for one in self.checks]}
+
+    def renderables(self) -> Iterable[RenderableType]:
+        """One line for each check."""
+        return check_lines(self.checks)
+
+    def verdict(self) -> None:
+        """Raise PluginError if any check failed."""
+        failed = sum(one.status == "failed" for one in self.checks)
+        if failed:
+            raise PluginError(f"{self.name}: {failed} of {len(self.checks)} checks failed")
 
 
 def listing_table(rows: Sequence[Listing]) -> Table:

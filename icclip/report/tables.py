@@ -79,7 +79,7 @@ def relevance_line(metrics: Mapping[str, Any]) -> str | None:
 
 COUNTED = {
     "text": "Counted as right for each of them (--relevance text):",
-    "pair": "Counted as right for their own image alone (--relevance pair):",
+    "pair": "Counted as right only for their own image (--relevance pair):",
 }
 
 

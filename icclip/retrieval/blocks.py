@@ -18,7 +18,7 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 UNKNOWN_CACHE = MIB
 """Bytes: what a core of any processor of the last ten years has, about."""
 SHARE_OF_FREE = 32
-"""A block is at most one part in so many of the memory that is free."""
+"""A block takes at most this fraction (one part in N) of the free memory."""
 
 
 def spans(rows: int, size: int) -> Iterator[slice]:

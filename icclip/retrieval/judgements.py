@@ -58,7 +58,7 @@ def read_relevance(path: Path, captions: CaptionMap, image_names: Sequence[str |
     names = _Names.of(captions, image_names, words=path.suffix == ".json")
     judged = [(*names.pair(one), one.grade) for one in read_judgements(path)]
     if not any(grade > 0 for _, _, grade in judged):
-        raise DataError(f"{path} judges nothing as right: give at least one grade above 0")
+        raise DataError(f"{path} has no right answers: give at least one grade above 0")
     table = np.array(judged, np.float64)
     return Relevance.judged(captions, path.name, table[:, :2].astype(np.int64), table[:, 2])
 
@@ -90,7 +90,7 @@ def _json_judgements(text: str, path: Path) -> Iterator[Judgement]:
         content = json.loads(text)
     except ValueError as error:
         line = getattr(error, "lineno", 1)
-        raise DataError(f"{path}, line {line}: this is not JSON ({getattr(error, 'msg', error)})") from error
+        raise DataError(f"{path}, line {line}: not valid JSON ({getattr(error, 'msg', error)})") from error
     layout = 'expected {"QUERY": {"ANSWER": GRADE}} or {"QUERY": ["ANSWER"]}'
     if not isinstance(content, Mapping):
         raise DataError(f"{path}, line 1: {layout}")

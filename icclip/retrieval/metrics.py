@@ -89,7 +89,7 @@ def _checked(spec: MetricSpec, values: Any, taken: Iterable[str]) -> dict[str, f
         raise PluginError(f"metric {spec.name!r} returned {type(values).__name__}: return a mapping of name to float")
     for key, value in values.items():
         if key in taken:
-            raise PluginError(f"metric {spec.name!r} returned {key!r}, which exists: choose another key")
+            raise PluginError(f"metric {spec.name!r} returned {key!r}, which is already taken: choose another key")
         if not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise PluginError(f"metric {spec.name!r} returned {value!r} for {key!r}: return a finite number")
     return {key: float(value) for key, value in values.items()}

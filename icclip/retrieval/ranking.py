@@ -22,7 +22,7 @@ from icclip.retrieval.relevance import Relevance
 BLOCK = 2048
 """Rows and columns of the similarities that are in memory at once: about 80 MB."""
 FEW = 8
-"""Up to so many right answers of a query are each compared with the candidates; for more, these are sorted first."""
+"""Up to this number of right answers to a query, each is compared with all candidates; beyond it, the candidates are sorted first."""
 
 _GRID = float(2**26)
 
@@ -39,7 +39,7 @@ class Answers:
     queries: np.ndarray
     """int64 [queries]: their rows in the split: all of them, unless judgements leave some without an answer."""
     lists: np.ndarray
-    """int64 [queries]: the list of each."""
+    """int64 [queries]: the list that each query uses."""
     offsets: np.ndarray
     """int64 [lists + 1]"""
     sizes: np.ndarray
@@ -49,7 +49,7 @@ class Answers:
     above: np.ndarray
     """int64 [entries]: wrong candidates that score higher."""
     cosines: np.ndarray
-    """float32 [entries]: of the answer with the query."""
+    """float32 [entries]: the cosine of the answer with the query."""
     grades: np.ndarray
     """float64 [entries]: how right the answer is; 1 where there are no grades."""
 
@@ -69,7 +69,7 @@ class Answers:
 
     @cached_property
     def best_cosines(self) -> np.ndarray:
-        """float32 [queries]: of each query with its best answer."""
+        """float32 [queries]: the cosine of each query with its best answer."""
         return self._of_queries(self.cosines[self.offsets[:-1]])
 
     @cached_property
@@ -320,5 +320,5 @@ def _check(image_embeddings: np.ndarray, text_embeddings: np.ndarray, captions: 
     if width != other:
         raise CheckpointError(
             f"image embeddings have {width} dimensions and text embeddings {other}: "
-            "the two encoders are not of one model, or their projections are missing"
+            "the two encoders do not belong to one model, or their projections are missing"
         )

@@ -21,8 +21,11 @@ def metric_path(directory: Path, split: str) -> Path:
     return directory / f"{split}_metric.json"
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """Write metrics as JSON, completely or not at all, with `about` as the last key.
+
+    Returns:
+        `about` as it was written: by names, without paths of this machine.
 
     Raises:
         UsageError: the file cannot be written, or holds numbers of something else.
@@ -30,6 +33,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
     refuse_other_numbers(path, about)
     public = {key: _told_apart(value) if key in IDENTITY else value for key, value in about.items()}
     atomic_write_json(path, {**metrics, "about": public})
+    return public
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

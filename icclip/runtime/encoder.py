@@ -120,8 +120,8 @@ class Encoder:
             reporter: the command line's; without one, warnings go to `logging`.
 
         Raises:
-            CheckpointError: it is no bundle, or damaged.
-            UsageError: the precision or provider cannot be had; MissingExtraError: no onnxruntime.
+            CheckpointError: the directory is not a bundle, or is damaged.
+            UsageError: the precision or provider is not available; MissingExtraError: onnxruntime is not installed.
             InputTypeError, InputValueError: an argument of another type, or out of range.
         """
         # Towers are loaded later, when the working directory may be another.
@@ -161,12 +161,12 @@ class Encoder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Why other providers are not used."""
+        """The reasons why other providers are not used."""
         return self.choice.notes
 
     @property
     def dim(self) -> int:
-        """Values of an embedding."""
+        """The number of values in an embedding."""
         return self.manifest.embedding_dim
 
     @property
@@ -181,7 +181,7 @@ class Encoder:
 
     @property
     def max_length(self) -> int:
-        """Tokens of a text, special ones included; longer texts are cut."""
+        """The maximum number of tokens in a text, including special tokens; longer texts are cut."""
         return self.manifest.text.max_length
 
     @property
@@ -201,7 +201,7 @@ class Encoder:
 
     @property
     def limits(self) -> Limits:
-        """What inputs are held to."""
+        """The limits that inputs are checked against."""
         return self.options.limits
 
     @cached_property
@@ -271,7 +271,7 @@ class Encoder:
         """
         if self.manifest.digest is None:
             raise CheckpointError(
-                f"{self.bundle}: icclip.json carries no digest, so that a change to it cannot be seen: "
+                f"{self.bundle}: icclip.json has no digest, so changes to it cannot be detected: "
                 "export the checkpoint again"
             )
         with ThreadPoolExecutor(len(_TOWERS)) as pool:
@@ -282,7 +282,7 @@ class Encoder:
         return self
 
     def close(self) -> None:
-        """Let go of the graphs and their memory; whoever encodes afterwards gets ClosedError."""
+        """Release the graphs and their memory; encoding afterwards raises ClosedError."""
         self._shared.close()
 
     def __enter__(self) -> Self:
@@ -347,7 +347,7 @@ class Encoder:
             progress: called with the number of images done since the last call.
 
         Raises:
-            InputTypeError: something is no image. InputValueError: an image cannot be decoded, or is too large.
+            InputTypeError: an input is not an image. InputValueError: an image cannot be decoded, or is too large.
             CheckpointError: an embedding is zero or not finite.
         """
         check_on_error(errors)
@@ -374,7 +374,7 @@ class Encoder:
             batches in the order of the inputs; `rows` counts over the whole stream.
 
         Raises:
-            as `encode_images`, when the batch is reached.
+            DataError: and what else `encode_images` raises, when the batch is reached.
         """
         check_on_error(errors)
         check_batch_size(batch_size)
@@ -420,7 +420,7 @@ class Encoder:
             progress: called with the number of texts done since the last call.
 
         Raises:
-            InputTypeError: something is no text. InputValueError: a text is too long, or no Unicode.
+            InputTypeError: an input is not a text. InputValueError: a text is too long, or is not valid Unicode.
             CheckpointError: an embedding is zero or not finite.
         """
         check_on_error(errors)
@@ -451,7 +451,7 @@ class Encoder:
         where it was trained with sigmoids.
 
         Raises:
-            as `encode_images` and `encode_texts`.
+            DataError: and what else `encode_images` and `encode_texts` raise.
         """
         image = one_image(image)
         cosines = self.encode_texts(texts) @ self.encode_images(image)[0]
@@ -507,7 +507,7 @@ class Encoder:
         return options
 
     def _batch(self, asked: int | None, usual: int) -> int:
-        """Rows that run together."""
+        """The number of rows that run together."""
         check_batch_size(asked)
         size = asked if asked is not None else 1 if self.rows_alone else usual
         return min(size, MAX_BATCH) if self.choice.provider == "tensorrt" else size
@@ -589,7 +589,7 @@ class Encoder:
         where = f"{self.bundle} ({tower}, {self.options.precision}, {self.choice.provider})"
         if features.shape[1:] != (self.manifest.embedding_dim,):
             raise CheckpointError(
-                f"{where} gives embeddings of shape {features.shape[1:]}, icclip.json says "
+                f"{where} gives embeddings of shape {features.shape[1:]}, but icclip.json says "
                 f"{self.manifest.embedding_dim}: export the checkpoint again"
             )
         features = features.astype(np.float32, copy=False)
@@ -614,8 +614,8 @@ def _reopened(
     encoder = kind.open(*where, **keywords)
     if encoder.fingerprint != fingerprint:
         raise CheckpointError(
-            f"{where[0]} is not the bundle that the encoder was pickled with (another fingerprint): "
-            "open it anew, or copy the same bundle there"
+            f"{where[0]} is not the bundle that the encoder was pickled with (its fingerprint differs): "
+            "open it again, or copy the same bundle there"
         )
     return encoder
 

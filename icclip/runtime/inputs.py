@@ -104,7 +104,7 @@ class Decoder:
         """Decode an item, and let it be used while its pixels are counted.
 
         Raises:
-            InputTypeError: it is no image. InputValueError: it cannot be decoded, or is too large.
+            InputTypeError: it is not an image. InputValueError: it cannot be decoded, or is too large.
             CallLimitError: the call as a whole is too large.
         """
         row, give = item
@@ -149,9 +149,9 @@ class Decoder:
             raise InputTypeError(f"{where} is a path of bytes: give it as text, {_TAKEN}")
         where = f"{where} ({_short(name)})"
         if name[:5].lower() == "data:":
-            raise InputValueError(f"{where}: a data URL is no path: decode its base64, and give the bytes")
+            raise InputValueError(f"{where}: a data URL is not a path: decode its base64 and give the bytes")
         if _ADDRESS.match(name):
-            raise InputValueError(f"{where}: an address is no path: download it, and give the bytes or the file's path")
+            raise InputValueError(f"{where}: a URL is not a path: download it and give the bytes or the file's path")
         try:
             path = Path(name)
             status = path.stat()
@@ -195,7 +195,7 @@ class Decoder:
             raise InputValueError(f"{where}: has no pixels ({width} x {height})")
         if width * height > self.limits.pixels_per_image:
             raise InputValueError(
-                f"{where}: {width} x {height} are more than {self.limits.pixels_per_image:,} pixels: scale the image "
+                f"{where}: {width} x {height} is more than {self.limits.pixels_per_image:,} pixels: scale the image "
                 "down, or raise Limits.pixels_per_image"
             )
         self.count.add(width * height)
@@ -305,7 +305,7 @@ def check_text(item: Item, limits: Limits) -> str:
     """One text.
 
     Raises:
-        InputTypeError: it is something else. InputValueError: it is too long, or no Unicode text.
+        InputTypeError: it is something else. InputValueError: it is too long, or is not valid Unicode.
     """
     row, give = item
     text = give()
@@ -320,7 +320,7 @@ def check_text(item: Item, limits: Limits) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputValueError(
-            f"text {row} holds a lone surrogate ({text[error.start]!a}, character {error.start}), which is no text: "
+            f"text {row} holds a lone surrogate ({text[error.start]!a}, character {error.start}), which is not valid text: "
             "decode the text with the right encoding"
         ) from error
     return text
@@ -331,7 +331,7 @@ def check_text(item: Item, limits: Limits) -> str:
 
 def _items(given: object, name: str, wanted: str) -> tuple[Iterator[Item], int | None]:
     if given is None or isinstance(given, Mapping | set | frozenset | bytes | bytearray | memoryview):
-        why = "has no order" if isinstance(given, set | frozenset) else "is not taken here"
+        why = "has no order" if isinstance(given, set | frozenset) else "is not accepted here"
         raise InputTypeError(f"{name} is of type {_kind(given)}, which {why}: give {wanted}")
     if isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0):
         return _indexed(given)

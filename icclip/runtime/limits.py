@@ -25,13 +25,19 @@ class Limits:
     `PIL.Image.MAX_IMAGE_PIXELS` holds besides.
     """
     pixels_per_call: int = 100_000_000_000
-    """Of all images of one call of `encode_images` together; does not hold for `iter_encode_images`."""
+    """The maximum number of pixels in one call of `encode_images`; it does not apply to `iter_encode_images`."""
     pixels_at_once: int = 192_000_000
-    """Decoded at the same time by all calls of one encoder; further images wait. A pixel takes 4 to 8 bytes."""
+    """The maximum number of pixels that all calls of one encoder decode at the same time; further images wait.
+
+    A pixel takes 4 to 8 bytes.
+    """
     bytes_per_image: int = 256_000_000
-    """Of an encoded image: a file, bytes or what a file object gives."""
+    """The maximum size of an encoded image, whether a file, bytes or a file object."""
     characters_per_text: int = 1_000_000
-    """Of one text. Texts are cut to the model's length anyway; this bounds the work before the cut."""
+    """The maximum number of characters in one text.
+
+    Texts are cut to the model's length anyway; this bounds the work before the cut.
+    """
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -42,7 +48,7 @@ def positive(name: str, value: object) -> int:
     """The value, a whole number of at least 1.
 
     Raises:
-        InputTypeError: it is no whole number. InputValueError: it is below 1.
+        InputTypeError: it is not a whole number. InputValueError: it is below 1.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InputTypeError(f"{name} is of type {type(value).__name__}: give a whole number of at least 1")
@@ -90,7 +96,7 @@ class CallCount:
             self._sum += pixels
             if self._sum > self.limit:
                 raise CallLimitError(
-                    f"the images of this call hold more than {self.limit:,} pixels together: "
+                    f"the images of this call have more than {self.limit:,} pixels in total: "
                     "give fewer at a time, use iter_encode_images, or raise Limits.pixels_per_call"
                 )
 

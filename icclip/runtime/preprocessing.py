@@ -6,7 +6,7 @@ level off. The fast ones (torchvision) resize with other rounding and differ by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +23,7 @@ from icclip.runtime.results import Failure
 MAX_LONG_SIDE = 32
 """Times the crop: a resized image longer than this is computed inside the crop only."""
 
+_CONVNEXT_UNCROPPED, _CONVNEXT_SHARE = 384, 224 / 256
 _GREY_LEVELS = 256
 _CHANNELS = 3
 
@@ -33,6 +34,7 @@ def image_inputs_from(config: Mapping[str, Any], source: str) -> ImageInputs:
     Raises:
         CheckpointError: it asks for something that is not done here.
     """
+    config = _IN_COMMON_TERMS.get(str(config.get("image_processor_type")).removesuffix("Fast"), dict)(config)
     size = _size(config.get("size"), "size", source, whole=not config.get("do_center_crop"))
     crop = _size(config.get("crop_size"), "crop_size", source, whole=True)
     if config.get("do_pad"):
@@ -170,6 +172,35 @@ def _levels(inputs: ImageInputs) -> np.ndarray:
     mean, std = (np.array(v, np.float32)[:, None] for v in (inputs.mean, inputs.std))
     normalised: np.ndarray = (levels - mean) / std
     return normalised
+
+
+def _convnext(config: Mapping[str, Any]) -> dict[str, Any]:
+    """ConvNeXt's names the side of the crop, and what share of the resized image it is; large images are not cropped."""
+    size = config.get("size") or {}
+    side = size if isinstance(size, int) else size.get("shortest_edge")
+    if side is None:
+        return dict(config)
+    square = {"height": side, "width": side}
+    if side >= _CONVNEXT_UNCROPPED:
+        return {**config, "size": square, "do_center_crop": False}
+    edge = int(side / (config.get("crop_pct") or _CONVNEXT_SHARE))
+    return {**config, "size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": square}
+
+
+def _efficientnet(config: Mapping[str, Any]) -> dict[str, Any]:
+    """EfficientNet's may shift the rescaled levels by -1, and divide by the standard deviation twice."""
+    mean, std = _triple(config, "image_mean"), _triple(config, "image_std")
+    if mean is None or std is None:
+        return dict(config)
+    shift, power = bool(config.get("rescale_offset")), 2 if config.get("include_top") else 1
+    return {**config, "image_mean": [value + shift for value in mean], "image_std": [value**power for value in std]}
+
+
+_IN_COMMON_TERMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "ConvNextImageProcessor": _convnext,
+    "EfficientNetImageProcessor": _efficientnet,
+}
+"""Settings that only these image processors have, in those of all others."""
 
 
 def _size(value: Any, key: str, source: str, *, whole: bool) -> dict[str, int]:

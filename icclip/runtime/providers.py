@@ -56,7 +56,7 @@ class Choice:
     provider: Provider
     rejected: Mapping[Provider, Failure]
     clash: str | None = None
-    """What is wrong with the installation."""
+    """A line that says what is wrong with the installation."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def choose(wanted: Provider | None, failure: Callable[[Provider], Failure | None
         failure: why a provider does not work; None: it does.
 
     Raises:
-        UsageError: the wanted one (or any) cannot be had.
+        UsageError: the wanted provider (or any) is not available.
     """
     rejected: dict[Provider, Failure] = {}
     for name in PROVIDERS if wanted is None else (wanted,):
@@ -142,7 +142,7 @@ def choose(wanted: Provider | None, failure: Callable[[Provider], Failure | None
             return Choice(name, rejected, clashing_runtimes())
         rejected[name] = why
     reasons = "; ".join(f"{name}: {why.reason}" for name, why in rejected.items())
-    raise UsageError(f"provider {wanted or 'any'} cannot be had ({reasons}): {INSTALL[wanted or 'cpu']}")
+    raise UsageError(f"provider {wanted or 'any'} is not available ({reasons}): {INSTALL[wanted or 'cpu']}")
 
 
 def choose_provider(wanted: Provider | None = None) -> Choice:

@@ -20,7 +20,7 @@ class Failure(NamedTuple):
     row: int
     """Its place among the inputs, from 0."""
     reason: str
-    """One line."""
+    """The reason, in one line."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def open_session(
     """Load a graph on a provider; what the provider cannot run goes to the CPU node by node.
 
     Raises:
-        CheckpointError: the file is no such graph.
+        CheckpointError: the file is not such a graph.
         UsageError: the provider gave up on this graph.
     """
     onnxruntime = import_onnxruntime()
@@ -97,7 +97,7 @@ def _check_names(session: Any, path: Path, io: TowerIO) -> None:
     has = ([i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()])
     if has[0] != [io.input] or io.output not in has[1]:
         raise CheckpointError(
-            f"{path} takes {', '.join(has[0])} and gives {', '.join(has[1])}, expected {io.input} and {io.output}: "
+            f"{path} takes {', '.join(has[0])} and gives {', '.join(has[1])}, but expected {io.input} and {io.output}: "
             "export the checkpoint again"
         )
 

@@ -38,7 +38,7 @@ class Tokenization:
         except OSError as error:
             raise CheckpointError(f"cannot read {path} ({error.strerror}): copy the bundle again") from error
         except Exception as error:  # The library raises bare Exception.
-            raise CheckpointError(f"{path} is no tokenizer ({error}): copy the bundle again") from error
+            raise CheckpointError(f"{path} is not a valid tokenizer ({error}): copy the bundle again") from error
         # The file may carry the state of whatever used it last.
         tokenizer.no_padding()
         tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)

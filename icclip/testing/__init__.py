@@ -1,4 +1,4 @@
-"""The conformance kit: does a plugin keep what its specs promise?
+"""The conformance kit: does a plugin do what its specs promise?
 
 For a plugin author's own pytest:
 

@@ -55,7 +55,7 @@ def _check_unwrap(spec: BackendSpec) -> None:
 
 def _check_defaults(preset: Preset) -> None:
     known = {f.name for f in fields(TrainConfig)}
-    no_problems([f"{name!r} is no option of a training run" for name in preset.defaults if name not in known])
+    no_problems([f"{name!r} is not a training option" for name in preset.defaults if name not in known])
 
 
 def _build(preset: Preset) -> LoadedModel:

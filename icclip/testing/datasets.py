@@ -15,7 +15,7 @@ from icclip.testing.record import Recorder, SkippedError, no_problems
 
 SPLITS = ("train", "validation", "test")
 ROWS = 16
-"""Rows of each split that are looked at."""
+"""The number of rows of each split that are checked."""
 
 
 def dataset_checks(recorder: Recorder, spec: DatasetSpec, config: DatasetConfig) -> None:
@@ -50,7 +50,7 @@ def _check_splits(splits: Mapping[str, Any]) -> None:
     no_problems(
         [f"split {name!r}: call it one of {', '.join(SPLITS)}" for name in unknown]
         + [f"split {name!r} has no rows: leave it out" for name in empty]
-        + ([] if splits else ["there is no split"])
+        + ([] if splits else ["the dataset has no splits"])
     )
 
 
@@ -74,7 +74,7 @@ def _caption_problems(splits: Mapping[str, Any]) -> Iterator[str]:
             if not isinstance(texts, list) or not texts:
                 yield f"split {name!r} row {row}: captions is {texts!r}: give a list with at least one text"
             elif not all(isinstance(text, str) and text.strip() for text in texts):
-                yield f"split {name!r} row {row}: a caption is empty or no text: {texts!r}"
+                yield f"split {name!r} row {row}: a caption is empty or not a string: {texts!r}"
 
 
 def _digests(splits: Mapping[str, Any]) -> dict[str, list[tuple[list[str], str]]]:

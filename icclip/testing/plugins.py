@@ -25,7 +25,7 @@ def check_plugin(module: ModuleType | str) -> tuple[Check, ...]:
     """Everything about a plugin: its import, its hooks, and each spec and command they give.
 
     Raises:
-        ConformanceError: naming everything that is wrong.
+        ConformanceError: one or more checks failed; the message names each of them.
     """
     name = module if isinstance(module, str) else module.__name__
     return passed(_plugin_checks(load_plugin(name, "this test", "", lambda: importlib.import_module(name), name)))
@@ -37,7 +37,7 @@ def check_by_name(registry: Registry, name: str, path: Path | None = None) -> tu
     Args:
         registry: where to look.
         name: of a plugin, a distribution, a spec, a preset or a command.
-        path: what datasets and backends shall load.
+        path: what datasets and backends are asked to load.
 
     Raises:
         UnknownNameError: nothing has this name.
@@ -83,7 +83,7 @@ def _command_checks(recorder: Recorder, command: Any) -> None:
 def _import_light(module: str) -> None:
     """Import the plugin in a fresh interpreter and see what came with it."""
     if not module:
-        raise SkippedError("it is no module")
+        raise SkippedError("it is not a module")
     code = (
         f"import sys, importlib; importlib.import_module({module!r}); print(*sorted({set(HEAVY)} & set(sys.modules)))"
     )

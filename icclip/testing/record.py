@@ -15,7 +15,7 @@ Status = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """One check of the conformance kit, with its outcome."""
 
     subject: str
     what: str
@@ -24,7 +24,7 @@ class Check:
 
 
 class ConformanceError(PluginError):
-    """A plugin does not keep what it promises; `checks` has everything that was looked at."""
+    """A plugin does not do what its specs promise; `checks` lists every check that was made."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
         self.checks = tuple(checks)
@@ -32,7 +32,7 @@ class ConformanceError(PluginError):
 
 
 class SkippedError(Exception):
-    """Why something cannot be looked at here."""
+    """Raised by a check that cannot run here, with the reason."""
 
 
 @dataclass
@@ -58,17 +58,17 @@ class Recorder:
         return found
 
     def run(self, what: str, look: Callable[..., None], *arguments: Any) -> bool:
-        """Whether `look` raised nothing."""
+        """Run a check; returns whether it passed."""
         self.get(what, look, *arguments)
         return self.checks[-1].status == "ok"
 
     def skip(self, what: str, reason: str) -> None:
-        """Record why something was not looked at."""
+        """Record why a check was skipped."""
         self.checks.append(Check(self.subject, what, "skipped", reason))
 
 
 def no_problems(problems: Iterable[str]) -> None:
-    """Raises ValueError with all of them in one line, if there are any."""
+    """Raises ValueError with all problems in one line, if there are any."""
     found = list(problems)
     if found:
         raise ValueError("; ".join(found))

@@ -23,7 +23,7 @@ def check_dataset(spec: DatasetSpec, config: DatasetConfig | None = None) -> tup
         config: what to load; by default the dataset without a path.
 
     Raises:
-        ConformanceError: naming everything that is wrong.
+        ConformanceError: one or more checks failed; the message names each of them.
     """
     return passed(spec_checks(spec, config=config))
 
@@ -32,7 +32,7 @@ def check_backend(spec: BackendSpec, checkpoint: str | None = None) -> tuple[Che
     """Build every preset, encode with it, save and reload it; load `checkpoint` where one is given.
 
     Raises:
-        ConformanceError: naming everything that is wrong.
+        ConformanceError: one or more checks failed; the message names each of them.
     """
     return passed(spec_checks(spec, checkpoint=checkpoint))
 
@@ -41,7 +41,7 @@ def check_metric(spec: MetricSpec) -> tuple[Check, ...]:
     """Compute a metric on small hand-made rankings.
 
     Raises:
-        ConformanceError: naming everything that is wrong.
+        ConformanceError: one or more checks failed; the message names each of them.
     """
     return passed(spec_checks(spec))
 
@@ -50,7 +50,7 @@ def check_export_target(spec: ExportTargetSpec, exported: Path | None = None) ->
     """Ask a target what it recognises; open `exported`, something that it wrote, and encode with it.
 
     Raises:
-        ConformanceError: naming everything that is wrong.
+        ConformanceError: one or more checks failed; the message names each of them.
     """
     return passed(spec_checks(spec, exported))
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TOLERANCE = 1e-3
-"""Of a row's length, and between two encodings of the same."""
+"""Tolerance for a row's length, and for the difference between two encodings of the same input."""
 _TEXTS = ("a red ball on the table", "two dogs run across the grass")
 
 
 def target_checks(recorder: Recorder, spec: ExportTargetSpec, exported: Path | None) -> None:
     """Record what is right and wrong with an export target; `exported` is something that it wrote."""
     recorder.run("precisions", lambda: no_problems(_precision_problems(spec.precisions)))
-    recorder.run("recognises nothing that it did not write", _check_strangers, spec)
+    recorder.run("recognises only what it wrote", _check_strangers, spec)
     if exported is None:
         recorder.skip("opens what it wrote", "give an exported model with --path")
         return
@@ -34,8 +34,8 @@ def target_checks(recorder: Recorder, spec: ExportTargetSpec, exported: Path | N
 
 def _precision_problems(precisions: tuple[str, ...]) -> list[str]:
     twice = sorted({name for name in precisions if precisions.count(name) > 1})
-    found = [f"{name!r} is there twice" for name in twice]
-    return found if precisions else ["there is none: name at least one"]
+    found = [f"{name!r} is listed twice" for name in twice]
+    return found if precisions else ["the tuple is empty: name at least one"]
 
 
 def _check_strangers(spec: ExportTargetSpec) -> None:
@@ -50,7 +50,9 @@ def _check_strangers(spec: ExportTargetSpec) -> None:
             (root / kind / "model.safetensors").write_bytes(b"")
         (root / "run" / "icclip.json").write_text(json.dumps({"config": {}}), encoding="utf-8")
         strangers = ("empty", "file", "checkpoint", "run", "not-there")
-        no_problems([f"it takes {kind} for its own" for kind in strangers if spec.recognises(root / kind)])
+        no_problems(
+            [f"it recognises {kind}, which it did not write" for kind in strangers if spec.recognises(root / kind)]
+        )
 
 
 def _check_own(spec: ExportTargetSpec, exported: Path) -> None:
@@ -83,7 +85,11 @@ def _row_problems(kind: str, rows: np.ndarray) -> list[str]:
     if rows.dtype != np.float32 or rows.ndim != 2 or len(rows) != len(_TEXTS):  # noqa: PLR2004 - rows and columns
         return [f"{kind} embeddings are {rows.dtype} {rows.shape}: give float32 [n, dim]"]
     lengths = np.linalg.norm(rows, axis=1)
-    return [] if np.allclose(lengths, 1, atol=_TOLERANCE) else [f"{kind} embeddings have the lengths {lengths}: give 1"]
+    return (
+        []
+        if np.allclose(lengths, 1, atol=_TOLERANCE)
+        else [f"{kind} embeddings have lengths {lengths}: scale every row to length 1"]
+    )
 
 
 def _near(first: np.ndarray, second: np.ndarray) -> bool:

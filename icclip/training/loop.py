@@ -64,7 +64,9 @@ def _kept_when_stopped(run: Run, reporter: Reporter) -> Iterator[None]:
     except (KeyboardInterrupt, TrainingStoppedError) as error:
         step = publish_best(run)
         if run.first_process:
-            write_record(run.root, {**run.record, "status": "interrupted"})
+            write_record(
+                run.root, {**run.record, "status": "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"}
+            )
         if isinstance(error, KeyboardInterrupt):
             kept = "no checkpoint was complete" if step is None else f"{run.root} holds the model of step {step}"
             reporter.note(

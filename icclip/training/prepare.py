@@ -25,11 +25,14 @@ from icclip.runs.record import write_record
 from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_batch, refuse_other_data
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
+from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
+from icclip.training.objective import with_loss
 from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
+from icclip.training.step.schedule import Cadence
 from icclip.training.step.trainer import ContrastiveTrainer
 from icclip.training.step.validation import Validation
 
@@ -87,12 +90,16 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     steps = _steps(config, arguments, splits["train"])
+    validation = splits["validation"]
+    assert isinstance(validation, Gallery), "it was brought into memory"
+    loaded = with_loss(loaded, config.loss, validation, config.train_bs * arguments.world_size)
     about = record(config, loaded, splits, arguments.world_size)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
+    gentle = Gentle.prepare(loaded, config)
+    check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
-    gentle = Gentle.prepare(loaded, config)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
     return Run(
         config=config,
@@ -222,7 +229,7 @@ def _trainer(
     )
     return ContrastiveTrainer(
         loaded, arguments, data, validate,
-        eval_every=config.eval_every, save_every=config.save_every_steps,
+        cadence=Cadence(config.eval_every, config.save_every_steps),
         callbacks=[History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
         collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
         duplicates=config.duplicates, fsdp=config.fsdp,
@@ -243,6 +250,7 @@ def _header(
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
         "steps": _length(config, about, steps, batch),
+        "loss": loaded.loss,
         "negatives": f"{batch - 1} per positive and step{accumulated}",
         "output": str(config.output_dir),
     }

@@ -182,7 +182,7 @@ def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> 
 
 def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
     # Opening it has compared its digest; without one it may say anything of the files.
-    no_digest = "icclip.json carries no digest, so that a change to it cannot be seen: export again"
+    no_digest = "icclip.json has no digest, so changes to it cannot be detected: export again"
     problems: list[str | None] = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
         for name in manifest.files:
@@ -190,7 +190,7 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
             advance(1)
     found = [problem for problem in (None if manifest.digest else no_digest, *problems) if problem]
     if not found:
-        yield Finding("files", True, f"{len(problems)} files are what icclip.json says")
+        yield Finding("files", True, f"{len(problems)} files match icclip.json")
     for problem in found:
         yield Finding("files", False, problem)
 
@@ -274,5 +274,5 @@ def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:
     if size != (parity.n_images, parity.n_texts) or other:
         raise UsageError(
             f"{data.label} ({size[0]} images, {size[1]} captions) is not what parity.json was measured on: "
-            f"{parity.dataset}, split {parity.split} ({parity.n_images} images, {parity.n_texts} captions); give that"
+            f"{parity.dataset}, split {parity.split} ({parity.n_images} images, {parity.n_texts} captions); use that data"
         )

@@ -104,13 +104,15 @@ def test_a_run_from_scratch_has_nothing_to_blend_with(blended, finished, tmp_pat
     record = json.loads((finished / "icclip.json").read_text())
     record["config"]["model"]["name"] = "clip-tiny"
     (run / "icclip.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"was trained from scratch \(clip-tiny\), .*: give --with another checkpoint"):
+    with pytest.raises(
+        UsageError, match=r"was trained from scratch \(clip-tiny\), .*: give another checkpoint with --with"
+    ):
         blended(run)
 
 
 def test_what_is_not_known_has_to_be_said(blended, tiny):
     with pytest.raises(
-        UsageError, match=r"is no run that says what it was trained from: check the path, or give --with"
+        UsageError, match=r"does not record which model it was trained from: check the path, or give --with"
     ):
         blended(tiny["softmax"])
     with pytest.raises(UsageError, match=r"does not say what it was trained on: give --dataset"):
@@ -120,7 +122,7 @@ def test_what_is_not_known_has_to_be_said(blended, tiny):
 def test_nothing_is_overwritten(blended, finished, tmp_path):
     (tmp_path / "blend").mkdir()
     (tmp_path / "blend" / "mine").touch()
-    with pytest.raises(UsageError, match=r"blend is there already: give another --output-dir"):
+    with pytest.raises(UsageError, match=r"blend already exists: choose another --output-dir"):
         blended(finished, alphas=[0.5])
 
 

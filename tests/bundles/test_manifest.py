@@ -179,7 +179,7 @@ def test_pipes_and_enormous_manifests_are_refused(sealed):
 
 def test_another_format_and_damage_are_refused(sealed):
     edit(sealed, format=2)
-    with pytest.raises(CheckpointError, match="has format 2, this icclip reads 1"):
+    with pytest.raises(CheckpointError, match="has format 2, but this icclip reads 1"):
         m.read_manifest(sealed)
     edit(sealed, format=1, opset="many")
     with pytest.raises(CheckpointError, match="is damaged: opset is 'many'"):
@@ -231,10 +231,10 @@ def test_contradictions_are_named(changes, message):
     ("changes", "message"),
     [
         ({"height": 8}, "either shortest_edge, or height and width"),
-        ({"crop_width": None}, "both of crop_height and crop_width"),
+        ({"crop_width": None}, "both crop_height and crop_width"),
         ({"crop_height": None, "crop_width": None}, "images would keep different sizes"),
         ({"mean": (0.5,)}, "mean has 1 values: give 3"),
-        ({"std": None}, "both of mean and std"),
+        ({"std": None}, "both mean and std"),
     ],
 )
 def test_impossible_preprocessing_is_named(changes, message):
@@ -269,5 +269,5 @@ def test_parity_records_that_cannot_be_read(tmp_path):
     with pytest.raises(CheckpointError, match="is damaged"):
         read_parity(tmp_path)
     (tmp_path / "parity.json").write_text('{"format": 7}')
-    with pytest.raises(CheckpointError, match="has format 7, this icclip reads 1"):
+    with pytest.raises(CheckpointError, match="has format 7, but this icclip reads 1"):
         read_parity(tmp_path)

@@ -96,7 +96,7 @@ def test_check_of_what_is_missing(icclip, tmp_path, text, problems):
 def test_check_of_a_good_file(icclip, tmp_path):
     (file := tmp_path / "run.toml").write_text('[model]\nname = "owner/model"\n[data]\nname = "shapes"\n')
     checked = icclip("config", "check", file)
-    assert (checked.code, checked.out.strip()) == (0, f"{file} is good: trains owner/model on shapes")
+    assert (checked.code, checked.out.strip()) == (0, f"{file} is valid: it trains owner/model on shapes")
     answer = json.loads(icclip("config", "check", file, "--json").out)
     assert answer["ok"] is True
     assert answer["config"]["output_dir"] == str(Path("runs/model-shapes"))

@@ -21,6 +21,7 @@ WHO_REACHES = {
     "icclip/config/training.py": ("train",),
     "icclip/config/gentle.py": ("train",),
     "icclip/config/model.py": ("train",),
+    "icclip/config/assembling.py": ("assemble",),
     "icclip/config/blending.py": ("blend",),
     "icclip/config/embedding.py": ("embed",),
     "icclip/config/evaluating.py": ("eval",),
@@ -30,6 +31,7 @@ WHO_REACHES = {
     "icclip/config/data.py": READING,
     "icclip/runs/starting.py": ("train",),
     "icclip/runs/results.py": ("eval",),
+    "icclip/assembling": ("assemble",),
     "icclip/blending": ("blend",),
     "icclip/embedding": ("embed",),
     "icclip/exporting": ("export",),
@@ -48,6 +50,7 @@ WHO_REACHES = {
 ONE_COMMAND_ONLY = {
     "--max-steps": "train",  # about streaming data, which only `train` reads
     "--streaming": "train",
+    "--image-resize": "train",  # which alone can ask for another size
     "--model": "train",  # the message says to give `icclip train --model`
     "--resume": "train",  # the message speaks of the command that trained the run
 }

@@ -106,9 +106,12 @@ def test_a_message_names_the_flag_that_was_typed(sample, arguments, message):
 def test_a_message_about_a_file_names_its_key(icclip, tmp_path):
     (file := tmp_path / "run.toml").write_text("train_bs = 1\n")
     said = icclip("config", "show", *SHAPES, "--config", file).err
-    assert said == "error: train_bs is 1: it must be at least 2\n"
+    assert said == "error: train_bs is 1: it must be at least 2, since a pair alone has no negatives\n"
     for flag in ("--train-bs", "--batch-size", "--train_bs"):
-        assert icclip("train", *SHAPES, flag, "1").err == f"error: {flag} is 1: it must be at least 2\n"
+        assert (
+            icclip("train", *SHAPES, flag, "1").err
+            == f"error: {flag} is 1: it must be at least 2, since a pair alone has no negatives\n"
+        )
     file.write_text("train_bs = 8\n")
     said = icclip("config", "show", *SHAPES, "--config", file, "--micro-batch", 9).err
     assert said == "error: --micro-batch is 9: it must be at most --train-bs, which is 8\n"

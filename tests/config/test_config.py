@@ -107,7 +107,7 @@ def test_all_problems_at_once():
         ({"data": "shapes"}, "data must be a table"),
         ({"gentle": {"layer_decay": 0}}, "gentle.layer_decay is 0.0: it must be above 0 and at most 1"),
         ({"gentle": {"ema": 1}}, "gentle.ema is 1.0: it must be above 0 and below 1"),
-        ({"gentle": {"freeze": "both"}}, "gentle.freeze is 'both': choose one of 'vision', 'text'"),
+        ({"gentle": {"freeze": "none"}}, "gentle.freeze is 'none': choose one of 'vision', 'text', 'both'"),
         ({"gentle": {"freeze_blocks": -1}}, "gentle.freeze_blocks is -1: it must be at least 0"),
         ({"lora": {"rank": 0}}, "lora.rank is 0: it must be at least 1"),
         ({"lora": {"rank": 1, "alpha": 0}}, "lora.alpha is 0.0: it must be above 0"),

@@ -73,7 +73,7 @@ def test_what_is_shown_steers_no_terminal(flawed, tmp_path, icclip):
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out + outcome.err
     assert "the fields are separated by semicolons" in outcome.err
-    assert "leakage from train into test: images with the same bytes 1, captions with the same text 1" in outcome.out
+    assert "leakage from train into test: 1 byte-identical images, 1 identical captions" in outcome.out
     assert outcome.out.count("unreadable: train row") == 3
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 1000

@@ -123,7 +123,10 @@ def test_missing_columns_list_those_there_are(tmp_path):
     folder = one_row(tmp_path / "copy", words="a")
     refused("hub", folder, "split 'train': no caption column among image, words; name it with --caption-column")
     refused(
-        "hub", folder, "split 'train': --caption-column x: no such column; there are image, words", caption_column="x"
+        "hub",
+        folder,
+        "split 'train': --caption-column x: no such column; the columns are image, words",
+        caption_column="x",
     )
     refused("hub", folder, "split 'train': --image-column y: no such column", image_column="y", caption_column="words")
     refused(
@@ -142,11 +145,11 @@ def test_another_layout_under_a_flickr_name(tmp_path):
     refused(
         "flickr8k",
         folder,
-        "split 'train': no column caption_0, caption_1, caption_2, caption_3, caption_4; there are image, text",
+        "split 'train': no column caption_0, caption_1, caption_2, caption_3, caption_4; the columns are image, text",
     )
     refused("flickr30k", folder, f"{folder}: the hub's layout has one split, test; this has train")
     write_flickr8k(tmp_path / "eight")
-    refused("flickr30k", tmp_path / "eight", "no column caption, split; there are image, caption_0")
+    refused("flickr30k", tmp_path / "eight", "no column caption, split; the columns are image, caption_0")
 
 
 def test_sources_that_cannot_be_opened(tmp_path):

@@ -195,7 +195,7 @@ def test_utf_16_and_the_line_that_names_the_separator_as_excel_saves_them(tmp_pa
 def test_an_image_outside_any_class(tmp_path):
     path = FORMATS["class folders"][1](tmp_path / "it")
     images(path / "train", ["loose.jpg"])
-    refused("classes", path, "loose.jpg: lies in no class's folder")
+    refused("classes", path, "loose.jpg: is not in a class folder")
     (tmp_path / "empty").mkdir()
     refused("classes", tmp_path / "empty", "has no images")
     refused("classes", path / "train" / "loose.jpg", "not a folder")
@@ -236,7 +236,7 @@ def shard(path, **members):
         ({"a_jpg": jpeg(0)}, "a.jpg: the image has no caption: no .txt and no .json"),
         ({"a_jpg": jpeg(0), "a_txt": b"\xff"}, "a.jpg: its text is not UTF-8"),
         ({"a_jpg": jpeg(0), "a_json": b"{"}, "a.jpg: its .json is not valid"),
-        ({"a_jpg": jpeg(0), "a_json": b"[]"}, "a.jpg: its .json holds no object"),
+        ({"a_jpg": jpeg(0), "a_json": b"[]"}, "a.jpg: its .json is not an object"),
         ({"a_jpg": jpeg(0), "a_json": b'{"caption": 3}'}, "a.jpg: a caption is 3"),
         ({"a_txt": b"a"}, "no sample has an image"),
         ({"a_jpg": jpeg(0), "a_txt": b"x" * (1 << 21)}, "is too large for a sample"),
@@ -249,9 +249,9 @@ def test_mistakes_in_a_shard(tmp_path, members, problem):
 def test_a_damaged_shard(tmp_path):
     path = img2dataset(tmp_path / "it") / "train-00000.tar"
     path.write_bytes(path.read_bytes()[:2000])
-    refused("webdataset", path, "not a whole tar file")
+    refused("webdataset", path, "incomplete or damaged tar file")
     path.write_bytes(b"no tar" * 300)
-    refused("webdataset", path, "not a whole tar file")
+    refused("webdataset", path, "incomplete or damaged tar file")
 
 
 def many_shards(folder, shards, each=4):
@@ -314,7 +314,9 @@ def test_a_parquet_file_reads_neither_the_users_files_nor_the_network(tmp_path, 
         "struct": {"bytes": None, "path": str(tmp_path / "secret.jpg")},
     }[kind]
     folder = parquet(tmp_path / "it", [cell])
-    problem = {"url": "only with --download", "file": "only http and https"}.get(kind, "pass --allow-outside-root")
+    problem = {"url": "pass --download to fetch images", "file": "only http and https"}.get(
+        kind, "pass --allow-outside-root"
+    )
     path = folder if name == "hub" else folder / "train.parquet"
     if streaming:
         with pytest.raises(DataError, match=problem):

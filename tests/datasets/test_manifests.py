@@ -145,7 +145,7 @@ def test_paths_that_leave_the_root_are_refused_unless_allowed(root, way):
         ),
         (
             {"image": "https://example.org/a.jpg", "text": "a"},
-            ":2: https://example.org/a.jpg: images are fetched from the network only with --download; or give a path",
+            ":2: https://example.org/a.jpg: pass --download to fetch images from the network, or give a path",
         ),
     ],
 )
@@ -157,7 +157,10 @@ def test_bad_lines_are_named_by_their_number(root, line, problem):
 def test_a_column_that_is_not_there(root):
     manifest = write_lines(root / "m.jsonl", {"image": "a.jpg", "text": "a"})
     refused(
-        "jsonl", manifest, f"{manifest}:1: --image-column x: no such column; there are image, text", image_column="x"
+        "jsonl",
+        manifest,
+        f"{manifest}:1: --image-column x: no such column; the columns are image, text",
+        image_column="x",
     )
     refused("jsonl", manifest, f"{manifest}:1: --caption-column x: no such column", caption_column="x")
 
@@ -197,8 +200,8 @@ def test_csv_per_split(root):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("a.jpg", ":3: not as many fields as the header has (2)"),
-        ("a.jpg,b,c", ":3: not as many fields as the header has (2)"),
+        ("a.jpg", ":3: the number of fields differs from the header's (2)"),
+        ("a.jpg,b,c", ":3: the number of fields differs from the header's (2)"),
         ('a.jpg,"b', ":3: not valid CSV: "),
         ('a.jpg,"b\nb.jpg,c', ":3: not valid CSV: "),
         ("a.jpg,", ":3: a caption is empty; fill it in or remove it"),

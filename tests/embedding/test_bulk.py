@@ -109,7 +109,7 @@ def test_where_no_image_can_be_read(bundle, tmp_path, icclip):
     (tmp_path / "a.png").write_bytes(b"no")
     outcome = icclip("embed", bundle, tmp_path / "a.png", "-o", tmp_path / "out.npy", "--on-bad-image", "skip")
     assert outcome.code == 2
-    assert "none of the 1 images can be read; " in outcome.err
+    assert "none of the 1 images could be read; " in outcome.err
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
@@ -145,10 +145,10 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(bundle, folder,
         assert not out.exists()
     refused = icclip("embed", bundle, *given, "-o", out, *options)
     assert refused.code == 2
-    assert "out.npy.parts holds parts of an interrupted run: go on with --resume, or remove it" in refused.err
+    assert "out.npy.parts holds parts of an interrupted run: continue with --resume, or remove it" in refused.err
     ended = icclip("embed", bundle, *given, "-o", out, *options, "--resume")
     assert ended.code == 0, ended.err
-    assert f"goes on after {120 if source == 'dataset' else 6} inputs" in ended.err
+    assert f"resuming after {120 if source == 'dataset' else 6} inputs" in ended.err
     np.testing.assert_array_equal(np.load(out), np.load(whole))
     assert names(out) == names(whole)
     assert not (tmp_path / "out.npy.parts").exists()
@@ -164,7 +164,7 @@ def test_inputs_that_changed_between_are_noticed(bundle, folder, tmp_path, iccli
     outcome = icclip("embed", bundle, folder, "-o", out, *options, "--resume")
     assert outcome.code == 2
     assert "input 2 was " in outcome.err
-    assert "is another now: begin anew" in outcome.err
+    assert "is different now: start over" in outcome.err
 
 
 def test_a_part_counts_once_its_names_are_there(tmp_path):
@@ -180,7 +180,7 @@ def test_a_part_counts_once_its_names_are_there(tmp_path):
 
 def test_parts_of_another_request(tmp_path):
     Parts(tmp_path / "out.npy", {"a": 1, "b": 2}).begin(resume=False)
-    with pytest.raises(UsageError, match=r"is of another request \(b differ\): repeat that one with --resume"):
+    with pytest.raises(UsageError, match=r"belongs to a different request \(b differ\): repeat that one with --resume"):
         Parts(tmp_path / "out.npy", {"a": 1, "b": 3}).begin(resume=True)
 
 

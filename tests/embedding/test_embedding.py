@@ -134,7 +134,7 @@ def test_mistakes_are_one_line_and_leave_nothing(bundle, files, tmp_path, icclip
         "latin.txt is not UTF-8 (line 1)": ["--texts", tmp_path / "latin.txt"],
         "none.png": [tmp_path / "none.png"],
         "unknown precision 'int8'": [*files, "--precision", "int8"],
-        "provider cuda cannot be had": [*files, "--provider", "cuda"],
+        "provider cuda is not available": [*files, "--provider", "cuda"],
     }
     for message, arguments in cases.items():
         outcome = icclip("embed", bundle, *arguments, "-o", out)

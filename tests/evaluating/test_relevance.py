@@ -97,7 +97,7 @@ def test_the_other_protocol_can_be_asked_for_and_both_are_in_the_file(measure, c
 def test_a_line_under_the_table_says_what_is_shared_and_what_the_other_protocol_gives(measure, class_names):
     outcome = measure(class_names, json_=False)
     said = " ".join(outcome.out.split())
-    assert "200 of 200 captions belong to several images. Counted as right for their own image alone" in said
+    assert "200 of 200 captions belong to several images. Counted as right only for their own image" in said
     assert "(--relevance pair): i2t R@1 0.0 %, t2i R@1 0.0 %, rsum 0.0" in said
     assert "the same caption is right for every image that has it (--relevance text)" in outcome.err
 

@@ -33,13 +33,13 @@ def test_no_resamples_no_intervals():
 
 
 def test_an_empty_split_is_refused():
-    with pytest.raises(DataError, match="the split holds no image: check the dataset, or choose another split"):
+    with pytest.raises(DataError, match="the split has no images: check the dataset, or choose another split"):
         evaluate_split(HashEncoder(), [], Relevance.of(CaptionMap.from_lists([]), "text"))
 
 
 def test_few_images_are_measured_with_a_warning(capsys):
     assert measured(1, reporter=Reporter())["t2i_R@1"] == 1
-    assert "t2i_R@10 is 1 whatever the model does: the split has no more than 10 images" in capsys.readouterr().err
+    assert "t2i_R@10 is always 1, whatever the model: the split has no more than 10 images" in capsys.readouterr().err
 
 
 def test_a_collapsed_encoder_is_named(capsys):

@@ -225,7 +225,7 @@ def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, t
         "--threshold", "similarity_abs=0",
     )  # fmt: skip
     assert outcome.code == 3
-    assert outcome.err.count("int8 did not pass: a stricter search follows") == 1
+    assert outcome.err.count("int8 did not pass: searching again with stricter limits") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["b.failed"]
     result = read_parity(tmp_path / "b.failed").results[0]
     assert result.attempts == 2
@@ -345,7 +345,9 @@ def test_a_precision_that_does_not_exist(icclip, copied, tmp_path):
 
 def test_a_precision_given_twice(icclip, copied, tmp_path):
     twice = ("--precision", "fp16", "--precision", "fp16")
-    assert "precision 'fp16' is given twice" in refused(icclip, tmp_path, copied, "-o", tmp_path / "b", *twice, *FEW)
+    assert "--precision names 'fp16' twice: leave one out" in refused(
+        icclip, tmp_path, copied, "-o", tmp_path / "b", *twice, *FEW
+    )
 
 
 def test_a_checkpoint_that_does_not_say_its_data(icclip, copied, tmp_path):

@@ -38,7 +38,7 @@ def test_without_tensorrt_one_line_says_what_to_install(icclip, checkpoints, tmp
     )  # fmt: skip
     assert (outcome.code, outcome.out) == (2, "")
     assert len(outcome.err.splitlines()) == 1
-    assert "provider tensorrt cannot be had" in outcome.err
+    assert "provider tensorrt is not available" in outcome.err
     assert "pip install 'icclip[tensorrt]'" in outcome.err
     assert not list(tmp_path.iterdir())
 
@@ -47,12 +47,12 @@ def test_without_tensorrt_one_line_says_what_to_install(icclip, checkpoints, tmp
 def test_a_provider_that_cannot_be_had_is_said_before_anything_is_read(icclip, tmp_path):
     outcome = icclip("export", tmp_path / "no-model", "-o", tmp_path / "b", "--provider", "tensorrt", "-d", "shapes")
     assert outcome.code == 2
-    assert outcome.err.startswith("error: provider tensorrt cannot be had")
+    assert outcome.err.startswith("error: provider tensorrt is not available")
 
 
 @pytest.mark.skipif(tensorrt_works(), reason="TensorRT works here")
 def test_opening_for_tensorrt_never_falls_back(bundles, registry):
-    with pytest.raises(UsageError, match="provider tensorrt cannot be had"):
+    with pytest.raises(UsageError, match="provider tensorrt is not available"):
         registry.export_target("tensorrt").open(OpenRequest(path=bundles / "clip", reporter=Reporter(silent=True)))
 
 

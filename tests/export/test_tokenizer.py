@@ -59,7 +59,9 @@ def test_other_ids_are_refused(models, tmp_path):
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     tokenizer.normalizer = normalizers.NFC()  # no longer lower case
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(CheckpointError, match=r"cannot be carried over to tokenizer.json: its ids differ on 'A Red'"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be converted to tokenizer.json: the token ids differ on 'A Red'"
+    ):
         check_tokens(loaded, tmp_path, ["a red", "A Red"])
 
 
@@ -67,7 +69,7 @@ def test_a_tokenizer_without_any_fast_form_is_refused(models, tmp_path):
     slow = types.SimpleNamespace(is_fast=False, pad_token_id=0)
     processor = types.SimpleNamespace(tokenizer=slow)
     loaded = _with_processor(models["clip"], processor)
-    with pytest.raises(CheckpointError, match="has no fast form: save the checkpoint with a fast tokenizer"):
+    with pytest.raises(CheckpointError, match="has no fast version: save the checkpoint with a fast tokenizer"):
         write_tokenizer(loaded, tmp_path, TEXTS)
 
 

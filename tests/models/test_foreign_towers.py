@@ -83,7 +83,7 @@ def test_every_parameter_has_its_place(loaded):
 
 def test_blocks_freeze_and_are_adapted(loaded):
     where = places(loaded.model, loaded.backend)
-    freeze(loaded.model, where, GentleConfig(freeze_blocks=1))
+    freeze(loaded.model, where, GentleConfig(freeze_blocks=1), loaded.backend)
     frozen = {name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, place in where.items() if place.tower and place.layer <= 1}
     add_adapters(loaded.model, where, LoraConfig(rank=2), seed=1)
@@ -124,7 +124,7 @@ def _run(path, ids):
 def test_a_padding_token_that_captions_contain_is_refused(loaded):
     tokenizer = loaded.feeder.processor.tokenizer
     tokenizer.pad_token = tokenizer.sep_token
-    with pytest.raises(CheckpointError, match=r"its tokenizer pads with '\[SEP\]', which captions contain too"):
+    with pytest.raises(CheckpointError, match=r"its tokenizer pads with '\[SEP\]', which captions also contain"):
         check_exportable(dataclasses.replace(loaded, source="here"))
 
 

@@ -172,7 +172,7 @@ def test_a_broken_tokenizer(registry, copy):
 def test_a_tokenizer_with_more_ids_than_embeddings(registry, copy, clip_tokenizer):
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (copy / name).write_bytes((clip_tokenizer / name).read_bytes())
-    refused(registry, copy, r"ids up to 49407 and the model only \d+ embeddings: they do not belong together")
+    refused(registry, copy, r"ids up to 49407, but the model has only \d+ embeddings: they do not belong together")
 
 
 @pytest.mark.parametrize("trained", ["clip-tiny"], indirect=True)

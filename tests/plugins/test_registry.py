@@ -115,7 +115,7 @@ def test_icclip_commands():
     (row,) = registry.listing()
     assert (row.name, row.kind, row.status, row.summary) == ("hello", "command", "ok", "Say hello.")
     (row,) = registry.listing(own_commands=["hello"])
-    assert (row.status, row.reason) == ("duplicate", "the name belongs to icclip (built in)")
+    assert (row.status, row.reason) == ("duplicate", "the name is already taken by icclip (built in)")
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -192,7 +192,7 @@ def test_a_plugin_that_fails_to_recognise_a_path_is_passed_over():
     broken, good = dataset("broken", recognises=fail), dataset("good", recognises=lambda path: path.suffix == ".g")
     registry = registry_of(loaded(icclip_datasets=lambda: [broken, good]))
     assert registry.dataset_for_path(Path("a.g")) is good
-    with pytest.raises(PluginError, match=r"dataset 'broken' failed to look at a\.x: RuntimeError: no idea"):
+    with pytest.raises(PluginError, match=r"dataset 'broken' failed while checking a\.x: RuntimeError: no idea"):
         registry.dataset_for_path(Path("a.x"))
 
 
@@ -245,18 +245,18 @@ def test_what_a_plugin_prints_goes_to_stderr(capsys):
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        (dataset(requires="torch"), "requires is 'torch': expected a tuple of texts"),
-        (dataset(recognises=1), "recognises is 1: expected something to call"),
+        (dataset(requires="torch"), "requires is 'torch': expected a tuple of strings"),
+        (dataset(recognises=1), "recognises is 1: expected a callable"),
         (dataset(takes_path="yes"), "takes_path is 'yes': expected True or False"),
         (dataset(""), "name is '': use letters"),
         (metric("a/b"), "name is 'a/b': use letters"),
-        (backend(model_types=["m"]), "model_types is ['m']: expected a tuple of texts"),
+        (backend(model_types=["m"]), "model_types is ['m']: expected a tuple of strings"),
         (backend(vision=None), "vision is None: expected a TowerLayout"),
-        (backend(text=layout(blocks=3)), "text.blocks is 3: expected something to call"),
+        (backend(text=layout(blocks=3)), "text.blocks is 3: expected a callable"),
         (backend(text=layout(graph_input="")), "text.graph_input is empty: give a name"),
         (backend(vision=layout(parameters=())), "vision.parameters must not be empty"),
         (backend(vision=layout(parameters=("",))), "vision.parameters must not be empty"),
-        (backend(resize=3), "resize is 3: expected something to call"),
+        (backend(resize=3), "resize is 3: expected a callable"),
         (backend(presets=("tiny",)), "presets is ('tiny',): expected a tuple of Preset"),
         (
             backend(presets=(Preset(name="x", summary="s", build=len, defaults=3),)),

@@ -110,7 +110,7 @@ def test_a_target_that_fails_when_it_is_asked_breaks_nothing(tmp_path):
     heard = []
     assert registry.target_of(tmp_path, heard.append) is None
     (line,) = heard
-    assert line.startswith("plugin linear (from icclip-linear): export target 'linear' failed to look at")
+    assert line.startswith("plugin linear (from icclip-linear): export target 'linear' failed while checking")
     assert registry.target_of(tmp_path / "not-there", heard.append) is None
     assert len(heard) == 1
 

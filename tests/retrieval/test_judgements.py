@@ -60,8 +60,8 @@ def test_a_file_of_windows(tmp_path):
         ("b 0 b#1 1", r"line 1: 'b#1' does not exist: that image has 1 captions, from #0"),
         ("b 0 2 1", r"line 1: 'b' and '2' are both images: a judgement is about an image and a text \(IMAGE#K\)"),
         ("b#0 0 2#0 1", r"line 1: 'b#0' and '2#0' are both texts"),
-        ("b 0 b#0 0", r"judged.txt judges nothing as right: give at least one grade above 0"),
-        ("", r"judges nothing as right"),
+        ("b 0 b#0 0", r"judged.txt has no right answers: give at least one grade above 0"),
+        ("", r"has no right answers"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_and_line(tmp_path, content, message):
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_with_file_and_line(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{\n", r"judged.json, line 2: this is not JSON"),
+        ("{\n", r"judged.json, line 2: not valid JSON"),
         ("[1]", r'line 1: expected \{"QUERY"'),
         ('{\n "b": 3}', r"line 2: the answers to 'b' are '3': expected"),
         ('{\n "b":\n {"b#0": null}}', r"line 2: the grade is 'None': expected a number"),

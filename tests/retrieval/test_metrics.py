@@ -226,7 +226,7 @@ def test_another_metric_is_added_at_the_end(two_images):
     ("returned", "message"),
     [
         ([1.0], "metric 'mine' returned list: return a mapping"),
-        ({"rsum": 1.0}, "metric 'mine' returned 'rsum', which exists"),
+        ({"rsum": 1.0}, "metric 'mine' returned 'rsum', which is already taken: choose another key"),
         ({"x": float("nan")}, "metric 'mine' returned nan for 'x': return a finite number"),
         ({"x": "high"}, "metric 'mine' returned 'high' for 'x'"),
     ],

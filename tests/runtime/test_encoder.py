@@ -195,14 +195,14 @@ def test_embeddings_of_another_width_are_refused(fresh):
     values = json.loads((fresh / m.NAME).read_text())
     values |= {"embedding_dim": 7, "digest": None}
     (fresh / m.NAME).write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=r"gives embeddings of shape \(16,\), icclip.json says 7"):
+    with pytest.raises(CheckpointError, match=r"gives embeddings of shape \(16,\), but icclip.json says 7"):
         Encoder.open(fresh).encode_texts(["a"])
 
 
 def test_graphs_that_are_none_or_have_other_names(fresh):
     io = m.TowerIO(input="pixels", output="image_embeds")
     with pytest.raises(
-        CheckpointError, match="takes pixel_values and gives image_embeds, expected pixels and image_embeds"
+        CheckpointError, match="takes pixel_values and gives image_embeds, but expected pixels and image_embeds"
     ):
         open_session(fresh / "onnx/vision_model.onnx", io, "cpu", threads=1)
     with pytest.raises(CheckpointError, match=r"onnxruntime cannot open .*texts.json on cpu: "):

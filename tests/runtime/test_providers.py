@@ -30,15 +30,15 @@ def test_the_first_that_works_runs_and_the_others_are_told():
 def test_a_forced_provider_never_becomes_another():
     assert choose("cuda", tensorrt=BROKEN).provider == "cuda"
     with pytest.raises(
-        UsageError, match=r"provider cuda cannot be had \(cuda: its libraries.*pip install 'icclip\[onnx-gpu\]'"
+        UsageError, match=r"provider cuda is not available \(cuda: its libraries.*pip install 'icclip\[onnx-gpu\]'"
     ):
         choose("cuda", cuda=BROKEN)
-    with pytest.raises(UsageError, match=r"provider tensorrt cannot be had.*pip install 'icclip\[tensorrt\]'"):
+    with pytest.raises(UsageError, match=r"provider tensorrt is not available.*pip install 'icclip\[tensorrt\]'"):
         choose("tensorrt", tensorrt=ABSENT)
 
 
 def test_none_at_all():
-    with pytest.raises(UsageError, match="provider any cannot be had"):
+    with pytest.raises(UsageError, match="provider any is not available"):
         choose(tensorrt=ABSENT, cuda=ABSENT, cpu=BROKEN)
 
 

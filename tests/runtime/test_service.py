@@ -52,17 +52,17 @@ def test_pixels_of_an_image_are_limited_in_every_form(bundles, form, tmp_path):
     image = Image.new("RGB", (1000, 1001))
     (tmp_path / "large.png").write_bytes(encoded(image))
     forms = {"pil": image, "bytes": encoded(image), "path": tmp_path / "large.png", "array": np.asarray(image)}
-    with pytest.raises(InputValueError, match="1000 x 1001 are more than 1,000,000 pixels: scale the image down, or"):
+    with pytest.raises(InputValueError, match="1000 x 1001 is more than 1,000,000 pixels: scale the image down, or"):
         encoder.encode_images(forms[form])
 
 
 def test_pixels_of_a_call_are_limited_and_not_those_of_a_stream(bundles):
     encoder = Encoder.open(bundles["clip"], provider="cpu", limits=MEGAPIXEL)
     images = [Image.new("RGB", (1000, 1000))] * 3
-    with pytest.raises(InputValueError, match=r"this call hold more than 2,500,000 pixels together: give fewer at a"):
+    with pytest.raises(InputValueError, match=r"this call have more than 2,500,000 pixels in total: give fewer at a"):
         encoder.encode_images(images)
     # It is the call that is too large, and not an item that could be left out.
-    with pytest.raises(InputValueError, match="more than 2,500,000 pixels together"):
+    with pytest.raises(InputValueError, match="more than 2,500,000 pixels in total"):
         encoder.encode_images(images, errors="skip")
     assert len(encoder.encode_images(images[:2])) == 2
     assert sum(map(len, encoder.iter_encode_images(images))) == 3
@@ -242,7 +242,7 @@ def test_warm_wants_a_digest(fresh):
     del values["digest"]
     (fresh / m.NAME).write_text(json.dumps(values))
     Encoder.open(fresh, provider="cpu")
-    with pytest.raises(CheckpointError, match=r"icclip.json carries no digest, so that a change to it cannot be seen"):
+    with pytest.raises(CheckpointError, match=r"icclip.json has no digest, so changes to it cannot be detected"):
         Encoder.open(fresh, provider="cpu", warm=True)
 
 

@@ -73,7 +73,7 @@ def test_a_missing_or_broken_tokenizer_is_named(tiny, tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot read .*tokenizer.json .*copy the bundle again"):
         Tokenization.open(tmp_path, tiny.text)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer.json is no tokenizer"):
+    with pytest.raises(CheckpointError, match=r"tokenizer.json is not a valid tokenizer"):
         Tokenization.open(tmp_path, tiny.text)
 
 

@@ -161,7 +161,9 @@ def test_a_root_of_two_steps_is_not_read_and_is_made_whole(config, registry, qui
         with pytest.raises(CutError):
             publish(root / "checkpoint-4", root)
     assert not (root / "test_metric.json").exists()
-    with pytest.raises(CheckpointError, match=r"is being written, or .*its last checkpoint is .*checkpoint-4; train's"):
+    with pytest.raises(
+        CheckpointError, match=r"is still being written, or.*its last checkpoint is .*checkpoint-4; repeat the"
+    ):
         open_model(registry, ModelConfig(name=str(root)))
     outcome = icclip("eval", root, "--split", "validation")
     assert outcome.code == 2

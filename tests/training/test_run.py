@@ -193,7 +193,7 @@ def test_a_nonfinite_loss_stops_names_the_step_and_keeps_the_last_good_checkpoin
     for directory in (root, root / "checkpoint-4"):
         loaded = open_model(registry, ModelConfig(name=str(directory)))
         assert all(torch.isfinite(p).all() for p in loaded.model.parameters())
-    assert json.loads((root / "icclip.json").read_text())["status"] == "running"
+    assert json.loads((root / "icclip.json").read_text())["status"] == "stopped"
 
 
 def test_weights_that_a_last_step_spoiled_are_not_saved(config, registry, quiet, monkeypatch):

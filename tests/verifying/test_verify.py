@@ -117,7 +117,7 @@ def test_a_manifest_without_its_digest_does_not_verify(gated):
     (gated / m.NAME).write_text(json.dumps(values))
     outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["files"]
-    assert "icclip.json carries no digest" in outcome.checks[0].detail
+    assert "icclip.json has no digest" in outcome.checks[0].detail
 
 
 def test_a_manifest_that_was_changed_is_not_verified_at_all(gated):
@@ -196,7 +196,7 @@ def test_embeddings_that_cannot_be_used_are_a_failed_check(gated):
     m.seal(gated, dataclasses.replace(manifest, embedding_dim=5))
     outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: runs"]
-    assert "icclip.json says 5" in outcome.checks[-1].detail
+    assert "but icclip.json says 5" in outcome.checks[-1].detail
 
 
 def test_golden_embeddings_of_another_shape(gated):

@@ -12,7 +12,7 @@ from icclip.bundles.manifest import Manifest
 from icclip.bundles.parity_record import measured_batch, sampled_rows
 from icclip.errors import DataError
 from icclip.models.loaded import LoadedModel
-from icclip.plugins.specs import Encoder, LossFamily
+from icclip.plugins.specs import Encoder
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-    from icclip.config import RelevanceProtocol
+    from icclip.config import LossFamily, RelevanceProtocol
     from icclip_export.gate.probes import Probes
 
 SHOWN_CAPTION = 40
@@ -137,7 +137,7 @@ class Scoring:
     def of_model(cls, loaded: LoadedModel) -> Scoring:
         """The checkpoint's."""
         bias = getattr(loaded.model, "logit_bias", None)
-        return cls(loaded.backend.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
+        return cls(loaded.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Scoring:

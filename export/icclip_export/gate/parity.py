@@ -142,13 +142,13 @@ def _check_usable(known: Embeddings, found: Embeddings, data: Compared) -> None:
     if (known.images.shape, known.texts.shape) != (found.images.shape, found.texts.shape):
         raise CheckpointError(
             f"its embeddings have {found.images.shape[1]} and {found.texts.shape[1]} values, "
-            f"the checkpoint's {known.images.shape[1]}"
+            f"but the checkpoint's have {known.images.shape[1]}"
         )
     for rows, called in ((found.images, data.image_name), (found.texts, data.text_name)):
         broken = ~np.isfinite(rows).all(axis=1)
         if broken.any():
             raise CheckpointError(
-                f"{broken.sum()} of {len(rows)} embeddings are not finite, first of {called(int(broken.argmax()))}"
+                f"{broken.sum()} of {len(rows)} embeddings are not finite; the first is that of {called(int(broken.argmax()))}"
             )
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from icclip.bundles.manifest import Tower, TowerIO
 from icclip.errors import CheckpointError, GateError
+from icclip.models.attention import set_attention
 from icclip.models.loaded import LoadedModel
-from icclip.models.quiet import quiet_transformers
 from icclip.runtime.providers import import_onnxruntime
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def export_towers(
     check_finite(loaded)
     with _attention(loaded.model, "eager" if eager_attention else None):
         towers = tower_exports(loaded)
-        with quiet_export():
+        with quiet_export(), global_pooling(towers["vision"].module, towers["vision"].config.example):
             _export(towers, directory, opset)
     paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
     for tower, path in paths.items():
@@ -79,9 +79,7 @@ def check_finite(loaded: LoadedModel) -> None:
 
     for name, values in loaded.model.state_dict().items():
         if not torch.isfinite(values).all():
-            raise CheckpointError(
-                f"{loaded.source}: the weight {name} is not finite: train again, or take a checkpoint"
-            )
+            raise CheckpointError(f"{loaded.source}: the weight {name} is not finite: train again, or use a checkpoint")
 
 
 def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> None:
@@ -92,19 +90,54 @@ def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> No
 
 
 @contextlib.contextmanager
-def _attention(model: Any, wanted: str | None) -> Iterator[None]:
-    """Another implementation of attention while the block runs; `from_pretrained` would leave the towers as they are."""
-    before = model.config._attn_implementation  # noqa: SLF001  there is no public way to read it
-    _set_attention(model, wanted or before)
+def global_pooling(tower: Any, example: Any) -> Iterator[None]:
+    """While the block runs, average pooling with a window larger than its input is the mean over that input.
+
+    This is what torch computes for it. onnxruntime divides by the size of the window, which in
+    EfficientNet is far larger than the image.
+
+    Args:
+        tower: takes `example`.
+        example: an input.
+    """
+    import torch
+
+    found: list[Any] = []
+
+    def look(pool: Any, inputs: tuple[Any, ...]) -> None:
+        if pool.ceil_mode and all(
+            window >= side for window, side in zip(_pair(pool.kernel_size), inputs[0].shape[-2:], strict=True)
+        ):
+            found.append(pool)
+
+    pools = [module for module in tower.modules() if isinstance(module, torch.nn.AvgPool2d)]
+    handles = [pool.register_forward_pre_hook(look) for pool in pools]
+    with torch.inference_mode():
+        tower(example)
+    for handle in handles:
+        handle.remove()
+    for pool in found:
+        pool.forward = lambda values: values.mean(dim=(-2, -1), keepdim=True)
     try:
         yield
     finally:
-        _set_attention(model, before)
+        for pool in found:
+            del pool.forward
 
 
-def _set_attention(model: Any, wanted: str) -> None:
-    with quiet_transformers():
-        model.set_attn_implementation(wanted)
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+@contextlib.contextmanager
+def _attention(model: Any, wanted: str | None) -> Iterator[None]:
+    """Another implementation of attention while the block runs; `from_pretrained` would leave the towers as they are."""
+    before = model.config._attn_implementation  # noqa: SLF001  there is no public way to read it
+    set_attention(model, wanted or before)
+    try:
+        yield
+    finally:
+        set_attention(model, before)
 
 
 @contextlib.contextmanager
@@ -131,7 +164,7 @@ def quiet_export() -> Iterator[None]:
 
 
 def check_graph(path: Path) -> None:
-    """Raises GateError where a file is no valid ONNX graph."""
+    """Raises GateError where a file is not a valid ONNX graph."""
     import onnx
 
     try:

@@ -130,7 +130,7 @@ def check_exportable(loaded: LoadedModel) -> None:
     if set(_probe(loaded)) != {loaded.backend.vision.graph_input}:
         raise CheckpointError(
             f"{loaded.source} takes images of any shape (NaFlex), which cannot be exported: "
-            "use a checkpoint of a fixed resolution (its name ends in -patch16-224 or the like)"
+            "use a checkpoint with a fixed resolution (its name ends in -patch16-224 or the like)"
         )
     tokenizer = loaded.feeder.processor.tokenizer
     if loaded.feeder.text_policy.attention_mask and tokenizer.pad_token_id in (
@@ -140,7 +140,7 @@ def check_exportable(loaded: LoadedModel) -> None:
     ):
         raise CheckpointError(
             f"{loaded.source}: the text tower needs an attention mask, and its tokenizer pads with "
-            f"{tokenizer.pad_token!r}, which captions contain too, so an exported encoder cannot tell padding from text: "
+            f"{tokenizer.pad_token!r}, which captions also contain, so an exported encoder cannot tell padding from text: "
             "train with a tokenizer that has a padding token of its own"
         )
 

@@ -45,7 +45,7 @@ class Precision:
     suffix: str
     """What its files' names end in, as transformers.js looks for them: `vision_model_fp16.onnx`."""
     bytes_per_weight: float
-    """About how much disk space a weight takes."""
+    """The approximate disk space that a weight takes, in bytes."""
     limits: Thresholds
     """How far its encoders may be from the checkpoint; where the numbers come from is told beside them."""
     recipe: Recipe | None = None

@@ -5,27 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from icclip.config import GentleConfig
+from icclip.config import GentleConfig, Tower
 from icclip.errors import UsageError
+from icclip.plugins.specs import BackendSpec, TowerLayout
 from icclip.training.gentle.layers import Place
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def freeze(model: nn.Module, where: Mapping[str, Place], config: GentleConfig) -> None:
-    """Freeze one tower, or the embeddings and first blocks of both towers.
+def freeze(model: nn.Module, where: Mapping[str, Place], config: GentleConfig, backend: BackendSpec) -> None:
+    """Freeze one tower or both, or the embeddings and first blocks of both towers.
 
-    A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991).
+    A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991). Where both are
+    frozen, their projections train; where one is, the backend says whether its projection does.
 
     Raises:
-        UsageError: a tower has fewer blocks than should be frozen.
+        UsageError: a tower has fewer blocks than should be frozen, or nothing but the temperature would train.
     """
     _check_depth(where, config.freeze_blocks)
+    layouts: Mapping[Tower, TowerLayout] = {"vision": backend.vision, "text": backend.text}
+    both = config.freeze == "both"
+    if both and not all(layout.projection for layout in layouts.values()):
+        raise UsageError(
+            f"--freeze both leaves nothing to train: models of the backend {backend.name!r} have no projections"
+        )
+    frozen = [tower for tower in layouts if config.freeze in (tower, "both")]
+    spared = tuple(
+        start
+        for tower in frozen
+        if both or not layouts[tower].freezes_projection
+        for start in layouts[tower].projection
+    )
     for name, parameter in model.named_parameters():
         place = where[name]
         in_first_blocks = config.freeze_blocks > 0 and place.layer <= config.freeze_blocks
-        if place.tower is not None and (place.tower == config.freeze or in_first_blocks):
+        in_frozen_tower = place.tower in frozen and not name.startswith(spared)
+        if place.tower is not None and (in_frozen_tower or in_first_blocks):
             parameter.requires_grad = False
 
 

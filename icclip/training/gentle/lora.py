@@ -41,7 +41,8 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         lora_dropout=config.dropout,
         target_modules=_targets(model, where, config.targets),
     )
-    shared = {name for name, place in where.items() if place.tower is None}
+    training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    shared = {name for name, place in where.items() if place.tower is None and name in training}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(adapted, model)

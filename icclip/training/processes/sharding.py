@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from icclip.models.objective import attach_bias
 from icclip.models.quiet import quiet_transformers
 from icclip.training.gentle.lora import remove_adapters
 
@@ -72,7 +73,9 @@ class Shards:
         if adapted:
             remove_adapters(self._plain)
         with quiet_transformers():
-            self._fill(type(self._plain).from_pretrained(checkpoint).state_dict())  # type: ignore[attr-defined] # of transformers
+            whole = type(self._plain).from_pretrained(checkpoint)  # type: ignore[attr-defined] # of transformers
+        attach_bias(whole)
+        self._fill(whole.state_dict())
         return self._plain
 
     def _fill(self, weights: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from icclip.plugins.specs import LossFamily
+from icclip.config import LossFamily
 from icclip.training.step.logits import Matrix, Sizes, Strip, differentiable, exact_dtype
 from icclip.training.step.softmax_both_ways import softmax_both_ways
 from icclip.training.step.targets import Targets, not_negatives

@@ -17,6 +17,7 @@ CHECKED_WITH = ("4.57.6", "5.24.0")
 OVERRIDDEN: Mapping[str, str] = {
     "_get_train_sampler": "the order depends on the seed and the epoch alone",
     "_get_output_dir": "checkpoints are written into a staging directory",
+    "_save": "a model with another family's loss is written as its own family's",
     "_save_checkpoint": "a checkpoint appears under its name only when it is complete",
     "_save_optimizer_and_scheduler": "the state of a sharded optimizer is saved whole",
     "_load_optimizer_and_scheduler": "the state is loaded on the CPU, and sharded if the model is",
@@ -29,7 +30,7 @@ OVERRIDDEN: Mapping[str, str] = {
 }
 """Method -> why it is replaced."""
 
-CALLED = ("_get_learning_rate", "_prepare_inputs", "_save")
+CALLED = ("_get_learning_rate", "_prepare_inputs")
 """Private methods that are called and not replaced."""
 
 _MARK = "__overrides_private__"

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from icclip.models.feeder import Feeder
 from icclip.models.loaded import LoadedModel
+from icclip.models.objective import read_bias, storable
 from icclip.runs.checkpoints import CHECKPOINT, rotate, staged_checkpoint
 from icclip.runs.history import evaluations_in
 from icclip.training.gentle.lora import plain_state
@@ -42,6 +43,12 @@ class SavingTrainer(ShardedTrainer):
         self._resumed_from: str | None = None
 
     # Saving
+
+    @overrides_private
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Not `loaded.model`: `save_model` puts the one to be saved in its place.
+        model: Any = self.model
+        super()._save(output_dir, storable(model, model.state_dict() if state_dict is None else state_dict))
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -134,6 +141,7 @@ class SavingTrainer(ShardedTrainer):
             self.gentle.load(Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+            read_bias(self.loaded.model, Path(resume_from_checkpoint))
 
     @overrides_private
     def _load_best_model(self) -> None:
@@ -146,6 +154,7 @@ class SavingTrainer(ShardedTrainer):
             return
         self.gentle.finish()
         super()._load_best_model()
+        read_bias(self.loaded.model, Path(str(self.state.best_model_checkpoint)))
 
     @overrides_private
     def _load_rng_state(self, checkpoint: str | None) -> None:

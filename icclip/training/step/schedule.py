@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ from typing_extensions import override
 from icclip.runs.checkpoints import CHECKPOINT
 
 
+@dataclass(frozen=True)
+class Cadence:
+    """How often a run is evaluated and saved.
+
+    Args:
+        eval_every: epochs between evaluations, each of which saves a checkpoint.
+        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+    """
+
+    eval_every: int = 1
+    save_every: int | None = None
+
+
+EVERY_EPOCH = Cadence()
+
+
 class Schedule(TrainerCallback, ExportableState):
     """Evaluates and saves at the end of every n-th epoch and of the last one, and saves in between if asked to.
 
@@ -22,13 +39,12 @@ class Schedule(TrainerCallback, ExportableState):
 
     Args:
         data: a sampler of known length, or a stream; its `epoch` is set before each epoch.
-        every: epochs between evaluations.
-        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+        cadence: how often the run is evaluated and saved.
         reload_rng: sets the random state to that of the checkpoint that was resumed from.
     """
 
-    def __init__(self, data: Any, every: int, save_every: int | None, reload_rng: Callable[[], None]) -> None:
-        self.data, self.every, self.save_every, self.reload_rng = data, every, save_every, reload_rng
+    def __init__(self, data: Any, cadence: Cadence, reload_rng: Callable[[], None]) -> None:
+        self.data, self.cadence, self.reload_rng = data, cadence, reload_rng
         self.streamed = isinstance(data, IterableDataset)
         self.done = self.steps = 0
         self.skipping = False
@@ -81,9 +97,10 @@ class Schedule(TrainerCallback, ExportableState):
         if self.streamed:
             state.epoch = float(self.done)
         last = state.global_step >= state.max_steps or self.done >= args.num_train_epochs
-        evaluated = self.done % self.every == 0 or last or control.should_training_stop
+        evaluated = self.done % self.cadence.eval_every == 0 or last or control.should_training_stop
         control.should_evaluate = evaluated
         control.should_save = control.should_log = evaluated or (not self.streamed and self._due(state))
 
     def _due(self, state: Any) -> bool:
-        return self.save_every is not None and state.global_step % self.save_every == 0
+        every = self.cadence.save_every
+        return every is not None and state.global_step % every == 0

@@ -30,7 +30,7 @@ from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backw
 from icclip.training.step.losses import LOSSES, Pairs
 from icclip.training.step.overrides import overrides_private
 from icclip.training.step.saving import SavingTrainer
-from icclip.training.step.schedule import Schedule
+from icclip.training.step.schedule import EVERY_EPOCH, Cadence, Schedule
 
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP never multiplies cosines by more than 100 (arXiv:2103.00020, section 2.5)."""
@@ -49,8 +49,7 @@ class ContrastiveTrainer(SavingTrainer):
         train_dataset: gives Examples.
         validate: measures a model; must return the same metrics on every process.
         micro_batch: pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None: all.
-        eval_every: epochs between evaluations, each of which saves a checkpoint.
-        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+        cadence: how often the model is evaluated and saved.
         callbacks: in addition to transformers' own.
         gentle: which weights train and which are saved; None: all of them, as they are.
         collator: None: one that chooses captions at random.
@@ -66,8 +65,7 @@ class ContrastiveTrainer(SavingTrainer):
         validate: Evaluate,
         *,
         micro_batch: int | None = None,
-        eval_every: int = 1,
-        save_every: int | None = None,
+        cadence: Cadence = EVERY_EPOCH,
         callbacks: Sequence[TrainerCallback] = (),
         gentle: Gentle | None = None,
         collator: Collator | None = None,
@@ -91,7 +89,7 @@ class ContrastiveTrainer(SavingTrainer):
             step = args.train_batch_size * args.world_size
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         self.remove_callback(PrinterCallback)
-        self.add_callback(Schedule(self._sampler or train_dataset, eval_every, save_every, self.reload_rng))
+        self.add_callback(Schedule(self._sampler or train_dataset, cadence, self.reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.costs = Costs(Path(str(args.output_dir)), args.device, pairs)
@@ -135,7 +133,7 @@ class ContrastiveTrainer(SavingTrainer):
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         with self.costs.part(LOSS):
             pairs = _pairs(image, text, ids, self.duplicates, lambda: self.costs.part(EXCHANGE))
-            loss = LOSSES[self.loaded.backend.loss](pairs, scale, bias)
+            loss = LOSSES[self.loaded.loss](pairs, scale, bias)
         self._remember_if_bad("loss", loss.detach(), self.state.global_step + 1)
         return loss
 

@@ -30,7 +30,7 @@ def load(config: DatasetConfig) -> DatasetDict:
     """Splits are the folders train, validation and test, or all of it is `train`; underscores are read as spaces.
 
     Raises:
-        DataError: there is no image, or one lies in no class's folder.
+        DataError: there are no images, or one is not in a class folder.
     """
     root = manifest.given_path(config, "FOLDER")
     if not root.is_dir():
@@ -66,7 +66,7 @@ def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[mani
         if image.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if image.parent == folder:
-            raise DataError(f"{image}: lies in no class's folder; move it into one, or remove it")
+            raise DataError(f"{image}: is not in a class folder; move it into one, or remove it")
         caption = template.replace("{}", image.relative_to(folder).parts[0].replace("_", " "))
         yield manifest.Item(
             str(image), split, str(image.relative_to(root)), manifest.usable_captions([caption], str(image))

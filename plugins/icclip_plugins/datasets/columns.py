@@ -18,7 +18,7 @@ NUMBERED_CAPTION = re.compile(r"captions?_?\d+")
 def given_column(name: str | None, features: Iterable[str], option: str, where: str) -> str | None:
     """`name` itself. Raises DataError where it is given and not among `features`."""
     if name is not None and name not in features:
-        raise DataError(f"{where}: {option} {name}: no such column; there are {', '.join(features)}")
+        raise DataError(f"{where}: {option} {name}: no such column; the columns are {', '.join(features)}")
     return name
 
 

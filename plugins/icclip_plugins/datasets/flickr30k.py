@@ -38,7 +38,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     """From the hub, or from `config.path`, a local copy in the same layout.
 
     Raises:
-        DataError: it cannot be had, or its columns are others.
+        DataError: it cannot be loaded, or its columns differ.
     """
     where = config.path or REPOSITORY
     source = hub.open_source(config, where, config.revision or REVISION)

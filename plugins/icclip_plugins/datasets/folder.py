@@ -37,7 +37,7 @@ def load(config: DatasetConfig) -> DatasetDict:
     In a .txt file every line is a caption. Metadata names files relative to its own folder.
 
     Raises:
-        DataError: there is no image, one has no caption, a line is malformed.
+        DataError: there are no images, one has no caption, or a line is malformed.
     """
     root = manifest.given_path(config, "FOLDER")
     if not root.is_dir():

@@ -55,7 +55,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     """The splits that the source has, with its image and caption columns found or as configured.
 
     Raises:
-        DataError: no such repository or directory, no network, a missing column.
+        DataError: there is no such repository or directory, the network is down, or a column is missing.
     """
     if config.path is None:
         raise DataError("dataset 'hub' needs an id or a directory: write hub@owner/name or hub@PATH")
@@ -144,7 +144,7 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
     """Splits under our names; `val`, `valid` and `dev` are validation. Splits of other names are left out.
 
     Raises:
-        DataError: none of them is one of ours.
+        DataError: no split has one of our names.
     """
     names = {name: manifest.SPLIT_ALIASES.get(name, name) for name in source}
     chosen = {ours: source[name] for name, ours in names.items() if ours in {"train", "validation", "test"}}
@@ -216,7 +216,7 @@ def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
         where: for messages.
 
     Raises:
-        DataError: names the row of the first image that is null, or is not to be had.
+        DataError: names the row of the first image that is null or cannot be found.
     """
     from icclip.data.columns import dataset_of, read_columns
 
@@ -276,7 +276,7 @@ def require_columns(columns: Columns, features: Mapping[str, Any], where: str, *
     """`columns` themselves. Raises DataError where the source lacks one of them."""
     missing = [name for name in (columns.image, *columns.captions, *others) if name not in features]
     if missing:
-        raise DataError(f"{where}: no column {', '.join(missing)}; there are {', '.join(features)}")
+        raise DataError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(features)}")
     return columns
 
 

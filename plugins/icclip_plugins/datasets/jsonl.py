@@ -1,4 +1,4 @@
-"""A manifest of images and captions: one JSON object a line, `{"image": "a.jpg", "caption": "a dog"}`."""
+"""A manifest of images and captions: one JSON object per line, `{"image": "a.jpg", "caption": "a dog"}`."""
 
 from __future__ import annotations
 

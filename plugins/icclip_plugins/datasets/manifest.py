@@ -42,7 +42,7 @@ def load(config: DatasetConfig, suffixes: Sequence[str], read: Reader) -> Datase
     """From a manifest, or a directory with one manifest per split.
 
     Raises:
-        DataError: there is none, a line is malformed, an image is missing or outside the root.
+        DataError: there is no manifest, a line is malformed, an image is missing or outside the root.
     """
     path = given_path(config, f"PATH{suffixes[0]}")
     if not path.is_dir():
@@ -127,7 +127,7 @@ def known_split(name: object, where: str, aliases: Mapping[str, str] = SPLIT_ALI
 
 
 def image_of(config: DatasetConfig, row: Row) -> str:
-    """What a row calls its image. Raises DataError: no column, or no text in it."""
+    """What a row calls its image. Raises DataError: there is no such column, or its value is not a string."""
     column = given_column(config.image_column, row.values, "--image-column", row.where) or image_column(row.values)
     if column is None:
         raise DataError(f"{row.where}: no image column among {', '.join(row.values)}; name it with --image-column")
@@ -141,7 +141,7 @@ def row_captions(config: DatasetConfig, row: Row) -> list[str]:
     """The captions of a row, at least one.
 
     Raises:
-        DataError: no column, no caption, an empty one, or one that is no text.
+        DataError: there is no caption column, no caption, or one that is empty or not a string.
     """
     given = given_column(config.caption_column, row.values, "--caption-column", row.where)
     columns = [given] if given else caption_columns(row.values)
@@ -154,7 +154,7 @@ def usable_captions(cells: Sequence[object], where: str) -> list[str]:
     """Texts, lists of texts and nulls -> at least one caption.
 
     Raises:
-        DataError: there is none, one is empty or no text.
+        DataError: there is no caption, or one is empty or not a string.
     """
     from icclip.data.columns import captions_of
 
@@ -243,7 +243,7 @@ def _fetched(config: DatasetConfig, urls: Sequence[str], images: Mapping[str, st
             raise DataError(f"{images[url]}: {url:.200}: only http and https are fetched; give a path")
     if not config.download:
         where = f"{images[urls[0]]}: {urls[0]:.200}"
-        raise DataError(f"{where}: images are fetched from the network only with --download; or give a path")
+        raise DataError(f"{where}: pass --download to fetch images from the network, or give a path")
     reporter = Reporter.for_this_process()
     results = fetch_all(urls, reporter)
     failed = {url: result for url, result in results.items() if isinstance(result, DataError)}

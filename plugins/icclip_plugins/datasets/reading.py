@@ -56,7 +56,7 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One object a line; blank lines are passed over. Raises DataError with the line's number."""
+    """One object per line; blank lines are skipped. Raises DataError with the line's number."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield Row(f"{path}:{number}", _object(line, f"{path}:{number}"))
@@ -197,7 +197,7 @@ def _checked_names(names: list[str], path: Path) -> list[str]:
 
 def _values(names: Sequence[str], fields: Sequence[str], where: str, *, spaced: bool) -> dict[str, Any]:
     if len(fields) != len(names):
-        raise DataError(f"{where}: not as many fields as the header has ({len(names)})")
+        raise DataError(f"{where}: the number of fields differs from the header's ({len(names)})")
     cells = [field.strip() for field in fields] if spaced else fields
     return {name: _cell(cell) for name, cell in zip(names, cells, strict=True) if not UNNAMED.fullmatch(name)}
 

@@ -73,7 +73,7 @@ class Pair:
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """`shapes`."""
-    return [DatasetSpec(name="shapes", summary="two rendered shapes in a picture; needs no files", load=load)]
+    return [DatasetSpec(name="shapes", summary="rendered pictures of two shapes each; needs no files", load=load)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:

@@ -1,4 +1,4 @@
-"""The classic caption files of Flickr8k and Flickr30k: `image.jpg#0<tab>caption`, one caption a line."""
+"""The classic caption files of Flickr8k and Flickr30k: `image.jpg#0<tab>caption`, one caption per line."""
 
 from __future__ import annotations
 

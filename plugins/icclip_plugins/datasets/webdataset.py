@@ -47,7 +47,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     else all samples are held in memory.
 
     Raises:
-        DataError: there is no shard, one is damaged, or a sample has no caption.
+        DataError: there are no shards, one is damaged, or a sample has no caption.
     """
     shards = shards_of(config)
     return _streamed(config, shards) if config.streaming else _in_memory(config, shards)
@@ -94,7 +94,7 @@ def _remote(config: DatasetConfig, source: str) -> list[str]:
     if not source.lower().startswith(("http://", "https://")):
         raise DataError(f"{source}: only http and https are fetched; copy the shards to the disk")
     if not config.download:
-        raise DataError(f"{source}: shards are fetched from the network only with --download")
+        raise DataError(f"{source}: pass --download to fetch shards from the network")
     return expanded(source)
 
 
@@ -189,7 +189,9 @@ def _members(path: Path, shard: str) -> Iterator[tuple[str, bytes]]:
                     yield checked_text(member.name, shard), content.read()
             _check_end(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{shard}: not a whole tar file: {' '.join(str(error).split())}; fetch it again") from error
+        raise DataError(
+            f"{shard}: incomplete or damaged tar file: {' '.join(str(error).split())}; fetch it again"
+        ) from error
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -198,7 +200,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     block = tar.fileobj.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0") or len(block) not in {0, tarfile.BLOCKSIZE}:
-        raise tarfile.ReadError(f"it breaks off at byte {tar.offset:,}")
+        raise tarfile.ReadError(f"it ends early, at byte {tar.offset:,}")
 
 
 def _captions(texts: Mapping[str, bytes], where: str, column: str | None) -> list[str]:
@@ -212,7 +214,7 @@ def _captions(texts: Mapping[str, bytes], where: str, column: str | None) -> lis
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: its .json is not valid: {error}") from error
     if not isinstance(values, dict):
-        raise DataError(f"{where}: its .json holds no object")
+        raise DataError(f"{where}: its .json is not an object")
     given = given_column(column, values, "--caption-column", where)
     return manifest.usable_captions([values[name] for name in ([given] if given else caption_columns(values))], where)
 

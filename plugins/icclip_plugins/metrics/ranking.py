@@ -28,8 +28,16 @@ def icclip_metrics() -> list[MetricSpec]:
     return [
         MetricSpec(name="map", summary="mean average precision over all right answers", compute=mean_average_precision),
         MetricSpec(name="ndcg-at-10", summary="normalised discounted cumulative gain of the first ten", compute=ndcg),
-        MetricSpec(name="map-at-r", summary="average precision of the first R, of R right answers", compute=map_at_r),
-        MetricSpec(name="r-precision", summary="right ones among the first R, of R right answers", compute=r_precision),
+        MetricSpec(
+            name="map-at-r",
+            summary="average precision over the first R answers (R: number of right answers)",
+            compute=map_at_r,
+        ),
+        MetricSpec(
+            name="r-precision",
+            summary="share of right answers among the first R (R: number of right answers)",
+            compute=r_precision,
+        ),
     ]
 
 

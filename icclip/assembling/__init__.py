@@ -1,0 +1,1 @@
+"""One retrieval model from two towers that were pretrained apart."""

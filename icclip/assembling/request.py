@@ -1,0 +1,25 @@
+"""What `icclip assemble` is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from icclip.config import AssembleConfig, merged
+from icclip.errors import UsageError
+
+
+def assemble_config(options: Mapping[str, Any]) -> AssembleConfig:
+    """The whole request.
+
+    Args:
+        options: fields of AssembleConfig; None means not said.
+
+    Raises:
+        UsageError: an option is wrong, or something is already in the output directory.
+    """
+    config = AssembleConfig.from_mapping(merged(options))
+    directory = config.output_dir
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory} already exists: choose another --output-dir")
+    return config
