@@ -20,6 +20,9 @@ from icclip.testing import check_backend
 from icclip.training.gentle.freezing import freeze
 from icclip.training.gentle.layers import block_modules, places
 from icclip.training.gentle.lora import add_adapters
+
+pytest.importorskip("optimum", reason="optimum-onnx is not made for this transformers")
+
 from icclip_export.onnx.export import TOLERANCE, check_numbers, export_towers
 from icclip_export.onnx.towers import check_exportable, tower_exports
 

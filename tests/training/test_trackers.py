@@ -9,7 +9,8 @@ from icclip.training.trackers import MODULES, check_trackers
 
 
 def test_every_tracker_of_transformers_is_known():
-    assert set(INTEGRATION_TO_CALLBACK) <= set(MODULES)
+    # kubeflow is no package: transformers 5 reports to the server that Kubeflow itself names in the environment.
+    assert set(INTEGRATION_TO_CALLBACK) - {"kubeflow"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
