@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from icclip.errors import UsageError
+from icclip.errors import CheckpointError, UsageError
 from icclip.files import fsync_tree, readable_os_errors
 
 CHECKPOINT = "checkpoint"
 TRAINING_STATE = re.compile(
-    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors"
+    r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors|checkpoint\.json"
 )
 """Files of a checkpoint that belong to the training and not to the model and its processor."""
+FILES = "checkpoint.json"
+"""In a checkpoint: the size and sha256 of each of its other files."""
+STATE = "trainer_state.json"
+NEEDED = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE)
+"""What a checkpoint of one process has at least."""
 UNREAD_PICKLE = "training_args.bin"
 HALF_WRITTEN = ".publishing"
 """A marker in a run directory whose model is being replaced; its files may be from two checkpoints."""
@@ -40,7 +48,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[],
     staging = root / f".{name}.partial"
     with full_disks_as_usage_errors(root):
         if writer:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove(staging)
             staging.mkdir(parents=True)
         wait()
         try:
@@ -49,6 +57,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[],
             if writer:
                 # A pickle that nothing reads: the arguments are in icclip.json.
                 (staging / name / UNREAD_PICKLE).unlink(missing_ok=True)
+                seal(staging / name)
                 fsync_tree(staging)
                 discard(root / name)
                 (staging / name).replace(root / name)
@@ -96,6 +105,93 @@ def last_checkpoint(root: Path) -> Path | None:
     return root / f"{CHECKPOINT}-{steps[-1]}" if steps else None
 
 
+def remove(path: Path) -> None:
+    """Delete a file, a link (and not what it points to) or a directory; what is not there is no error."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the size and sha256 of every file of a checkpoint into its `checkpoint.json`."""
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != FILES)
+    files = {path.relative_to(checkpoint).as_posix(): _identity(path) for path in paths}
+    (checkpoint / FILES).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with the files of a checkpoint, as one line; None where all are as they were written.
+
+    Of a checkpoint of an older icclip, which has no `checkpoint.json`, only missing and empty files are found.
+    """
+    try:
+        sealed = _sealed(checkpoint / FILES)
+        if sealed is None:
+            sealed = dict.fromkeys(NEEDED)
+        return next(filter(None, (_file_damage(checkpoint / name, known) for name, known in sealed.items())), None)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{FILES} is damaged"
+
+
+def newest_whole(root: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose files, and those of the best one so far, are as they were written.
+
+    Args:
+        root: the run directory.
+        warn: is told, in a line each, of the newer ones that are passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole.
+    """
+    steps = checkpoint_steps(root)
+    for step in reversed(steps):
+        checkpoint = root / f"{CHECKPOINT}-{step}"
+        problem = damage(checkpoint) or _damage_of_best(checkpoint)
+        if problem is None:
+            return checkpoint
+        warn(f"{checkpoint} is damaged and passed over: {problem}")
+    if steps:
+        raise CheckpointError(f"no checkpoint in {root} is whole: start from the beginning with --overwrite")
+    return None
+
+
+def _damage_of_best(checkpoint: Path) -> str | None:
+    """At its end a run takes up the weights of its best checkpoint: they have to be there."""
+    best = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_global_step")
+    if best is None or best == step_of(checkpoint):
+        return None
+    problem = damage(checkpoint.with_name(f"{CHECKPOINT}-{best}"))
+    return problem and f"the best one before it, {CHECKPOINT}-{best}, is damaged ({problem})"
+
+
+def _sealed(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    files: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["files"]
+    if not files.keys() >= {STATE}:
+        raise ValueError(path)
+    return files
+
+
+def _file_damage(path: Path, known: Mapping[str, Any] | None) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    size = path.stat().st_size
+    if known is None:
+        return None if size else f"{path.name} is empty"
+    if size != known["size"]:
+        return f"{path.name} has {size:,} bytes instead of {known['size']:,}"
+    return None if _identity(path) == known else f"the content of {path.name} has changed"
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
 def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collection[int]) -> None:
     """Delete surplus checkpoints, but neither the newest nor the one of step `keep`.
 
@@ -118,15 +214,15 @@ def discard(checkpoint: Path) -> None:
     """Delete a checkpoint if it exists; even if the process is killed, no half of it keeps its name."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted.partial")
     if checkpoint.exists():
-        shutil.rmtree(doomed, ignore_errors=True)
+        remove(doomed)
         checkpoint.replace(doomed)
-        shutil.rmtree(doomed)
+        remove(doomed)
 
 
 def sweep(root: Path) -> None:
     """Delete the directories that a killed run was writing or deleting."""
     for path in root.glob(PARTIAL):
-        shutil.rmtree(path)
+        remove(path)
 
 
 def publish(checkpoint: Path, root: Path) -> None:
@@ -140,7 +236,7 @@ def publish(checkpoint: Path, root: Path) -> None:
     """
     with full_disks_as_usage_errors(root):
         staging = root / ".publishing.partial"
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging)
         shutil.copytree(checkpoint, staging, ignore=_without_training_state)
         fsync_tree(staging)
         try:

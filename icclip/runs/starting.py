@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from icclip.config.problems import Key, Problem
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.files import readable_os_errors
 from icclip.identity import identity
-from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL
+from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL, newest_whole, remove
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
 from icclip.runs.record import LOCAL, RECORD, without_secrets
@@ -57,20 +56,22 @@ def run_to_resume(config: TrainConfig) -> RunDirectory:
     return run
 
 
-def checkpoint_to_resume(config: TrainConfig, run: RunDirectory) -> Path | None:
-    """The checkpoint to continue from; None to start from the beginning.
+def checkpoint_to_resume(config: TrainConfig, run: RunDirectory, warn: Callable[[str], None]) -> Path | None:
+    """The checkpoint to continue from, the newest whole one; None to start from the beginning.
 
     Args:
         config: of the run that is about to start.
         run: as `run_to_resume` gives it.
+        warn: is told of damaged checkpoints.
 
     Raises:
+        CheckpointError: all checkpoints are damaged.
         UsageError: the directory already holds a run, and neither --resume nor --overwrite was given.
     """
     root = config.output_dir
     found = sorted(path.name for sign in SIGNS for path in root.glob(sign))
     if config.resume:
-        return None if (root / CLEARING).exists() else run.last_checkpoint
+        return None if (root / CLEARING).exists() else newest_whole(run.path, warn)
     # The other processes may come here after the first has begun to write.
     if found and identity().first and not config.overwrite:
         raise UsageError(
@@ -86,10 +87,7 @@ def clear(root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         (root / CLEARING).touch()
         for path in (path for part in PARTS for path in root.glob(part)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
         (root / CLEARING).unlink()
 
 

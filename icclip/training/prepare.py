@@ -83,7 +83,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     Raises:
         UsageError: anything the user can fix.
     """
-    checkpoint = checkpoint_to_resume(config, earlier)
+    checkpoint = checkpoint_to_resume(config, earlier, reporter.warn)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
     # The others find what the first has downloaded and prepared.

@@ -221,7 +221,11 @@ def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Find
     rank_texts = getattr(encoder, "rank", None)
     widths = golden.image_embeddings.shape[1], golden.text_embeddings.shape[1]
     # Embeddings of other widths are a finding of their own.
-    if rank_texts is None or golden.scores is None or widths[0] != widths[1]:
+    if rank_texts is None or widths[0] != widths[1]:
+        return
+    if golden.scores is None:
+        missing = "golden/ holds no scores of the checkpoint, so another temperature cannot be seen: export again"
+        yield Finding(f"{where}: golden scores", False, missing)
         return
     known, texts = golden.scores, list(golden.texts)
     image = decode_image(golden.images[0], str(golden.images[0]))

@@ -37,6 +37,7 @@ NEEDS = (
     ("config", "show", "--model", "clip-tiny", "--dataset", "shapes"),
     ("blend", "run", "--with", "other", "--dataset", "shapes", "-o", "mix"),
     ("data", "inspect", "shapes"),
+    ("assemble", "--vision", "model", "--text", "other", "-o", "pair"),
     ("quickstart",),
 )
 WITHOUT_TORCH = tuple(name for name in HIDDEN if name not in {"datasets", "pandas", "pyarrow"})

@@ -16,7 +16,7 @@ from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.models.opening import open_model
-from icclip.runs import checkpoints, starting
+from icclip.runs import checkpoints
 from icclip.runs.checkpoints import checkpoint_steps, discard, publish, rotate
 from icclip.runs.history import read_history
 from icclip.training.feeding.collate import CaptionedImages
@@ -177,7 +177,7 @@ def test_a_run_that_was_being_cleared_is_not_gone_on_with(config, registry, quie
     train(dataclasses.replace(config, epochs=1), registry, quiet)
     replacing = dataclasses.replace(config, seed=7, overwrite=True)
     with monkeypatch.context() as patch:
-        patch.setattr(starting.shutil, "rmtree", cut_if_there)
+        patch.setattr(checkpoints.shutil, "rmtree", cut_if_there)
         with pytest.raises(CutError):
             train(replacing, registry, quiet)
     assert (config.output_dir / "checkpoint-4").exists()

@@ -167,6 +167,14 @@ def test_scores_that_are_made_otherwise_fail(bundles, tmp_path, data, family, ch
     assert "differ from the checkpoint's by a factor of up to" in outcome.checks[-1].detail
 
 
+def test_a_bundle_without_golden_scores_is_to_be_exported_again(gated):
+    (gated / "golden/scores.json").unlink()
+    m.seal(gated, m.read_manifest(gated))
+    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    assert failed(outcome) == ["fp32 on cpu: golden scores"]
+    assert outcome.checks[-1].detail.endswith("export again")
+
+
 def test_golden_scores_for_other_texts_are_refused(gated):
     path = gated / "golden/scores.json"
     values = json.loads(path.read_text())
