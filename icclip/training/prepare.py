@@ -28,6 +28,7 @@ from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
 from icclip.training.objective import with_loss
+from icclip.training.processes.agreement import of_content, of_options, require_agreement
 from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
@@ -86,9 +87,11 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     checkpoint = checkpoint_to_resume(config, earlier)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
+    require_agreement(of_options(config))
     # The others find what the first has downloaded and prepared.
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
+    require_agreement(of_content(splits, loaded))
     steps = _steps(config, arguments, splits["train"])
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
