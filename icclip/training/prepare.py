@@ -28,7 +28,7 @@ from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
 from icclip.training.objective import with_loss
-from icclip.training.processes.agreement import of_content, of_options, require_agreement
+from icclip.training.processes.agreement import of_content, of_options, require_agreement, same_checkpoint
 from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
@@ -88,6 +88,9 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
     require_agreement(of_options(config))
+    checkpoint = same_checkpoint(config.output_dir, checkpoint)
+    # It was made before the processes could talk, from what this one saw.
+    arguments.eval_on_start = checkpoint is None
     # The others find what the first has downloaded and prepared.
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)

@@ -27,15 +27,18 @@ BY_CONTENT = frozenset({"output_dir", "model", "data"})
 """Settings that name places; what is found there is compared instead."""
 STATE = "trainer_state.json"
 """Every complete checkpoint has one, and no two runs write the same."""
+SAME_COMMAND = "Start all of them with the same command, data, model and versions"
+SHARED_DIRECTORY = "Let all of them see one run directory, on a file system that they share"
 SAMPLE = 256
 """Values of each weight that the digest of a model reads."""
 
 
-def require_agreement(statement: Mapping[str, str]) -> None:
+def require_agreement(statement: Mapping[str, str], way_out: str = SAME_COMMAND) -> None:
     """Compare what the processes say of themselves. Every process must call it; alone, a process agrees.
 
     Args:
         statement: what this process was given, by the name that a message calls it.
+        way_out: what to do where they differ.
 
     Raises:
         DisagreementError: on every process, naming what differs and where.
@@ -45,10 +48,7 @@ def require_agreement(statement: Mapping[str, str]) -> None:
     statements: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(statements, dict(statement))
     if found := differences(statements):
-        raise DisagreementError(
-            f"the processes of this run were given different things: {'; '.join(found)}. "
-            "Start all of them with the same command, data, model and versions"
-        )
+        raise DisagreementError(f"the processes of this run do not agree: {'; '.join(found)}. {way_out}")
 
 
 def differences(statements: Sequence[Mapping[str, str]]) -> list[str]:
@@ -103,12 +103,14 @@ def same_checkpoint(root: Path, chosen: Path | None) -> Path | None:
     name = from_first_process(chosen.name if chosen else "")
     if not name:
         return None
-    require_agreement({f"{name} in {root}": _seen(root / name / STATE)})
+    require_agreement({name: _seen(root / name / STATE)}, SHARED_DIRECTORY)
     return root / name
 
 
 def _seen(state: Path) -> str:
-    return f"there (state {hashlib.sha256(state.read_bytes()).hexdigest()[:8]})" if state.is_file() else "absent"
+    if not state.is_file():
+        return f"absent from {state.parent.parent}"
+    return f"there (state {hashlib.sha256(state.read_bytes()).hexdigest()[:8]})"
 
 
 def _about(split: Gallery) -> str:

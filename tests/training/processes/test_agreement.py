@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Image
+from support.processes import under_torchrun
 
 from icclip.data.gallery import Gallery
 from icclip.errors import EXIT_USAGE
@@ -150,3 +152,19 @@ def test_the_same_rows_in_another_order_are_one_line_and_touch_no_cache(tmp_path
     assert "the train split is " in refused_in_one_line(finished)
     assert not (run / "icclip.json").exists()
     assert not (tmp_path / "cache" / "images").exists()
+
+
+@pytest.mark.distributed
+def test_all_resume_from_what_the_first_one_chose_and_sees(tmp_path):
+    first, second = under_torchrun(Path(__file__).with_name("chosen_checkpoint.py"), tmp_path)
+    assert first["same"] == second["same"] == "checkpoint-4"
+    assert first["later"] == second["later"] == "checkpoint-4"
+    assert first["begun"] is second["begun"] is None
+    assert "checkpoint-4 is there" in first["unseen"]
+    for outcomes in (first, second):
+        assert re.search(
+            r"is there \(state \w{8}\) on rank 0 and absent from \S+ on rank 1.* that they share", outcomes["unseen"]
+        )
+        assert re.search(
+            r"is there \(state (\w{8})\) on rank 0 and there \(state (?!\1)\w{8}\) on rank 1", outcomes["other"]
+        )
