@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.runs.checkpoints import checkpoint_steps, full_disks_as_usage_errors, require_space
 from icclip.training.run import train
@@ -51,3 +52,24 @@ def test_too_little_space_before_a_save_keeps_the_last_checkpoint(config, regist
     (step,) = checkpoint_steps(config.output_dir)
     assert (config.output_dir / f"checkpoint-{step}" / "model.safetensors").exists()
     assert not list(config.output_dir.glob(".*.partial"))
+
+
+def test_what_is_asked_for_is_what_a_checkpoint_takes(config, registry, quiet, monkeypatch):
+    asked = []
+    monkeypatch.setattr("icclip.training.step.saving.require_space", lambda _root, needed, _free: asked.append(needed))
+    train(dataclasses.replace(config, guard="off"), registry, quiet)
+    step = checkpoint_steps(config.output_dir)[-1]
+    folder = config.output_dir / f"checkpoint-{step}"
+    taken = sum((folder / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
+    assert asked[-1] <= taken
+    assert asked[-1] == pytest.approx(taken, rel=0.25)
+
+
+def test_little_space_is_said_before_the_first_step(config, registry, monkeypatch, capsys):
+    disk_of(monkeypatch, lambda: 0)
+    with pytest.raises(UsageError, match="cannot write a checkpoint"):
+        train(dataclasses.replace(config, guard="off"), registry, Reporter())
+    said = " ".join(capsys.readouterr().err.split())
+    warning = said.index("a checkpoint will take about")
+    assert f"MiB, and the disk of {config.output_dir} has 0 MiB free: free some space" in said
+    assert warning < said.index("step 0/")
