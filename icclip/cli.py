@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +15,14 @@ from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
 from icclip.console import Reporter, harmless
-from icclip.errors import EXIT_INTERRUPTED, ConfigError, IcclipError
+from icclip.errors import EXIT_INTERRUPTED, ConfigError, DisagreementError, IcclipError
 from icclip.extras import missing_extra
+from icclip.identity import identity
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
+
+TIME_TO_SPEAK = 2.0
+"""Seconds that the other processes leave to the first one, to print a line that all of them know."""
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
@@ -108,6 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         app(argv, prog_name="icclip", obj=Registry.from_environment())
     except ConfigError as error:
         _fail(error.problems, error.exit_code)
+    except DisagreementError as error:
+        _fail_together(error)
     except IcclipError as error:
         _fail([str(error)], error.exit_code)
     except ModuleNotFoundError as error:
@@ -120,6 +127,15 @@ def main(argv: list[str] | None = None) -> None:
         if exit_.code == EXIT_INTERRUPTED:
             _fail(["interrupted; what was saved before is intact"], EXIT_INTERRUPTED)
         raise
+
+
+def _fail_together(error: DisagreementError) -> None:
+    """All processes know of it, and the first one says it."""
+    if identity().first:
+        _fail([str(error)], error.exit_code)
+    # A launcher ends all processes as soon as one has ended: the first one speaks before that.
+    time.sleep(TIME_TO_SPEAK)
+    _fail([], error.exit_code)
 
 
 def _fail(lines: Any, exit_code: int) -> None:

@@ -10,7 +10,8 @@
     │   │   ├── InputTypeError  given to the library: of a type that it does not take; also a TypeError
     │   │   └── InputValueError given to the library: of a value that it cannot use; also a ValueError
     │   ├── ClosedError         an encoder that was closed is used; also a ValueError, as for files
-    │   └── CheckpointError     something in a model directory or hub repository
+    │   ├── CheckpointError     something in a model directory or hub repository
+    │   └── DisagreementError   the processes of one run were given different things
     ├── TrainingStoppedError         exit code 1: training cannot go on (a non-finite loss)
     └── GateError               exit code 3: a measured result missed its threshold
 
@@ -101,6 +102,10 @@ class ClosedError(UsageError, ValueError):
 
 class CheckpointError(UsageError):
     """A model directory or hub repository cannot be used as it is."""
+
+
+class DisagreementError(UsageError):
+    """The processes of one run were given different things. All of them raise it; the first one speaks for all."""
 
 
 class TrainingStoppedError(IcclipError):

@@ -22,12 +22,14 @@ class SplitImages(Sequence[Image.Image]):
     Args:
         split: has the column `image`, as `load_splits` returns it.
         name: the split's name, for messages.
+        first: the number of its first row, for messages: a share of a split counts as the split does.
     """
 
-    def __init__(self, split: Dataset, name: str = "") -> None:
+    def __init__(self, split: Dataset, name: str = "", first: int = 0) -> None:
         self.rows = split.select_columns(["image"])
         """The rows that have not been decoded, with the column `image` alone."""
         self._name = name
+        self._first = first
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -44,11 +46,14 @@ class SplitImages(Sequence[Image.Image]):
         if not 0 <= row < len(self):
             # datasets words this differently for each layout of a table; Sequence relies on the type.
             raise IndexError(f"row {index} of {len(self)}")
-        return decode_cell(self.rows[row]["image"], f"{self._name} row {row}".lstrip())
+        return decode_cell(self.rows[row]["image"], f"{self._name} row {self._first + row}".lstrip())
 
     def shard(self, shards: int, index: int) -> Self:
-        """The index-th of so many contiguous parts."""
-        return type(self)(self.rows.shard(shards, index, contiguous=True), self._name)
+        """The part number `index` of `shards` contiguous parts, which may be empty; its messages name the rows of the whole."""
+        each, longer = divmod(len(self), shards)
+        first = each * index + min(index, longer)
+        rows = range(first, first + each + (index < longer))
+        return type(self)(self.rows.select(rows or []), self._name, self._first + first)
 
     def __iter__(self) -> Iterator[Image.Image]:
         for row in range(len(self)):

@@ -28,6 +28,9 @@ NEEDED = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE)
 UNREAD_PICKLE = "training_args.bin"
 HALF_WRITTEN = ".publishing"
 """A marker in a run directory whose model is being replaced; its files may be from two checkpoints."""
+FAILED_WRITES = ("write failed", "iostream error", "unexpected pos")
+"""What torch says where a file could not be written to its end."""
+MEBI = 2**20
 PARTIAL = ".*.partial"
 """Directories that are being written or deleted, or that a killed run has left behind."""
 
@@ -82,10 +85,28 @@ def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: Exception, root: Path) -> bool:
-    """Of a full disk torch says `file write failed` and no more: look at the disk."""
+    """Torch has words of its own for a full disk, which stand for other failures too: look at the disk."""
     if "No space left" in str(error):
         return True
-    return "write failed" in str(error) and shutil.disk_usage(root).free < 2**20
+    return any(words in str(error) for words in FAILED_WRITES) and shutil.disk_usage(root).free < 2**20
+
+
+def require_space(root: Path, needed: int, free: int) -> None:
+    """Refuse to begin a checkpoint that the disk cannot hold; the last whole one stays.
+
+    Args:
+        root: the run directory.
+        needed: bytes that the checkpoint takes, at least.
+        free: bytes that the disk of `root` has left.
+
+    Raises:
+        UsageError: there is too little space.
+    """
+    if free < needed:
+        raise UsageError(
+            f"cannot write a checkpoint to {root}: it needs {needed / MEBI:,.0f} MiB and the disk has {free / MEBI:,.0f} MiB "
+            "free. The last whole checkpoint is intact: free some space and go on with --resume"
+        )
 
 
 def checkpoint_steps(root: Path) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,7 +19,7 @@ from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
 from icclip.models.opening import open_model
 from icclip.plugins.registry import Registry
-from icclip.runs.checkpoints import sweep
+from icclip.runs.checkpoints import MEBI, sweep
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
 from icclip.runs.record import write_record
@@ -28,6 +29,7 @@ from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
 from icclip.training.objective import with_loss
+from icclip.training.processes.agreement import of_content, of_options, require_agreement, same_checkpoint
 from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
@@ -86,9 +88,14 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     checkpoint = checkpoint_to_resume(config, earlier, reporter.warn)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
+    require_agreement(of_options(config))
+    checkpoint = same_checkpoint(config.output_dir, checkpoint)
+    # It was made before the processes could talk, from what this one saw.
+    arguments.eval_on_start = checkpoint is None
     # The others find what the first has downloaded and prepared.
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
+    require_agreement(of_content(splits, loaded))
     steps = _steps(config, arguments, splits["train"])
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
@@ -100,6 +107,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
+        _warn_of_little_space(config.output_dir, loaded, reporter)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
     return Run(
         config=config,
@@ -148,6 +156,18 @@ def _begin_directory(root: Path, checkpoint: Path | None, about: Mapping[str, An
     else:
         sweep(root)
     write_record(root, about)
+
+
+def _warn_of_little_space(root: Path, loaded: LoadedModel, reporter: Reporter) -> None:
+    weights = [(weight.numel() * weight.element_size(), weight.requires_grad) for weight in loaded.model.parameters()]
+    # Adam keeps two values for each weight that trains.
+    needed = sum(size * (3 if trains else 1) for size, trains in weights)
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        reporter.warn(
+            f"a checkpoint will take about {needed / MEBI:,.0f} MiB, and the disk of {root} has {free / MEBI:,.0f} MiB free: "
+            "free some space before the first save, or give another --output-dir"
+        )
 
 
 # Data and model -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from typing_extensions import override
 from icclip.models.feeder import Feeder
 from icclip.models.loaded import LoadedModel
 from icclip.models.objective import read_bias, storable
-from icclip.runs.checkpoints import CHECKPOINT, rotate, staged_checkpoint
+from icclip.runs.checkpoints import CHECKPOINT, require_space, rotate, staged_checkpoint
 from icclip.runs.history import evaluations_in
 from icclip.training.gentle.lora import plain_state
 from icclip.training.gentle.plan import Gentle
-from icclip.training.processes.gather import wait_for_all
+from icclip.training.processes.gather import on_first_process, wait_for_all
 from icclip.training.step.overrides import overrides_private
 from icclip.training.step.sharded import ShardedTrainer
 
@@ -78,6 +79,8 @@ class SavingTrainer(ShardedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         root = self._root
         name = f"{CHECKPOINT}-{self.state.global_step}"
+        # All processes end on what the first one sees, instead of waiting for it.
+        require_space(root, self._bytes_to_save(), on_first_process(lambda: shutil.disk_usage(root).free))
         with staged_checkpoint(root, name, writer=self.args.should_save, wait=wait_for_all) as staging:
             self._output_dir = staging
             try:
@@ -88,6 +91,12 @@ class SavingTrainer(ShardedTrainer):
         if self.args.should_save:
             evaluated = evaluations_in(self.state.log_history)
             rotate(root, self._limit, self.state.best_global_step, evaluated)
+
+    def _bytes_to_save(self) -> int:
+        """The weights and the optimizer's state; the rest of a checkpoint is small beside them."""
+        states = self.optimizer.state.values() if self.optimizer is not None else ()
+        kept = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in (*self.loaded.model.parameters(), *kept))
 
     def _name_the_best(self, root: Path, checkpoint: Path) -> None:
         """Where the best one is the one just written, Trainer has noted its staging name."""

@@ -36,13 +36,17 @@ class Validation:
         encoder = TorchEncoder(loaded, device=self.device, precision=self.config.precision, workers=self.config.workers)
         own = self.relevance.captions.texts
         texts = [str(text) for text in np.array_split(np.array(own, dtype=object), processes)[process]]
-        images = encoder.encode_images(self.images.shard(processes, process), batch_size=self.config.eval_bs)
-        embeddings = to_first_process((images, encoder.encode_texts(texts)))
+        share = self.images.shard(processes, process)
+        # A split may have fewer rows than there are processes.
+        images = encoder.encode_images(share, batch_size=self.config.eval_bs) if len(share) else None
+        embeddings = to_first_process((images, encoder.encode_texts(texts) if texts else None))
         metrics = from_first_process(self._measure(embeddings) if embeddings is not None else None)
         return {**metrics, "logit_scale": loaded.model.logit_scale.item()}
 
-    def _measure(self, shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-        images, texts = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+    def _measure(self, shares: Sequence[tuple[np.ndarray | None, np.ndarray | None]]) -> dict[str, float]:
+        images, texts = (
+            np.concatenate([part for part in parts if part is not None]) for parts in zip(*shares, strict=True)
+        )
         metrics = dict(retrieval_metrics(rank(images, texts, self.relevance), self.metrics))
         towers = {"image": spread(images), "text": spread(texts)}
         return metrics | {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}

@@ -1,0 +1,139 @@
+"""Whether the processes of a run were given the same things: compared before anything is written, and not assumed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed
+
+from icclip.config import TrainConfig
+from icclip.data.gallery import Gallery
+from icclip.errors import DisagreementError
+from icclip.models.loaded import LoadedModel
+from icclip.runs.record import versions, without_secrets
+from icclip.training.processes.gather import from_first_process, is_distributed
+from icclip.training.record import about_split
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+MAY_DIFFER = frozenset({"device", "workers", "report_to"})
+"""Settings of a machine, which change no number of the run."""
+BY_CONTENT = frozenset({"output_dir", "model", "data"})
+"""Settings that name places; what is found there is compared instead."""
+STATE = "trainer_state.json"
+"""Every complete checkpoint has one, and no two runs write the same."""
+SAME_COMMAND = "Start all of them with the same command, data, model and versions"
+SHARED_DIRECTORY = "Let all of them see one run directory, on a file system that they share"
+SAMPLE = 256
+"""Values of each weight that the digest of a model reads."""
+
+
+def require_agreement(statement: Mapping[str, str], way_out: str = SAME_COMMAND) -> None:
+    """Compare what the processes say of themselves. Every process must call it; alone, a process agrees.
+
+    Args:
+        statement: what this process was given, by the name that a message calls it.
+        way_out: what to do where they differ.
+
+    Raises:
+        DisagreementError: on every process, naming what differs and where.
+    """
+    if not is_distributed():
+        return
+    statements: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(statements, dict(statement))
+    if found := differences(statements):
+        raise DisagreementError(f"the processes of this run do not agree: {'; '.join(found)}. {way_out}")
+
+
+def differences(statements: Sequence[Mapping[str, str]]) -> list[str]:
+    """A phrase for each thing that is not the same everywhere: `train_bs is 4 on rank 0 and 8 on rank 1`.
+
+    Args:
+        statements: of all processes, in the order of their ranks.
+    """
+    names = dict.fromkeys(name for statement in statements for name in statement)
+    found = []
+    for name in names:
+        ranks: dict[str, list[int]] = {}
+        for rank, statement in enumerate(statements):
+            ranks.setdefault(statement.get(name, "absent"), []).append(rank)
+        if len(ranks) > 1:
+            found.append(f"{name} is " + " and ".join(f"{value} on {_ranks(at)}" for value, at in ranks.items()))
+    return found
+
+
+def of_options(config: TrainConfig) -> dict[str, str]:
+    """The settings, the versions and the output directory of this process."""
+    settings = without_secrets(config.to_mapping())
+    kept = {name: value for name, value in settings.items() if name not in MAY_DIFFER | BY_CONTENT}
+    if config.data.streaming:
+        # Of a stream there is no content to compare in advance.
+        kept["data"] = settings["data"]
+    return {
+        **{name: str(value) for name, value in _flat(kept).items()},
+        **{f"the version of {name}": version for name, version in versions().items()},
+        "the output directory": str(config.output_dir.resolve()),
+    }
+
+
+def of_content(splits: Mapping[str, Gallery | IterableDataset], loaded: LoadedModel) -> dict[str, str]:
+    """The rows of each split in their order, and the weights of the model."""
+    return {
+        **{f"the {name} split": _about(split) for name, split in splits.items() if isinstance(split, Gallery)},
+        "the model": f"{loaded.source} (weights {_digest(loaded.model)})",
+    }
+
+
+def same_checkpoint(root: Path, chosen: Path | None) -> Path | None:
+    """The checkpoint that the first process has chosen, on every process.
+
+    Args:
+        root: the run directory.
+        chosen: the choice of this process, which counts on the first one alone.
+
+    Raises:
+        DisagreementError: on every process, where one of them does not see this checkpoint.
+    """
+    name = from_first_process(chosen.name if chosen else "")
+    if not name:
+        return None
+    require_agreement({name: _seen(root / name / STATE)}, SHARED_DIRECTORY)
+    return root / name
+
+
+def _seen(state: Path) -> str:
+    if not state.is_file():
+        return f"absent from {state.parent.parent}"
+    return f"there (state {hashlib.sha256(state.read_bytes()).hexdigest()[:8]})"
+
+
+def _about(split: Gallery) -> str:
+    about = about_split(split)
+    return f"{about['images']} images with {about['captions']} captions (rows {about['fingerprint'][:8]})"
+
+
+def _digest(model: torch.nn.Module) -> str:
+    """Of the names, shapes and some values of the weights: a whole model would take seconds to read."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        flat = weight.detach().flatten()
+        values = flat[:: max(1, len(flat) // SAMPLE)].float().cpu().numpy()
+        digest.update(repr((name, tuple(weight.shape), str(weight.dtype))).encode() + values.tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
