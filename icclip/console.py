@@ -86,21 +86,25 @@ class Reporter:
             self.console.print(f"[bold]{name.ljust(width)}[/]  ", end="")
             self.console.print(harmless(str(value)), markup=False, highlight=False)
 
-    def result(self, payload: Mapping[str, Any], *renderables: RenderableType) -> None:
-        """Print the outcome: tables for people, or `payload` as JSON."""
-        if self.silent:
-            return
-        if self.json:
-            text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-            sys.stdout.write(SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
-            return
-        for renderable in renderables:
-            self.results.print(renderable)
-
     def deliver(self, result: Result) -> None:
-        """Print the result of a job, as JSON or as tables, then raise the error that its verdict calls for, if any."""
-        self.result(result.to_mapping(), *result.renderables())
+        """Print the result of a command as JSON or for people, then raise the error that its verdict calls for, if any.
+
+        Tables and rich's `Text` are fitted to the terminal. A plain `str` is printed as it is.
+        """
+        if self.silent:
+            pass
+        elif self.json:
+            sys.stdout.write(_json_line(result.to_mapping()))
+        else:
+            for renderable in result.renderables():
+                self._show(renderable)
         result.verdict()
+
+    def _show(self, renderable: RenderableType) -> None:
+        if isinstance(renderable, str):
+            self.results.out(harmless(renderable), highlight=False)
+        else:
+            self.results.print(renderable)
 
     @contextlib.contextmanager
     def progress(self, description: str, total: int | None) -> Iterator[Advance]:
@@ -115,6 +119,11 @@ class Reporter:
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(escape(harmless(description)), total=total)
             yield lambda steps: bar.advance(task, steps)
+
+
+def _json_line(payload: Mapping[str, Any]) -> str:
+    text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
+    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def _ignore(_steps: int) -> None:

@@ -12,16 +12,19 @@ import os
 import platform
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from icclip import __version__
 from icclip.caches import cache_directory, tree_size
 from icclip.errors import IcclipError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runtime.providers import INSTALL, PROVIDERS, choose_provider, clashing_runtimes, import_onnxruntime
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Status = Literal["ok", "absent", "warning", "broken"]
 
@@ -69,8 +72,14 @@ class Diagnosis:
         """Plain values for JSON."""
         return {"ok": not self.broken, "findings": [finding.to_mapping() for finding in self.findings]}
 
-    def raise_if_broken(self) -> None:
-        """Raise UsageError where something is broken; the table has already said what, and how to fix it."""
+    def renderables(self) -> Iterable[RenderableType]:
+        """One table, with a row for each finding."""
+        from icclip.report.doctor import diagnosis_table
+
+        return [diagnosis_table(self)]
+
+    def verdict(self) -> None:
+        """Raise UsageError if anything is broken; the table has already said what, and how to fix it."""
         if self.broken:
             names = ", ".join(f"{finding.area} {finding.name}" for finding in self.broken)
             raise UsageError(f"something is broken: {names}; the table above says why and how to fix it")

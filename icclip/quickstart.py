@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icclip.config import EvalConfig
+from icclip.config import EvalConfig, QuickstartConfig
 from icclip.console import Reporter
 from icclip.encoders import open_encoder
 from icclip.evaluating.request import eval_config
@@ -72,48 +72,48 @@ class QuickstartResult:
         return {"run": str(self.run), "pictures": str(self.pictures), "bundle": str(self.exported.bundle)}
 
 
-def quickstart(directory: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]) -> QuickstartResult:
-    """Run everything into `directory`.
+def quickstart(config: QuickstartConfig, registry: Registry, reporter: Reporter) -> QuickstartResult:
+    """Train, evaluate, picture and export in one directory.
 
     Args:
-        directory: gets `run/`, `retrieval.png` and `bundle/`.
-        registry: knows the model and the dataset.
-        reporter: hears what is going on.
-        options: fields of TrainConfig that differ from what suits the model.
+        config: its directory gets `run/`, `retrieval.png` and `bundle/`.
+        registry: knows the model, the dataset and the export target.
+        reporter: shows what is going on.
 
     Raises:
-        UsageError: `directory` already holds a run, the disk is full, ...; MissingExtraError: nothing exports.
+        UsageError: the directory already holds a quickstart, the disk is full, and the like.
+        MissingExtraError: the packages that export are not installed.
         GateError: the exported encoders do not retrieve what the model retrieves.
     """
-    # Before the work, not after it.
+    # A missing package is reported before the work, not after it.
     registry.export_target(TARGET)
     from icclip.training.request import train_config
     from icclip.training.run import train
 
     started = time.monotonic()
-    run, pictures = directory / "run", directory / "retrieval.png"
+    run, pictures = config.output_dir / "run", config.output_dir / "retrieval.png"
+    options = {"epochs": config.epochs, "device": config.device, "overwrite": config.overwrite}
     reporter.note(f"1/4 train {MODEL} on {DATASET}")
     train(train_config(registry, None, MODEL, DATASET, {**options, "output_dir": run}), registry, reporter)
     reporter.note("2/4 evaluate what was saved")
-    opened = {"checkpoint": str(run), "device": options.get("device")}
-    config = eval_config(registry, {"encoder": opened, "split": SPLIT})
-    metrics = evaluate(config, registry, reporter).metrics
+    encoder = {"checkpoint": str(run), "device": config.device}
+    measured = eval_config(registry, {"encoder": encoder, "split": SPLIT})
+    metrics = evaluate(measured, registry, reporter).metrics
     reporter.note("3/4 look at what it finds")
-    atomic_write_bytes(pictures, _picture(config, registry))
+    atomic_write_bytes(pictures, _picture(measured, registry))
     reporter.note(f"4/4 export it ({', '.join(PRECISIONS)}), and compare what the exported encoders find")
-    exported = _export(run, directory / "bundle", registry, reporter, options)
+    exported = _export(run, config, registry, reporter)
     return QuickstartResult(
         run=run, pictures=pictures, metrics=metrics, exported=exported, seconds=time.monotonic() - started
     )
 
 
-def _export(
-    run: Path, bundle: Path, registry: Registry, reporter: Reporter, options: Mapping[str, Any]
-) -> ExportResult:
-    said = {"output_dir": bundle, "target": TARGET, "precisions": PRECISIONS, "split": SPLIT}
-    encoder = {"checkpoint": str(run), "device": options.get("device")}
-    config = export_config(registry, {**said, "encoder": encoder, "overwrite": options.get("overwrite")})
-    result = export(config, registry, reporter)
+def _export(run: Path, config: QuickstartConfig, registry: Registry, reporter: Reporter) -> ExportResult:
+    said = {
+        "output_dir": config.output_dir / "bundle", "target": TARGET, "precisions": PRECISIONS, "split": SPLIT,
+        "encoder": {"checkpoint": str(run), "device": config.device}, "overwrite": config.overwrite,
+    }  # fmt: skip
+    result = export(export_config(registry, said), registry, reporter)
     result.verdict()
     return result
 
@@ -121,7 +121,7 @@ def _export(
 def _picture(config: EvalConfig, registry: Registry) -> bytes:
     from icclip.data.gallery import load_gallery
 
-    # What there is to say about the data was said when it was evaluated.
+    # The evaluation has already reported what there is to say about the data.
     quiet = Reporter(silent=True)
     gallery = load_gallery(registry, config.data, config.split, quiet)
     queries = search(open_encoder(registry, config.encoder, quiet), gallery.images, gallery.relevance())

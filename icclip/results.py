@@ -1,4 +1,4 @@
-"""What every job returns: plain values for `--json`, something to print, and a verdict."""
+"""What every command prints through: plain values for `--json`, something for people to read, and a verdict."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Result(Protocol):
-    """The outcome of a job; `Reporter.deliver` prints it and passes the verdict on."""
+    """The outcome of a command; `Reporter.deliver` prints it and then asks for its verdict."""
 
     def to_mapping(self) -> Mapping[str, Any]:
         """Plain values for JSON."""
         ...
 
     def renderables(self) -> Iterable[RenderableType]:
-        """Tables and lines for people."""
+        """Tables and text for people; a plain `str` is printed as it is."""
         ...
 
     def verdict(self) -> None:

@@ -1,10 +1,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from icclip.console import Reporter
+from icclip.errors import GateError
+
+
+@dataclass
+class Sample:
+    """A result of a command."""
+
+    values: dict
+    shown: object = "a table"
+    error: Exception | None = None
+
+    def to_mapping(self):
+        return self.values
+
+    def renderables(self):
+        return [self.shown]
+
+    def verdict(self):
+        if self.error is not None:
+            raise self.error
 
 
 def test_words_go_to_stderr_and_results_to_stdout(capsys):
@@ -12,7 +33,7 @@ def test_words_go_to_stderr_and_results_to_stdout(capsys):
     reporter.note("a [note]")
     reporter.warn("careful [/]")
     reporter.header({"model": "clip", "data": "shapes[1]"})
-    reporter.result({"a": 1}, "a table")
+    reporter.deliver(Sample({"a": 1}))
     out, err = capsys.readouterr()
     assert out == "a table\n"
     assert err == "a [note]\nwarning: careful [/]\nmodel  clip\ndata   shapes[1]\n"
@@ -21,16 +42,32 @@ def test_words_go_to_stderr_and_results_to_stdout(capsys):
 def test_json_is_the_only_thing_on_stdout(capsys):
     reporter = Reporter(json=True)
     reporter.note("a note")
-    reporter.result({"name": "größe"}, "a table")
+    reporter.deliver(Sample({"name": "größe"}))
     out, err = capsys.readouterr()
     assert json.loads(out) == {"name": "größe"}
     assert out.count("\n") == 1
     assert err == "a note\n"
 
 
+@pytest.mark.parametrize("reporter", [Reporter(), Reporter(json=True), Reporter(silent=True)])
+def test_the_verdict_comes_last_whoever_listens(reporter, capsys):
+    with pytest.raises(GateError, match="missed"):
+        reporter.deliver(Sample({"a": 1}, error=GateError("missed")))
+    assert bool(capsys.readouterr().out) is not reporter.silent
+
+
+def test_a_string_is_printed_as_it_is(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    text = f"# a [bold]comment[/] of {'many ' * 30}words\nepochs = 5"
+    Reporter().deliver(Sample({}, shown=text))
+    assert capsys.readouterr().out == text + "\n"
+
+
 def test_json_refuses_nan():
     with pytest.raises(ValueError, match="Out of range float"):
-        Reporter(json=True).result({"a": float("nan")})
+        Reporter(json=True).deliver(Sample({"a": float("nan")}))
 
 
 def test_silent_says_nothing(capsys):
@@ -38,7 +75,7 @@ def test_silent_says_nothing(capsys):
     reporter.note("a note")
     reporter.warn("a warning")
     reporter.header({"a": 1})
-    reporter.result({"a": 1}, "a table")
+    reporter.deliver(Sample({"a": 1}))
     with reporter.progress("work", 2) as advance:
         advance(1)
     assert capsys.readouterr() == ("", "")
@@ -82,7 +119,7 @@ def test_what_steers_a_terminal_is_written_out(capsys):
     reporter.warn(hostile)
     reporter.header({"data": hostile})
     assert capsys.readouterr().err.count("a\\x1b[31m\\x9b \\u202e\\udc80\\r[bold]ü") == 3
-    Reporter(json=True).result({"name": hostile})
+    Reporter(json=True).deliver(Sample({"name": hostile}))
     assert __import__("json").loads(capsys.readouterr().out) == {"name": hostile}
 
 

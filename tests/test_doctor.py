@@ -10,7 +10,7 @@ from sample_distributions import SAMPLES, install
 from icclip import doctor
 from icclip.errors import MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.report.doctor import size_text
+from icclip.report.caches import size_text
 
 
 @pytest.fixture(autouse=True)

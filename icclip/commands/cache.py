@@ -9,7 +9,7 @@ import typer
 from icclip.commands.declared import Json
 from icclip.console import Reporter
 
-app = typer.Typer(help="Decoded images that icclip keeps on the disk: list them, delete them.", no_args_is_help=True)
+app = typer.Typer(help="List or delete the decoded images that icclip keeps on disk.", no_args_is_help=True)
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")]
 
@@ -17,23 +17,19 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")
 @app.command("list")
 def list_cached(*, json: Json = False) -> None:
     """List every cached file with its size. ICCLIP_CACHE says where the caches are."""
-    from icclip.caches import cache_directory, cache_entries
-    from icclip.report.doctor import cache_table
+    from icclip.caches import cache_entries
+    from icclip.report.caches import CacheList
 
-    entries = cache_entries()
-    payload = {"directory": str(cache_directory()), "entries": [entry.to_mapping() for entry in entries]}
-    Reporter.for_this_process(json=json).result(payload, cache_table(entries))
+    Reporter.for_this_process(json=json).deliver(CacheList(cache_entries()))
 
 
 @app.command("clear")
 def clear(*, yes: Yes = False, json: Json = False) -> None:
     """Delete every cached file. The next run that needs one decodes its images again."""
-    from icclip.caches import cache_directory, cache_entries, clear_cache
-    from icclip.report.doctor import cleared_line, size_text
+    from icclip.caches import cache_entries, clear_cache
+    from icclip.report.caches import CacheCleared, question
 
     entries = cache_entries()
-    size = size_text(sum(entry.bytes for entry in entries))
     if entries and not yes:
-        typer.confirm(f"Delete {len(entries)} cached files ({size}) in {cache_directory()}?", abort=True, err=True)
-    cleared = clear_cache(entries)
-    Reporter.for_this_process(json=json).result(cleared.to_mapping(), cleared_line(cleared))
+        typer.confirm(question(entries), abort=True, err=True)
+    Reporter.for_this_process(json=json).deliver(CacheCleared(clear_cache(entries)))

@@ -22,16 +22,12 @@ File = Annotated[Path, typer.Argument(help="TOML file, or the icclip.json of a r
 @with_options(TrainConfig, first=MOST_USED)
 def show(said: Any, context: typer.Context, run: Run = None, *, config: ConfigFile = None, json: Json = False) -> None:
     """Print the whole configuration that `icclip train` would use, as TOML for --config, with all defaults."""
-    from icclip.config.declare import help_by_path
-    from icclip.config.toml import toml
+    from icclip.report.configuration import ShownConfig
     from icclip.training.request import asked
 
     here = {} if run is None else {"output_dir": run}
-    values = asked(context.find_root().obj, {**here, **said}, config or run).to_mapping()
-    if json:
-        Reporter.for_this_process(json=True).result(values)
-    else:
-        typer.echo(toml(values, help_by_path(TrainConfig)), nl=False)
+    shown = asked(context.obj, {**here, **said}, config or run)
+    Reporter.for_this_process(json=json).deliver(ShownConfig(shown))
 
 
 @app.command("check")
@@ -40,5 +36,5 @@ def check(context: typer.Context, file: File, *, json: Json = False) -> None:
     from icclip.report.configuration import CheckedConfig
     from icclip.training.request import checked
 
-    config = checked(context.find_root().obj, file)
+    config = checked(context.obj, file)
     Reporter.for_this_process(json=json).deliver(CheckedConfig(file, config))

@@ -27,5 +27,5 @@ def inspect(said: Any, context: typer.Context, dataset: DatasetName, *, json: Js
     from icclip.inspecting.request import inspect_config
     from icclip.inspecting.run import inspect as run
 
-    registry, reporter = context.find_root().obj, Reporter.for_this_process(json=json)
+    registry, reporter = context.obj, Reporter.for_this_process(json=json)
     reporter.deliver(run(inspect_config(registry, dataset, said), registry, reporter))

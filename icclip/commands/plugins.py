@@ -40,5 +40,5 @@ def check(
     from icclip.report.plugins import PluginChecks
     from icclip.testing import check_by_name
 
-    checks = check_by_name(context.find_root().obj, name, path)
+    checks = check_by_name(context.obj, name, path)
     Reporter.for_this_process(json=json).deliver(PluginChecks(name, checks))

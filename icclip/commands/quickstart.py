@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+import typer  # noqa: TC002 # Typer reads the annotations at run time
 
-from icclip.commands.declared import Json
-from icclip.config.encoder import DEVICE, GPU
+from icclip.commands.declared import Json, with_options
+from icclip.config import QuickstartConfig
 from icclip.console import Reporter
 
-Directory = Annotated[Path, typer.Option("--output-dir", "-o", help="Directory that everything is written to.")]
-Epochs = Annotated[int | None, typer.Option(help="Number of passes over the images. \\[default: what suits the model]")]
-Device = Annotated[str | None, typer.Option(help=f"{DEVICE} \\[default: {GPU}]")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier quickstart in the directory.")]
 
-
-def quickstart(
-    context: typer.Context,
-    *,
-    output_dir: Directory = Path("quickstart"),
-    epochs: Epochs = None,
-    device: Device = None,
-    overwrite: Overwrite = False,
-    json: Json = False,
-) -> None:
+@with_options(QuickstartConfig)
+def quickstart(said: Any, context: typer.Context, *, json: Json = False) -> None:
     """Train, evaluate, picture and export on the embedded dataset: the whole job in a few minutes, without any files."""
     from icclip.quickstart import quickstart as run
 
-    options = {"epochs": epochs, "device": device, "overwrite": overwrite}
     reporter = Reporter.for_this_process(json=json)
-    reporter.deliver(run(output_dir, context.obj, reporter, options))
+    reporter.deliver(run(QuickstartConfig.from_mapping(said), context.obj, reporter))

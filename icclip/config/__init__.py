@@ -5,7 +5,7 @@
     ├── data: DatasetConfig
     ├── gentle: GentleConfig
     └── lora: LoraConfig
-    AssembleConfig
+    AssembleConfig, QuickstartConfig
     EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
@@ -26,6 +26,7 @@ from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
 from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
+from icclip.config.quickstart import QuickstartConfig
 from icclip.config.training import (
     MAX_DISTANCE,
     Augmentation,
@@ -60,6 +61,7 @@ __all__ = [
     "OnBadImage",
     "Precision",
     "Provider",
+    "QuickstartConfig",
     "RelevanceProtocol",
     "Tower",
     "TrainConfig",

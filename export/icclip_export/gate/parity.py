@@ -73,15 +73,7 @@ def check_precision(
         small_batches = list(small_batch_checks(encoder, reference.embeddings, reference.data, limits))
         probed, probes = _probed(encoder, reference, limits)
     except CheckpointError as error:
-        return PrecisionParity(
-            precision=precision,
-            provider=runs_on,
-            passed=False,
-            thresholds=limits,
-            metrics={},
-            measured={"checks": [{"name": "runs", "passed": False}]},
-            failures=(f"does not run: {error}",),
-        )
+        return _does_not_run(precision, runs_on, limits, error)
     towers, rankings = _agreements(reference.embeddings, found, reference.data.relevance)
     _doubt(precision, towers, reporter)
     ranks = found.ranks(reference.data.relevance)
@@ -110,6 +102,18 @@ def check_precision(
             "probes": probes,
         },
         failures=tuple(check.line for check in checks if not check.passed),
+    )
+
+
+def _does_not_run(precision: str, provider: str, limits: Thresholds, error: CheckpointError) -> PrecisionParity:
+    return PrecisionParity(
+        precision=precision,
+        provider=provider,
+        passed=False,
+        thresholds=limits,
+        metrics={},
+        measured={"checks": [{"name": "runs", "passed": False}]},
+        failures=(f"does not run: {error}",),
     )
 
 
