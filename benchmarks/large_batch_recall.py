@@ -95,8 +95,8 @@ def summary(run: Path) -> dict[str, Any]:
 def mean(runs: list[dict[str, Any]], recipe: str) -> dict[str, float]:
     """Over the seeds."""
     found = [run["rsum"] for run in runs if run["recipe"] == recipe]
-    spread = statistics.stdev(found) if len(found) > 1 else 0.0
-    return {"mean rsum": rounded(statistics.mean(found)), "standard deviation": rounded(spread)}
+    deviation = statistics.stdev(found) if len(found) > 1 else 0.0
+    return {"mean rsum": rounded(statistics.mean(found)), "standard deviation": rounded(deviation)}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from icclip.config import EncoderConfig
 from icclip.console import Reporter
-from icclip.encoders import open_encoder as open_requested
+from icclip.encoders import open_encoder as open_configured
 from icclip.errors import DataError
 from icclip.files import atomic_directory
 from icclip.plugins.registry import Registry
@@ -100,8 +100,8 @@ def open_encoder(checkpoint: str | Path, **options: Any) -> Encoder:
         UsageError: it is not there, or cannot be used as it is.
     """
     # Images that a program has in memory are decoded: processes that load them would only cost time.
-    request = EncoderConfig.from_mapping({"checkpoint": str(checkpoint), "workers": 0, **options})
-    return open_requested(Registry.from_environment(), request, Reporter(silent=True))
+    config = EncoderConfig.from_mapping({"checkpoint": str(checkpoint), "workers": 0, **options})
+    return open_configured(Registry.from_environment(), config, Reporter(silent=True))
 
 
 def _self_contained(split: Dataset) -> Dataset:

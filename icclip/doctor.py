@@ -192,7 +192,7 @@ def _no_gpu(version: str, *, cuda_build: bool) -> Finding:
     )
 
 
-# Places ---------------------------------------------------------------------------------------------
+# Directories ---------------------------------------------------------------------------------------------
 
 
 def caches() -> Iterator[Finding]:
@@ -200,12 +200,12 @@ def caches() -> Iterator[Finding]:
     from huggingface_hub import constants
 
     datasets = os.environ.get("HF_DATASETS_CACHE") or str(Path(constants.HF_HOME) / "datasets")
-    places = {"images": cache_directory(), "hub": Path(constants.HF_HUB_CACHE), "datasets": Path(datasets)}
-    for name, path in places.items():
-        yield _place(name, path)
+    directories = {"images": cache_directory(), "hub": Path(constants.HF_HUB_CACHE), "datasets": Path(datasets)}
+    for name, path in directories.items():
+        yield _directory(name, path)
 
 
-def _place(name: str, path: Path) -> Finding:
+def _directory(name: str, path: Path) -> Finding:
     if not path.exists():
         return Finding(area="caches", name=name, status="ok", detail=f"{path}: nothing cached yet")
     size = f"{path}: {tree_size(path) / GIB:.2f} GiB"

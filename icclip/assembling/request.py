@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icclip.config import AssembleConfig, merged
+from icclip.config import AssembleConfig, overlaid
 from icclip.errors import UsageError
 
 
@@ -18,7 +18,7 @@ def assemble_config(options: Mapping[str, Any]) -> AssembleConfig:
     Raises:
         UsageError: an option is wrong, or something is already in the output directory.
     """
-    config = AssembleConfig.from_mapping(merged(options))
+    config = AssembleConfig.from_mapping(overlaid(options))
     directory = config.output_dir
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} already exists: choose another --output-dir")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icclip.config import BlendConfig, merged
+from icclip.config import BlendConfig, overlaid
 from icclip.errors import UsageError
 from icclip.evaluating.request import eval_config
 from icclip.plugins.registry import Registry
@@ -26,7 +26,7 @@ def blend_config(registry: Registry, said: Mapping[str, Any]) -> BlendConfig:
     encoder, other, alphas = said["encoder"], said.get("other"), said.get("alphas")
     model = step_zero(registry, str(encoder["checkpoint"])) if other is None else {"name": other}
     trust = {"trust_remote_code": encoder.get("trust_remote_code")}
-    values = {**merged(said), "other": merged(model, trust), "data": None}
+    values = {**overlaid(said), "other": overlaid(model, trust), "data": None}
     if alphas is None or len(alphas) > 1 or said.get("data", {}).get("name") is not None:
         asked = {name: said[name] for name in ("encoder", "data", "eval_bs") if name in said}
         measured = eval_config(registry, asked)

@@ -102,7 +102,7 @@ EARLY = ("--model", "--with", "--dataset", "--split", "--output-dir", "--output"
 
 
 def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
-    place = {flag: number for number, flag in enumerate(first)}
+    leading = {flag: number for number, flag in enumerate(first)}
     order = {panel: number for number, panel in enumerate(PANELS)}
     early = {flag: number for number, flag in enumerate(EARLY)}
 
@@ -111,7 +111,11 @@ def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
         # An argument that may be repeated takes all that follow.
         if group[0].option.argument:
             return -1, _repeated(group[0])
-        return place.get(flag, len(place)), order.get(group[0].option.panel, len(order)), early.get(flag, len(early))
+        return (
+            leading.get(flag, len(leading)),
+            order.get(group[0].option.panel, len(order)),
+            early.get(flag, len(early)),
+        )
 
     return sorted(groups, key=key)
 
@@ -196,7 +200,7 @@ def _shown(value: Any) -> str:
 
 
 def _said(groups: Iterable[Group], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that were given, at the places of the fields that they are for."""
+    """The values that were given, nested as the fields are that they belong to."""
     said: dict[str, Any] = {}
     for group in groups:
         value = _value(group[0], values)

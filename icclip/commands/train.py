@@ -32,9 +32,9 @@ def train(said: Any, context: typer.Context, *, config: ConfigFile = None, json:
     """Fine-tune a model on captioned images, keep the best checkpoint, and measure it."""
     from icclip.training.request import asked
 
-    request = asked(context.obj, said, config)
-    # After the request is known to be good: importing torch takes seconds.
+    asked_for = asked(context.obj, said, config)
+    # Importing torch takes seconds, so a wrong option is reported before it.
     from icclip.training.run import train as run
 
     reporter = Reporter.for_this_process(json=json)
-    reporter.deliver(run(request, context.obj, reporter))
+    reporter.deliver(run(asked_for, context.obj, reporter))

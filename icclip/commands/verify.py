@@ -18,7 +18,7 @@ def verify(said: Any, context: typer.Context, *, json: Json = False) -> None:
     The thresholds are those in the bundle's parity.json. The exit code is 3 if a check fails.
     """
     from icclip.verifying.request import verify_config
-    from icclip.verifying.run import verify_request as run
+    from icclip.verifying.run import verify as run
 
     reporter = Reporter.for_this_process(json=json)
     reporter.deliver(run(verify_config(context.obj, said), context.obj, reporter))

@@ -16,7 +16,7 @@
 """
 
 from icclip.config.assembling import AssembleConfig
-from icclip.config.base import Config, merged, read_toml
+from icclip.config.base import Config, overlaid, read_toml
 from icclip.config.blending import BlendConfig
 from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage, RelevanceProtocol
 from icclip.config.embedding import EmbedConfig
@@ -66,6 +66,6 @@ __all__ = [
     "Tower",
     "TrainConfig",
     "VerifyConfig",
-    "merged",
+    "overlaid",
     "read_toml",
 ]

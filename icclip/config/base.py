@@ -64,7 +64,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
-def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Later layers win, table by table. A None in a layer means 'not said' and never wins."""
     result: dict[str, Any] = {}
     for layer in layers:
@@ -72,9 +72,9 @@ def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
             if value is None:
                 continue
             if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
-                result[key] = merged(result[key], value)
+                result[key] = overlaid(result[key], value)
             else:
-                result[key] = merged(value) if isinstance(value, Mapping) else value
+                result[key] = overlaid(value) if isinstance(value, Mapping) else value
     return result
 
 

@@ -53,7 +53,7 @@ class Option:
     flags: tuple[str, ...] = ()
     """The main flag, then its aliases; empty: the field's name. Fields with one main flag are set together."""
     argument: bool = False
-    """Given by its place, without a flag."""
+    """Given by its position on the command line, without a flag."""
     metavar: str | None = None
     at_least: float | None = None
     at_most: float | None = None
@@ -111,7 +111,7 @@ def option(text: str, default: Any = None, **details: Any) -> Any:
 
 
 def argument(text: str, default: Any = REQUIRED, **details: Any) -> Any:
-    """A config field that a command takes by its place."""
+    """A config field that a command takes by its position, as an argument."""
     return option(text, default, argument=True, panel=MODEL_AND_DATA, **details)
 
 
@@ -186,10 +186,10 @@ def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[De
     for field in fields:
         found = own_option(field)
         if found is not None and field.name not in here.leave_out:
-            place, owner = (*path, field.name), f"{config.__qualname__}.{field.name}"
+            full, owner = (*path, field.name), f"{config.__qualname__}.{field.name}"
             text, unset = here.help.get(field.name, found.help), here.unset.get(field.name, found.unset)
             shown = dataclasses.replace(found, help=text, unset=unset)
-            yield Declared(place, owner, hints[field.name], _default(field), shown)
+            yield Declared(full, owner, hints[field.name], _default(field), shown)
     for field in fields:
         inner: _Nested | None = field.metadata.get(_NESTED)
         if inner is not None:

@@ -35,8 +35,8 @@ class Problem(str):  # noqa: SLOT000 # it holds its parts, which slots of a str 
         pieces = _FIELD.split(template)
         return cls(
             *(
-                Key(where + piece, f"{owner.__qualname__}.{piece}") if place % 2 else piece
-                for place, piece in enumerate(pieces)
+                Key(where + piece, f"{owner.__qualname__}.{piece}") if number % 2 else piece
+                for number, piece in enumerate(pieces)
                 if piece
             )
         )

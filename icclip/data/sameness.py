@@ -54,13 +54,13 @@ def _of_each(split: Dataset, work: Callable[[bytes, str], T]) -> list[T]:
     found: list[T] = []
     with ThreadPoolExecutor(cores()) as pool:
         for batch in images.iter(AT_ONCE):
-            places = [f"row {row}" for row in range(len(found), len(found) + len(batch["image"]))]
-            found += pool.map(work, map(encoded, batch["image"], places), places)
+            names = [f"row {row}" for row in range(len(found), len(found) + len(batch["image"]))]
+            found += pool.map(work, map(encoded, batch["image"], names), names)
     return found
 
 
 def difference_hash(image: Image.Image) -> int:
-    """64 bits: whether each of 8 x 8 places is brighter than its right neighbour (dHash, Krawetz 2013).
+    """64 bits: whether each of 8 x 8 areas is brighter than its right neighbour (dHash, Krawetz 2013).
 
     Other sizes, encodings and small edits of an image change a few bits at most.
     """
@@ -82,8 +82,8 @@ def same_look(groups: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarr
     """
     joined = groups.copy()
     rows = np.flatnonzero((groups == np.arange(len(groups))) & (hashes != 0))
-    for place, row in enumerate(rows):
-        others = rows[place + 1 :]
+    for number, row in enumerate(rows):
+        others = rows[number + 1 :]
         for other in others[np.bitwise_count(hashes[others] ^ hashes[row]) <= distance]:
             one, two = sorted((joined[row], joined[other]))
             joined[joined == two] = one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icclip.config import EmbedConfig, merged
+from icclip.config import EmbedConfig, overlaid
 from icclip.plugins.registry import Registry
 
 
@@ -20,7 +20,7 @@ def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
         UsageError: the dataset is unknown, an option is wrong, or not exactly one kind of input is given.
         MissingExtraError: a dataset without the package `datasets`.
     """
-    values = {**merged(said), "data": None}
+    values = {**overlaid(said), "data": None}
     if said.get("data", {}).get("name") is not None:
         from icclip.evaluating.request import evaluation_data
 

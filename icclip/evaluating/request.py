@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
-from icclip.config import DatasetConfig, EvalConfig, merged
+from icclip.config import DatasetConfig, EvalConfig, overlaid
 from icclip.data.gallery import dataset_asked
 from icclip.errors import MissingExtraError, UsageError
 from icclip.naming import public_name
@@ -41,7 +41,7 @@ def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
     if proven is not None and said.get("data", {}).get("name") is None:
         own["split"] = proven.split
     data = evaluation_data(registry, checkpoint, said.get("data", {}))
-    return EvalConfig.from_mapping({**merged(own, said), "data": data})
+    return EvalConfig.from_mapping({**overlaid(own, said), "data": data})
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
@@ -95,8 +95,8 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
     run = RunDirectory.open(checkpoint)
     own = training_data(registry, run, asked) or _proven_data(registry, checkpoint, asked)
     if own is not None:
-        place = {"path": asked.path} if asked else {}
-        return DatasetConfig.from_mapping({**merged(own.to_mapping(), options), **place})
+        path = {"path": asked.path} if asked else {}
+        return DatasetConfig.from_mapping({**overlaid(own.to_mapping(), options), **path})
     if asked is not None:
         return asked
     raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icclip.bundles.parity_record import ParityRecord
-from icclip.config import ExportConfig, merged
+from icclip.config import ExportConfig, overlaid
 from icclip.console import Reporter
 from icclip.errors import GateError
 from icclip.evaluating.request import evaluation_data
@@ -69,4 +69,4 @@ def export_config(registry: Registry, said: Mapping[str, Any]) -> ExportConfig:
         UsageError: no dataset is known, or an option is wrong.
     """
     data = evaluation_data(registry, str(said["encoder"]["checkpoint"]), said.get("data", {}))
-    return ExportConfig.from_mapping({**merged(said), "data": data})
+    return ExportConfig.from_mapping({**overlaid(said), "data": data})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icclip.config import InspectConfig, merged
+from icclip.config import InspectConfig, overlaid
 from icclip.data.gallery import dataset_asked
 from icclip.plugins.registry import Registry
 
@@ -23,4 +23,4 @@ def inspect_config(registry: Registry, dataset: str, said: Mapping[str, Any]) ->
         MissingExtraError: the package `datasets` is not installed.
     """
     data = dataset_asked(registry, dataset, said.get("data", {}))
-    return InspectConfig.from_mapping({**merged(said), "data": data})
+    return InspectConfig.from_mapping({**overlaid(said), "data": data})

@@ -116,8 +116,8 @@ def axes(processor: Any, images: Sequence[Any]) -> dict[str, str]:
 def _looked_up(pixels: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Several times faster than torch's indexing, which wants wider integers."""
     result = np.empty(pixels.shape, np.float32)
-    for image, place in zip(pixels, result, strict=True):
+    for image, target in zip(pixels, result, strict=True):
         for channel, table in enumerate(levels):
             # The mode that needs no check of the indices, and so no copy of the output.
-            np.take(table, image[channel], out=place[channel], mode="clip")
+            np.take(table, image[channel], out=target[channel], mode="clip")
     return result

@@ -33,11 +33,11 @@ def _described(split: Mapping[str, Any]) -> dict[str, str]:
     rows = {
         "images": f"{split['images']:,}",
         "captions": f"{split['captions']:,}",
-        "captions per image": _spread(split["captions_per_image"]),
+        "captions per image": _range(split["captions_per_image"]),
         "shared captions": f"{split['captions_at_several_images']:,} ({_share(split)})",
-        "characters per caption": _spread(split["characters"]),
-        "width": _spread(split["width"]),
-        "height": _spread(split["height"]),
+        "characters per caption": _range(split["characters"]),
+        "width": _range(split["width"]),
+        "height": _range(split["height"]),
         "modes": ", ".join(f"{mode} {count:,}" for mode, count in split["modes"].items()),
         "formats": ", ".join(f"{name} {count:,}" for name, count in split["formats"].items()),
         "identical images": f"{split['identical_images']:,}",
@@ -45,7 +45,7 @@ def _described(split: Mapping[str, Any]) -> dict[str, str]:
     }
     if "model" in split:
         model = split["model"]
-        rows["tokens per caption"] = _spread(model["tokens"])
+        rows["tokens per caption"] = _range(model["tokens"])
         rows[f"truncated at {model['limit']} tokens"] = f"{model['cut']:,} ({100 * model['cut_share']:.1f} %)"
     return rows
 
@@ -54,7 +54,7 @@ def _share(split: Mapping[str, Any]) -> str:
     return f"{100 * split['captions_at_several_images'] / split['captions']:.1f} %"
 
 
-def _spread(values: Mapping[str, float]) -> str:
+def _range(values: Mapping[str, float]) -> str:
     if values["min"] == values["max"]:
         return f"{values['min']:,}"
     return f"{values['min']:,} .. {values['median']:,g} .. {values['max']:,}"

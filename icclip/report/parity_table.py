@@ -91,11 +91,11 @@ def _table(result: PrecisionParity, reference: Mapping[str, Any]) -> Table:
     return table
 
 
-Checks = Mapping[str, Mapping[str, Any]]
+Requirements = Mapping[str, Mapping[str, Any]]
 Row = tuple[str, ...]
 
 
-def _embedding_rows(towers: Mapping[str, Mapping[str, Any]], checks: Checks) -> Iterator[Row]:
+def _embedding_rows(towers: Mapping[str, Mapping[str, Any]], checks: Requirements) -> Iterator[Row]:
     for label, (measure, check) in COSINES.items():
         own = [checks.get(f"{tower}.{check}") for tower in TOWERS]
         values = [_cosine(towers[tower][measure]) for tower in TOWERS]
@@ -115,7 +115,7 @@ def _embedding_rows(towers: Mapping[str, Mapping[str, Any]], checks: Checks) -> 
         )
 
 
-def _retrieval_rows(result: PrecisionParity, reference: Mapping[str, Any], checks: Checks) -> Iterator[Row]:
+def _retrieval_rows(result: PrecisionParity, reference: Mapping[str, Any], checks: Requirements) -> Iterator[Row]:
     for cutoff in CUTOFFS:
         keys = [f"{direction}_R@{cutoff}" for direction in DIRECTIONS]
         own = [checks.get(f"{direction}.R@{cutoff}") for direction in DIRECTIONS]
@@ -125,7 +125,7 @@ def _retrieval_rows(result: PrecisionParity, reference: Mapping[str, Any], check
         yield from _ranking_rows(result, checks)
 
 
-def _ranking_rows(result: PrecisionParity, checks: Checks) -> Iterator[Row]:
+def _ranking_rows(result: PrecisionParity, checks: Requirements) -> Iterator[Row]:
     rankings = [result.measured["rankings"][direction] for direction in DIRECTIONS]
     own = [checks.get(f"{direction}.top10") for direction in DIRECTIONS]
     shares = [_share(ranking["overlap"]) for ranking in rankings]

@@ -112,8 +112,8 @@ def _rows(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[
     rsum = intervals.get("rsum")
     between = f"{rsum[0]:.1f} .. {rsum[1]:.1f}" if rsum else ""
     yield "both", "rsum", Bar(metrics["rsum"] / 600), f"{metrics['rsum']:.1f}", between
-    for place, (name, value) in enumerate(plugin_metrics(metrics).items()):
-        yield "from plugins" if place == 0 else "", name, "", f"{value:.4g}", _span_of(intervals, name)
+    for number, (name, value) in enumerate(plugin_metrics(metrics).items()):
+        yield "from plugins" if number == 0 else "", name, "", f"{value:.4g}", _span_of(intervals, name)
 
 
 def plugin_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

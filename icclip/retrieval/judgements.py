@@ -112,8 +112,8 @@ def _name(answer: Any) -> str:
 def _line_of(key: str, text: str) -> int:
     """The line of a JSON file in which a key appears first."""
     spellings = (json.dumps(key), json.dumps(key, ensure_ascii=False))
-    places = [place for place in map(text.find, spellings) if place >= 0]
-    return text.count("\n", 0, min(places, default=0)) + 1
+    starts = [start for start in map(text.find, spellings) if start >= 0]
+    return text.count("\n", 0, min(starts, default=0)) + 1
 
 
 def _grade(value: Any, where: str) -> float:

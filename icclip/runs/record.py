@@ -27,25 +27,25 @@ def write_record(directory: Path, content: Mapping[str, Any]) -> None:
     It travels with the model, and so names things without the directories of this machine; where they are
     here stands in `local.json` beside it, which stays here.
     """
-    places: dict[str, dict[str, str]] = {}
-    config = _published(content.get("config"), "", places)
+    paths: dict[str, dict[str, str]] = {}
+    config = _published(content.get("config"), "", paths)
     public = {**content, "config": config} if "config" in content else dict(content)
-    if places or (directory / LOCAL).exists():
-        atomic_write_json(directory / LOCAL, {"config": places})
-    atomic_write_json(directory / RECORD, _without_places(public))
+    if paths or (directory / LOCAL).exists():
+        atomic_write_json(directory / LOCAL, {"config": paths})
+    atomic_write_json(directory / RECORD, _without_paths(public))
 
 
-def _published(value: Any, where: str, places: dict[str, dict[str, str]]) -> Any:
+def _published(value: Any, where: str, paths: dict[str, dict[str, str]]) -> Any:
     """Plain values with names instead of paths; the paths are collected by their dotted keys."""
     if isinstance(value, Mapping):
-        return {key: _published(item, f"{where}.{key}" if where else key, places) for key, item in value.items()}
+        return {key: _published(item, f"{where}.{key}" if where else key, paths) for key, item in value.items()}
     if isinstance(value, str) and public_name(value) != value:
-        places[where] = {"name": public_name(value), "path": value}
+        paths[where] = {"name": public_name(value), "path": value}
         return public_name(value)
     return value
 
 
-def _without_places(content: Mapping[str, Any]) -> dict[str, Any]:
+def _without_paths(content: Mapping[str, Any]) -> dict[str, Any]:
     """The rest of a record: what it says of the model and the data is for people, and nobody opens it."""
     return {key: value if key == "config" else _published(value, "", {}) for key, value in content.items()}
 
@@ -74,37 +74,35 @@ def read_record(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(record, Mapping):
         return {}
-    return with_places(record, path.parent / LOCAL)
+    return with_local_paths(record, path.parent / LOCAL)
 
 
-def with_places(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
+def with_local_paths(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
     """The record as it was before it was made fit to travel, where `local.json` is still beside it.
 
     Raises:
         CheckpointError: `local.json` is there and cannot be read as JSON.
     """
     try:
-        places = json.loads(local.read_text(encoding="utf-8")).get("config", {})
+        paths = json.loads(local.read_text(encoding="utf-8")).get("config", {})
     except OSError:
         return record
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"cannot read {local}: {error}; delete it, and give paths on the command line") from error
     config = record.get("config")
-    if not isinstance(config, Mapping) or not isinstance(places, Mapping):
+    if not isinstance(config, Mapping) or not isinstance(paths, Mapping):
         return record
-    return {**record, "config": _placed(config, places, "")}
+    return {**record, "config": _with_paths(config, paths, "")}
 
 
-def _placed(values: Mapping[str, Any], places: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _with_paths(values: Mapping[str, Any], paths: Mapping[str, Any], where: str) -> dict[str, Any]:
     found = {}
     for key, value in values.items():
         own = f"{where}.{key}" if where else key
         if isinstance(value, Mapping):
-            found[key] = _placed(value, places, own)
+            found[key] = _with_paths(value, paths, own)
         else:
             # Only for the name that it was written with: the record may have been edited since.
-            place = places.get(own)
-            found[key] = (
-                place.get("path", value) if isinstance(place, Mapping) and place.get("name") == value else value
-            )
+            path = paths.get(own)
+            found[key] = path.get("path", value) if isinstance(path, Mapping) and path.get("name") == value else value
     return found

@@ -93,9 +93,9 @@ class Preprocessor:
         """
         batch = np.empty((len(items), _CHANNELS, *self.inputs.size), np.float32)
 
-        def fill(place: int, item: Item) -> tuple[Failure, DataError] | None:
+        def fill(row: int, item: Item) -> tuple[Failure, DataError] | None:
             try:
-                decoder(item, lambda image: self._normalise(self._resized(image), batch[place]))
+                decoder(item, lambda image: self._normalise(self._resized(image), batch[row]))
             except CallLimitError:
                 raise
             except DataError as error:
@@ -106,7 +106,7 @@ class Preprocessor:
         found = list(run(fill, range(len(items)), items))
         failures = [failure for failure in found if failure is not None]
         if failures:
-            batch = batch[[place for place, failure in enumerate(found) if failure is None]]
+            batch = batch[[row for row, failure in enumerate(found) if failure is None]]
         return batch, failures
 
     def _resized(self, image: Image.Image) -> Image.Image:

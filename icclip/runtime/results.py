@@ -18,7 +18,7 @@ class Failure(NamedTuple):
     """An item that could not be encoded."""
 
     row: int
-    """Its place among the inputs, from 0."""
+    """Its index among the inputs, from 0."""
     reason: str
     """The reason, in one line."""
 

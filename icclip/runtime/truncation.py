@@ -55,9 +55,9 @@ def cut(tokenizer: tokenizers.Tokenizer, text: str, length: int, *, lowercase: b
     """
     end = _CHARACTERS_PER_TOKEN * length
     while end < len(text):
-        place = _last_boundary(text, end)
-        if place is not None:
-            beginning = text[:place]
+        boundary = _last_boundary(text, end)
+        if boundary is not None:
+            beginning = text[:boundary]
             tokens = tokenizer.encode(beginning.lower() if lowercase else beginning, add_special_tokens=False)
             if len(tokens.ids) >= length:
                 return beginning
@@ -66,8 +66,8 @@ def cut(tokenizer: tokenizers.Tokenizer, text: str, length: int, *, lowercase: b
 
 
 def _last_boundary(text: str, end: int) -> int | None:
-    places = [match.start() for match in _BOUNDARY.finditer(text, end // 2, end)]
-    return places[-1] if places else None
+    boundaries = [match.start() for match in _BOUNDARY.finditer(text, end // 2, end)]
+    return boundaries[-1] if boundaries else None
 
 
 def _state(component: Any) -> Mapping[str, Any] | None:

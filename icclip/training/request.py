@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from icclip.config import DatasetConfig, ModelConfig, TrainConfig, merged, read_toml
+from icclip.config import DatasetConfig, ModelConfig, TrainConfig, overlaid, read_toml
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
-from icclip.runs.record import LOCAL, RECORD, with_places
+from icclip.runs.record import LOCAL, RECORD, with_local_paths
 from icclip.training.trackers import check_trackers
 
 
@@ -32,7 +32,7 @@ def train_config(
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
         MissingExtraError: adapters without peft, or a tracker whose package is not installed.
     """
-    said = merged(
+    said = overlaid(
         {} if file is None else _read(file),
         {"model": {"name": model}, "data": _dataset(registry, dataset, options.get("data", {}))},
         options,
@@ -44,7 +44,7 @@ def train_config(
         if not names[table]
     ]
     found = registry.preset(names["model"])
-    values = merged(
+    values = overlaid(
         {table: {"name": name} for table, name in names.items()}, {} if found is None else found[1].defaults, said
     )
     if values.get("resume") and file is not None and _is_run(file):
@@ -130,7 +130,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         return read_toml(file)
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        content: Mapping[str, Any] = with_places(record, file.with_name(LOCAL))["config"]
+        content: Mapping[str, Any] = with_local_paths(record, file.with_name(LOCAL))["config"]
     except OSError as error:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.bundles.parity_record import read_parity
-from icclip.config import VerifyConfig, merged
+from icclip.config import VerifyConfig, overlaid
 from icclip.plugins.registry import Registry
 
 
@@ -26,7 +26,7 @@ def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
     bundle, options = said["bundle"], dict(said.get("data", {}))
     dataset = options.pop("name", None)
     encoder = {**said.get("encoder", {}), "checkpoint": str(bundle)}
-    values = {**merged(said), "encoder": encoder, "data": None}
+    values = {**overlaid(said), "encoder": encoder, "data": None}
     if dataset is not None:
         from icclip.data.gallery import dataset_asked
 
@@ -34,7 +34,7 @@ def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
         recorded = read_manifest(bundle).data if is_bundle(bundle) else None
         own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
         values |= {
-            "data": dataset_asked(registry, dataset, merged(own.options, {"relevance": parity.relevance}, options)),
+            "data": dataset_asked(registry, dataset, overlaid(own.options, {"relevance": parity.relevance}, options)),
             "split": said.get("split") or own.split,
         }
     return VerifyConfig.from_mapping(values)

@@ -42,7 +42,7 @@ _SAME_SCORE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class BundleCheck:
     """One thing that was checked, and whether it was as it should be."""
 
     name: str
@@ -55,7 +55,7 @@ class Verification:
     """All that was looked at."""
 
     bundle: Path
-    checks: tuple[Finding, ...]
+    checks: tuple[BundleCheck, ...]
 
     @property
     def passed(self) -> bool:
@@ -79,7 +79,7 @@ class Verification:
             raise GateError(f"{self.bundle} does not verify: {failed[0].name}: {failed[0].detail}{more}")
 
 
-def verify(
+def verify_bundle(
     bundle: Path,
     *,
     registry: Registry,
@@ -111,7 +111,7 @@ def verify(
     # Files that are not what they should be are not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
-        opening = OpenRequest(
+        request = OpenRequest(
             path=bundle, provider=provider, threads=threads, hashed=manifest is not None, reporter=reporter
         )
         if data is not None:
@@ -119,11 +119,11 @@ def verify(
         for precision in chosen:
             gated = parity.result(precision)
             if gated is None:
-                checks.append(Finding(f"{precision}: gate", False, "parity.json has no result for this precision"))
+                checks.append(BundleCheck(f"{precision}: gate", False, "parity.json has no result for this precision"))
                 continue
             failures = "; ".join(gated.failures) or "passed"
-            checks.append(Finding(f"{precision}: gate", gated.passed, failures))
-            encoder = target.open(dataclasses.replace(opening, precision=precision))
+            checks.append(BundleCheck(f"{precision}: gate", gated.passed, failures))
+            encoder = target.open(dataclasses.replace(request, precision=precision))
             checks += _check_encoder(encoder, gated, golden, data)
     return Verification(bundle, tuple(checks))
 
@@ -149,9 +149,9 @@ def _chosen(
     return tuple(wanted or held)
 
 
-def verify_request(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Verification:
-    """As `verify`, for a complete request."""
-    return verify(
+def verify(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Verification:
+    """Check a bundle as the configuration says; see `verify_bundle`."""
+    return verify_bundle(
         config.bundle,
         registry=registry,
         precisions=config.precisions,
@@ -180,7 +180,7 @@ def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> 
     )
 
 
-def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[Finding]:
+def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[BundleCheck]:
     # Opening it has compared its digest; without one it may say anything of the files.
     no_digest = "icclip.json has no digest, so changes to it cannot be detected: export again"
     problems: list[str | None] = []
@@ -190,12 +190,14 @@ def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Itera
             advance(1)
     found = [problem for problem in (None if manifest.digest else no_digest, *problems) if problem]
     if not found:
-        yield Finding("files", True, f"{len(problems)} files match icclip.json")
+        yield BundleCheck("files", True, f"{len(problems)} files match icclip.json")
     for problem in found:
-        yield Finding("files", False, problem)
+        yield BundleCheck("files", False, problem)
 
 
-def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None) -> Iterator[Finding]:
+def _check_encoder(
+    encoder: Encoder, gated: PrecisionParity, golden: Golden, data: Gallery | None
+) -> Iterator[BundleCheck]:
     where = f"{gated.precision} on {getattr(encoder, 'provider', gated.provider)}"
     try:
         yield from _check_golden(encoder, gated.thresholds, golden, where)
@@ -203,10 +205,10 @@ def _check_encoder(encoder: Encoder, gated: PrecisionParity, golden: Golden, dat
         if data is not None:
             yield from _check_retrieval(encoder, gated, data, where)
     except CheckpointError as error:
-        yield Finding(f"{where}: runs", False, str(error))
+        yield BundleCheck(f"{where}: runs", False, str(error))
 
 
-def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[Finding]:
+def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[BundleCheck]:
     # As the gate encodes them: one by one, so that nothing depends on what shares a batch.
     images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images], batch_size=1)
     yield _compared(
@@ -216,7 +218,7 @@ def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, wher
     yield _compared(f"{where}: golden texts", texts, golden.text_embeddings, thresholds, list(golden.texts))
 
 
-def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Finding]:
+def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[BundleCheck]:
     """Temperature, bias and kind of loss, which no embedding shows."""
     rank_texts = getattr(encoder, "rank", None)
     widths = golden.image_embeddings.shape[1], golden.text_embeddings.shape[1]
@@ -225,7 +227,7 @@ def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Find
         return
     if golden.scores is None:
         missing = "golden/ holds no scores of the checkpoint, so another temperature cannot be seen: export again"
-        yield Finding(f"{where}: golden scores", False, missing)
+        yield BundleCheck(f"{where}: golden scores", False, missing)
         return
     known, texts = golden.scores, list(golden.texts)
     image = decode_image(golden.images[0], str(golden.images[0]))
@@ -241,14 +243,14 @@ def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Find
         f"scores of {golden.images[0].name} differ from the checkpoint's by a factor of up to {np.exp(apart[worst]):.6g} "
         f"(at most {np.exp(allowed):.6g}) at {texts[worst][:40]!r}"
     )
-    yield Finding(f"{where}: golden scores", bool(apart[worst] <= allowed), detail)
+    yield BundleCheck(f"{where}: golden scores", bool(apart[worst] <= allowed), detail)
 
 
 def _compared(
     name: str, ours: np.ndarray, reference: np.ndarray, thresholds: Thresholds, inputs: Sequence[str]
-) -> Finding:
+) -> BundleCheck:
     if ours.shape != reference.shape:
-        return Finding(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
+        return BundleCheck(name, False, f"embeddings of shape {ours.shape}, the checkpoint gave {reference.shape}")
     cosines = np.einsum("nd,nd->n", ours, reference, dtype=np.float64)
     worst = int(cosines.argmin())
     apart = float(np.abs(ours - reference).max())
@@ -257,10 +259,10 @@ def _compared(
         f"lowest cosine with the checkpoint {cosines[worst]:.7f} (needs {thresholds.min_cosine:.7f}) "
         f"at {inputs[worst][:40]!r}, largest difference {apart:.1e}"
     )
-    return Finding(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
+    return BundleCheck(name, bool(cosines[worst] >= thresholds.min_cosine) and not far, detail)
 
 
-def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[Finding]:
+def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[BundleCheck]:
     """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
     batch = measured_batch(encoder)
     images = encoder.encode_images(data.images, batch_size=batch)
@@ -269,7 +271,7 @@ def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, wh
     for key, allowed in gated.recall_limits.items():
         before, now = float(gated.metrics[key]), metrics[key]
         detail = f"{100 * now:.2f} %, the gate measured {100 * before:.2f} %, may differ by {100 * allowed:.2f}"
-        yield Finding(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
+        yield BundleCheck(f"{where}: {key} on {data.label}", abs(now - before) <= allowed, detail)
 
 
 def _refuse_other_data(parity: ParityRecord, data: Gallery) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icclip.config import DatasetConfig, EncoderConfig, EvalConfig, ModelConfig, TrainConfig, merged, read_toml
+from icclip.config import DatasetConfig, EncoderConfig, EvalConfig, ModelConfig, TrainConfig, overlaid, read_toml
 from icclip.errors import ConfigError, UsageError
 
 GOOD = {"model": {"name": "clip-tiny"}, "data": {"name": "shapes"}, "output_dir": "runs/x"}
@@ -144,7 +144,7 @@ def test_label_is_what_the_user_writes():
 def test_merged_later_layers_win_and_none_never_does():
     first = {"a": 1, "t": {"x": 1, "y": 2}, "u": {"z": None}}
     second = {"a": None, "t": {"x": 3, "y": None}, "b": 2}
-    assert merged(first, second) == {"a": 1, "t": {"x": 3, "y": 2}, "u": {}, "b": 2}
+    assert overlaid(first, second) == {"a": 1, "t": {"x": 3, "y": 2}, "u": {}, "b": 2}
     assert first["t"] == {"x": 1, "y": 2}
 
 

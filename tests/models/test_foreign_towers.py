@@ -18,7 +18,7 @@ from icclip.plugins.registry import Registry
 from icclip.plugins.specs import numbered_blocks
 from icclip.testing import check_backend
 from icclip.training.gentle.freezing import freeze
-from icclip.training.gentle.layers import block_modules, places
+from icclip.training.gentle.layers import block_modules, tower_positions
 from icclip.training.gentle.lora import add_adapters
 
 pytest.importorskip("optimum", reason="optimum-onnx is not made for this transformers")
@@ -69,7 +69,7 @@ def test_pixels_are_normalised_in_the_tower_that_the_spec_names(loaded, images):
 
 
 def test_every_parameter_has_its_place(loaded):
-    where = places(loaded.model, loaded.backend)
+    where = tower_positions(loaded.model, loaded.backend)
     assert where["logit_scale"].tower is None
     expected = {
         "vision_model.embeddings.cls_token": ("vision", 0),
@@ -85,7 +85,7 @@ def test_every_parameter_has_its_place(loaded):
 
 
 def test_blocks_freeze_and_are_adapted(loaded):
-    where = places(loaded.model, loaded.backend)
+    where = tower_positions(loaded.model, loaded.backend)
     freeze(loaded.model, where, GentleConfig(freeze_blocks=1), loaded.backend)
     frozen = {name for name, parameter in loaded.model.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, place in where.items() if place.tower and place.layer <= 1}

@@ -29,7 +29,7 @@ from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
 from icclip.runtime import Encoder
-from icclip.verifying.run import verify
+from icclip.verifying.run import verify_bundle
 
 QUIET = Reporter(silent=True)
 REGISTRY = Registry(load_plugins=frozenset())
@@ -106,7 +106,7 @@ def test_wrong_normalisation_fails_the_golden_images_alone(gated):
     manifest = m.read_manifest(gated)
     image = dataclasses.replace(manifest.image, mean=(0.1, 0.5, 0.9))
     m.seal(gated, dataclasses.replace(manifest, image=image))
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden images"]
     assert "lowest cosine with the checkpoint" in outcome.checks[2].detail
 
@@ -115,7 +115,7 @@ def test_a_manifest_without_its_digest_does_not_verify(gated):
     values = json.loads((gated / m.NAME).read_text())
     del values["digest"]
     (gated / m.NAME).write_text(json.dumps(values))
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["files"]
     assert "icclip.json has no digest" in outcome.checks[0].detail
 
@@ -125,7 +125,7 @@ def test_a_manifest_that_was_changed_is_not_verified_at_all(gated):
     values["image"]["mean"] = [0.4, 0.5, 0.5]
     (gated / m.NAME).write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=r"icclip.json was changed after it was written"):
-        verify(gated, registry=REGISTRY, reporter=QUIET)
+        verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
 
 
 def test_a_lost_end_token_fails_the_golden_texts_alone(gated):
@@ -136,7 +136,7 @@ def test_a_lost_end_token_fails_the_golden_texts_alone(gated):
     m.seal(gated, m.read_manifest(gated))
     # CLIP's tower cannot run on an empty text that has lost its last token.
     check = {"clip": "runs", "siglip": "golden texts"}[m.read_manifest(gated).model_type]
-    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == [f"fp32 on cpu: {check}"]
+    assert failed(verify_bundle(gated, registry=REGISTRY, reporter=QUIET)) == [f"fp32 on cpu: {check}"]
 
 
 def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
@@ -144,7 +144,7 @@ def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
     nudged = golden.image_embeddings + np.float32(2e-5)
     np.save(gated / "golden/image_embeds.npy", nudged)
     m.seal(gated, m.read_manifest(gated))
-    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden images"]
+    assert failed(verify_bundle(gated, registry=REGISTRY, reporter=QUIET)) == ["fp32 on cpu: golden images"]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_a_small_difference_fails_where_the_cosine_does_not_see_it(gated):
 def test_scores_that_are_made_otherwise_fail(bundles, tmp_path, data, family, changed):
     root = shutil.copytree(bundles[family], tmp_path / "gated")
     gate(root, data)
-    assert failed(verify(root, registry=REGISTRY, reporter=QUIET)) == []
+    assert failed(verify_bundle(root, registry=REGISTRY, reporter=QUIET)) == []
     m.seal(root, dataclasses.replace(m.read_manifest(root), **changed))
-    outcome = verify(root, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(root, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden scores"]
     assert "differ from the checkpoint's by a factor of up to" in outcome.checks[-1].detail
 
@@ -170,7 +170,7 @@ def test_scores_that_are_made_otherwise_fail(bundles, tmp_path, data, family, ch
 def test_a_bundle_without_golden_scores_is_to_be_exported_again(gated):
     (gated / "golden/scores.json").unlink()
     m.seal(gated, m.read_manifest(gated))
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden scores"]
     assert outcome.checks[-1].detail.endswith("export again")
 
@@ -202,7 +202,7 @@ def test_golden_images_keep_their_orientation_and_nothing_else_of_their_exif(tmp
 def test_embeddings_that_cannot_be_used_are_a_failed_check(gated):
     manifest = m.read_manifest(gated)
     m.seal(gated, dataclasses.replace(manifest, embedding_dim=5))
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: runs"]
     assert "but icclip.json says 5" in outcome.checks[-1].detail
 
@@ -211,7 +211,7 @@ def test_golden_embeddings_of_another_shape(gated):
     golden = read_golden(gated)
     np.save(gated / "golden/text_embeds.npy", golden.text_embeddings[:, :3])
     m.seal(gated, m.read_manifest(gated))
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32 on cpu: golden texts"]
     assert f"the checkpoint gave ({len(TEXTS)}, 3)" in outcome.checks[-1].detail
 
@@ -236,12 +236,12 @@ def test_recall_may_move_as_far_as_the_gate_let_it(gated, data):
             gated, dataclasses.replace(record, results=(dataclasses.replace(record.results[0], metrics=metrics),))
         )
         m.seal(gated, m.read_manifest(gated))
-        assert verify(gated, registry=REGISTRY, data=data, reporter=QUIET).passed is passes
+        assert verify_bundle(gated, registry=REGISTRY, data=data, reporter=QUIET).passed is passes
 
 
 def test_a_bundle_that_failed_its_gate_does_not_verify(gated, data):
     gate(gated, data, passed=False)
-    outcome = verify(gated, registry=REGISTRY, reporter=QUIET)
+    outcome = verify_bundle(gated, registry=REGISTRY, reporter=QUIET)
     assert failed(outcome) == ["fp32: gate"]
     assert outcome.checks[1].detail == "vision: lowest cosine 0.5"
 
@@ -250,8 +250,8 @@ def test_a_precision_without_a_result_does_not_verify(gated):
     manifest = m.read_manifest(gated)
     precisions = {**manifest.precisions, "fp16": manifest.precisions["fp32"]}
     m.seal(gated, dataclasses.replace(manifest, precisions=precisions))
-    assert failed(verify(gated, registry=REGISTRY, reporter=QUIET)) == ["fp16: gate"]
-    assert verify(gated, registry=REGISTRY, precisions=["fp32"], reporter=QUIET).passed
+    assert failed(verify_bundle(gated, registry=REGISTRY, reporter=QUIET)) == ["fp16: gate"]
+    assert verify_bundle(gated, registry=REGISTRY, precisions=["fp32"], reporter=QUIET).passed
 
 
 def test_several_failures_are_counted(gated, icclip):
@@ -264,7 +264,7 @@ def test_other_data_than_the_gates_is_refused(gated):
     captions = CaptionMap.from_lists([["one"], ["two"]])
     data = Gallery([photo(9, 9), photo(8, 8)], captions, "mine, split test")
     with pytest.raises(UsageError, match=r"mine, split test \(2 images, 2 captions\) is not what parity.json was"):
-        verify(gated, registry=REGISTRY, data=data, reporter=QUIET)
+        verify_bundle(gated, registry=REGISTRY, data=data, reporter=QUIET)
 
 
 def test_what_cannot_be_verified_at_all_is_a_mistake_of_usage(bundles, tmp_path, icclip):

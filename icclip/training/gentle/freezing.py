@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from icclip.config import GentleConfig, Tower
 from icclip.errors import UsageError
 from icclip.plugins.specs import BackendSpec, TowerLayout
-from icclip.training.gentle.layers import Place
+from icclip.training.gentle.layers import TowerPosition
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def freeze(model: nn.Module, where: Mapping[str, Place], config: GentleConfig, backend: BackendSpec) -> None:
+def freeze(model: nn.Module, where: Mapping[str, TowerPosition], config: GentleConfig, backend: BackendSpec) -> None:
     """Freeze one tower or both, or the embeddings and first blocks of both towers.
 
     A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991). Where both are
@@ -38,15 +38,17 @@ def freeze(model: nn.Module, where: Mapping[str, Place], config: GentleConfig, b
         for start in layouts[tower].projection
     )
     for name, parameter in model.named_parameters():
-        place = where[name]
-        in_first_blocks = config.freeze_blocks > 0 and place.layer <= config.freeze_blocks
-        in_frozen_tower = place.tower in frozen and not name.startswith(spared)
-        if place.tower is not None and (in_frozen_tower or in_first_blocks):
+        position = where[name]
+        in_first_blocks = config.freeze_blocks > 0 and position.layer <= config.freeze_blocks
+        in_frozen_tower = position.tower in frozen and not name.startswith(spared)
+        if position.tower is not None and (in_frozen_tower or in_first_blocks):
             parameter.requires_grad = False
 
 
-def _check_depth(where: Mapping[str, Place], blocks: int) -> None:
-    depths = {place.tower: place.layer + place.above - 1 for place in where.values() if place.tower is not None}
+def _check_depth(where: Mapping[str, TowerPosition], blocks: int) -> None:
+    depths = {
+        position.tower: position.layer + position.above - 1 for position in where.values() if position.tower is not None
+    }
     for tower, depth in depths.items():
         if blocks > depth:
             raise UsageError(f"the {tower} tower has {depth} blocks: give --freeze-blocks {depth} or less")

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A parameter's place in its tower of n blocks."""
+class TowerPosition:
+    """A parameter's position in its tower of n blocks."""
 
     tower: Tower | None
-    """None: it belongs to both, as the temperature does."""
+    """None: the parameter belongs to both towers, as the temperature does."""
     layer: int
     """0 for the embeddings, 1 to n for the blocks, n + 1 for the head."""
     above: int
@@ -33,15 +33,15 @@ class Place:
         return self.layer > 0 and self.above > 0
 
 
-def places(model: nn.Module, backend: BackendSpec) -> dict[str, Place]:
-    """Parameter's name -> its place."""
+def tower_positions(model: nn.Module, backend: BackendSpec) -> dict[str, TowerPosition]:
+    """The position of every parameter, by its name."""
     layouts: Mapping[Tower, TowerLayout] = {"vision": backend.vision, "text": backend.text}
     names = [name for name, _ in model.named_parameters()]
-    found = {name: Place(None, 0, 0) for name in names}
+    found = {name: TowerPosition(None, 0, 0) for name in names}
     for tower, layout in layouts.items():
         blocks = layout.blocks(model)
         layers = _layers([name for name in names if name.startswith(layout.parameters)], blocks)
-        found |= {name: Place(tower, layer, len(blocks) + 1 - layer) for name, layer in layers.items()}
+        found |= {name: TowerPosition(tower, layer, len(blocks) + 1 - layer) for name, layer in layers.items()}
     return found
 
 

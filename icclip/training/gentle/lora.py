@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from icclip.config import LoraConfig
 from icclip.errors import UnknownNameError
-from icclip.training.gentle.layers import Place
+from icclip.training.gentle.layers import TowerPosition
 
 ADAPTER = re.compile(r"\.lora_\w+\.")
 WRAPPED = ".base_layer."
 """What the names of an adapter's parameters, and of the layer that it wraps, contain."""
 
 
-def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfig, seed: int) -> None:
+def add_adapters(model: nn.Module, where: Mapping[str, TowerPosition], config: LoraConfig, seed: int) -> None:
     """Wrap the linear layers of the blocks in adapters; apart from these, only the temperature trains.
 
     Frozen layers get no adapter. The initial weights depend on `seed` alone, and the outputs do not change.
@@ -42,7 +42,7 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         target_modules=_targets(model, where, config.targets),
     )
     training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    shared = {name for name, place in where.items() if place.tower is None and name in training}
+    shared = {name for name, position in where.items() if position.tower is None and name in training}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(adapted, model)
@@ -50,7 +50,7 @@ def add_adapters(model: nn.Module, where: Mapping[str, Place], config: LoraConfi
         parameter.requires_grad = name in shared or ADAPTER.search(name) is not None
 
 
-def _targets(model: nn.Module, where: Mapping[str, Place], wanted: tuple[str, ...]) -> list[str]:
+def _targets(model: nn.Module, where: Mapping[str, TowerPosition], wanted: tuple[str, ...]) -> list[str]:
     linear = [
         name
         for name, module in model.named_modules()

@@ -20,7 +20,7 @@ from icclip.models.loaded import LoadedModel
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.evaluation_mode import keep_frozen_in_evaluation
 from icclip.training.gentle.freezing import freeze
-from icclip.training.gentle.layers import places
+from icclip.training.gentle.layers import tower_positions
 from icclip.training.gentle.lora import adapters_merged, add_adapters, remove_adapters
 from icclip.training.gentle.rates import learning_rates, split_by_rate
 
@@ -53,13 +53,13 @@ class Gentle:
             UsageError: a tower has fewer blocks than should be frozen, or lacks the layers that should be adapted.
         """
         model, adapted = loaded.model, config.lora.rank is not None
-        freeze(model, places(model, loaded.backend), config.gentle, loaded.backend)
+        freeze(model, tower_positions(model, loaded.backend), config.gentle, loaded.backend)
         if adapted:
-            add_adapters(model, places(model, loaded.backend), config.lora, config.seed)
+            add_adapters(model, tower_positions(model, loaded.backend), config.lora, config.seed)
         keep_frozen_in_evaluation(model, loaded.backend)
         return cls(
             model,
-            learning_rates(config, places(model, loaded.backend)),
+            learning_rates(config, tower_positions(model, loaded.backend)),
             adapted,
             None if config.gentle.ema is None else WeightAverage(model, config.gentle.ema),
         )

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icclip.config import TrainConfig
-from icclip.training.gentle.layers import Place
+from icclip.training.gentle.layers import TowerPosition
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def learning_rates(config: TrainConfig, where: Mapping[str, Place]) -> dict[str, float]:
+def learning_rates(config: TrainConfig, where: Mapping[str, TowerPosition]) -> dict[str, float]:
     """Parameter's name -> its peak learning rate: that of its tower times `layer_decay ** layers above`.
 
     This is layer-wise decay as in BEiT (Bao et al. 2021, arXiv:2106.08254, appendix). In a tower of n
@@ -23,8 +23,8 @@ def learning_rates(config: TrainConfig, where: Mapping[str, Place]) -> dict[str,
     of_tower = {"vision": config.gentle.vision_lr, "text": config.gentle.text_lr}
     own = {tower: config.lr if rate is None else rate for tower, rate in of_tower.items()}
     return {
-        name: config.lr if place.tower is None else own[place.tower] * config.gentle.layer_decay**place.above
-        for name, place in where.items()
+        name: config.lr if position.tower is None else own[position.tower] * config.gentle.layer_decay**position.above
+        for name, position in where.items()
     }
 
 

@@ -14,7 +14,7 @@ FSDP = "ACCELERATE_USE_FSDP"
 UNKNOWN = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
 """The environment variable of `accelerate launch` -> the name of what it asks for."""
 
-MEETING_PLACE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+MEETING_POINT = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 """Where the processes of one machine find each other, unless they are told another place."""
 
 
@@ -83,5 +83,5 @@ def _tell_torch(who: Identity, environment: MutableMapping[str, str]) -> None:
         TORCH.rank: who.rank, TORCH.size: who.size, TORCH.local_rank: who.local_rank, TORCH.local_size: who.local_size,
     }  # fmt: skip
     environment.update({name: str(value) for name, value in told.items()})
-    for name, place in MEETING_PLACE.items():
-        environment.setdefault(name, place)
+    for name, value in MEETING_POINT.items():
+        environment.setdefault(name, value)

@@ -95,13 +95,13 @@ class Targets:
         return positions
 
     def _shared_within(self, rows: slice) -> Tensor | None:
-        first, last = (bisect_left(self._row_list, place) for place in (rows.start, rows.stop))
+        first, last = (bisect_left(self._row_list, row) for row in (rows.start, rows.stop))
         return self._shared_rows[first:last] if last > first else None
 
     def _block(self, mine: Tensor) -> Tensor:
         """Bool [rows that share, columns that share]."""
-        place = torch.searchsorted(self._shared_columns, self.own[mine])
-        return not_negatives(self.ids[mine], self.all_ids[self._shared_columns], place)
+        column = torch.searchsorted(self._shared_columns, self.own[mine])
+        return not_negatives(self.ids[mine], self.all_ids[self._shared_columns], column)
 
     def _weights(self) -> Tensor:
         counts = torch.ones(len(self.own), dtype=self.dtype, device=self.own.device)
@@ -115,8 +115,8 @@ def _met_again(ids: Tensor) -> Tensor:
     """Bool [n]: whether another row has one of its ids, ids int64 [n, k]."""
     again = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     for column in ids.T:
-        ordered, places = column.sort()
+        ordered, order = column.sort()
         same = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
-        again[places[1:]] |= same
-        again[places[:-1]] |= same
+        again[order[1:]] |= same
+        again[order[:-1]] |= same
     return again

@@ -12,10 +12,10 @@ from icclip.config import TrainConfig
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import MetricSpec
+from icclip.retrieval.dispersion import dispersion
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
 from icclip.retrieval.relevance import Relevance
-from icclip.retrieval.spread import spread
 from icclip.training.feeding.sources import Images
 from icclip.training.processes.gather import from_first_process, is_distributed, to_first_process
 
@@ -48,5 +48,5 @@ class Validation:
             np.concatenate([part for part in parts if part is not None]) for parts in zip(*shares, strict=True)
         )
         metrics = dict(retrieval_metrics(rank(images, texts, self.relevance), self.metrics))
-        towers = {"image": spread(images), "text": spread(texts)}
+        towers = {"image": dispersion(images), "text": dispersion(texts)}
         return metrics | {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}

@@ -8,7 +8,7 @@ from icclip import hookimpl
 from icclip.data.foreign import IMAGE_SUFFIXES, files_below
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,24 +32,24 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: there are no images, or one is not in a class folder.
     """
-    root = manifest.given_path(config, "FOLDER")
+    root = caption_files.given_path(config, "FOLDER")
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
-    parts = {split: path for split, path in manifest.by_split(root).items() if path.is_dir()}
+    parts = {split: path for split, path in caption_files.by_split(root).items() if path.is_dir()}
     template = config.template or "{}"
     items = [
         item for split, folder in (parts or {"train": root}).items() for item in _items(folder, root, split, template)
     ]
     if not items:
         raise DataError(f"{root}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return manifest.splits_of(config, [root], items)
+    return caption_files.splits_of(config, [root], items)
 
 
 def recognises(path: Path) -> bool:
     """A directory whose first image lies in a class's folder and has no .txt file beside it."""
     if not path.is_dir():
         return False
-    parts = [folder for folder in manifest.by_split(path).values() if folder.is_dir()]
+    parts = [folder for folder in caption_files.by_split(path).values() if folder.is_dir()]
     for folder in parts or [path]:
         first = next((file for file in files_below(folder) if file.suffix.lower() in IMAGE_SUFFIXES), None)
         if first is not None:
@@ -61,13 +61,13 @@ def _metadata(*folders: Path) -> bool:
     return any((folder / f"metadata{suffix}").exists() for folder in folders for suffix in (".jsonl", ".csv"))
 
 
-def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[manifest.Item]:
+def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[caption_files.Item]:
     for image in files_below(folder):
         if image.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if image.parent == folder:
             raise DataError(f"{image}: is not in a class folder; move it into one, or remove it")
         caption = template.replace("{}", image.relative_to(folder).parts[0].replace("_", " "))
-        yield manifest.Item(
-            str(image), split, str(image.relative_to(root)), manifest.usable_captions([caption], str(image))
+        yield caption_files.Item(
+            str(image), split, str(image.relative_to(root)), caption_files.usable_captions([caption], str(image))
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from icclip import hookimpl
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_object
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: there is no such file, it has another layout, or an image is missing.
     """
-    path = manifest.given_path(config, "DIRECTORY")
+    path = caption_files.given_path(config, "DIRECTORY")
     files = _files(path) if path.is_dir() else [path]
     if not files:
         raise DataError(f"{path}: no captions_*.json in it or in its folder annotations")
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
-    folders = [root, root / "images", *(place for file in files for place in _places(root, file))]
+    folders = [root, root / "images", *(folder for file in files for folder in _image_folders(root, file))]
     if config.image_root is not None:
         given = Path(config.image_root).expanduser()
         folders = [given, *(given / file.stem.removeprefix("captions_") for file in files)]
-    manifest.door_of(config, folders)
+    caption_files.door_of(config, folders)
     items = (item for file in files for item in _items(file, _split(file) if path.is_dir() else "train"))
-    return manifest.splits_of(config, folders, items)
+    return caption_files.splits_of(config, folders, items)
 
 
 def recognises(path: Path) -> bool:
@@ -80,12 +80,12 @@ def _split(file: Path) -> str:
     return next((split for name, split in SPLITS.items() if rest.startswith(name)), "")
 
 
-def _places(root: Path, file: Path) -> list[Path]:
+def _image_folders(root: Path, file: Path) -> list[Path]:
     name = file.stem.removeprefix("captions_")
     return [root / name, root / "images" / name]
 
 
-def _items(file: Path, split: str) -> Iterator[manifest.Item]:
+def _items(file: Path, split: str) -> Iterator[caption_files.Item]:
     content = read_object(file)
     names = dict(_image(image, f"{file}, images[{i}]") for i, image in enumerate(_list(content, "images", file)))
     for number, annotation in enumerate(_list(content, "annotations", file)):
@@ -95,7 +95,9 @@ def _items(file: Path, split: str) -> Iterator[manifest.Item]:
         image = annotation["image_id"]
         if not isinstance(image, int | str) or image not in names:
             raise DataError(f"{where}: no image has the id {image!r}")
-        yield manifest.Item(where, split, names[image], manifest.usable_captions([annotation["caption"]], where))
+        yield caption_files.Item(
+            where, split, names[image], caption_files.usable_captions([annotation["caption"]], where)
+        )
 
 
 def _list(content: Mapping[str, Any], name: str, file: Path) -> list[Any]:

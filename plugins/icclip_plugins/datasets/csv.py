@@ -1,4 +1,4 @@
-"""A manifest of images and captions: a table with a header line, `image,caption`, whatever separates its fields."""
+"""A caption file: a table with a header line, `image,caption`, whatever separates its fields."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from icclip import hookimpl
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_table
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ def icclip_datasets() -> list[DatasetSpec]:
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """See `manifest.load` and `reading.read_table`."""
-    return manifest.load(config, SUFFIXES, read_table)
+    """See `caption_files.load` and `reading.read_table`."""
+    return caption_files.load(config, SUFFIXES, read_table)
 
 
 def recognises(path: Path) -> bool:
     """A .csv or .tsv file, or a directory with one per split."""
-    return manifest.recognises(path, SUFFIXES)
+    return caption_files.recognises(path, SUFFIXES)

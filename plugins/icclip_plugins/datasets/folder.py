@@ -8,7 +8,7 @@ from icclip import hookimpl
 from icclip.data.foreign import IMAGE_SUFFIXES, files_below, is_url
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.columns import IMAGE_NAMES
 from icclip_plugins.datasets.hub import has_parquet
 from icclip_plugins.datasets.reading import Row, read_jsonl, read_table, read_text
@@ -39,18 +39,18 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: there are no images, one has no caption, or a line is malformed.
     """
-    root = manifest.given_path(config, "FOLDER")
+    root = caption_files.given_path(config, "FOLDER")
     if not root.is_dir():
         raise DataError(f"{root}: not a folder")
     parts = {} if _metadata(root) else _split_folders(root)
     if parts:
         found = [(split, row) for split, folder in parts.items() for row in _rows(folder, root)]
-        items = [item for split, row in found for item in manifest.items_of(config, [row], split)]
+        items = [item for split, row in found for item in caption_files.items_of(config, [row], split)]
     else:
-        items = list(manifest.items_of(config, _rows(root, root)))
+        items = list(caption_files.items_of(config, _rows(root, root)))
     if not items:
         raise DataError(f"{root}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return manifest.splits_of(config, [root], items)
+    return caption_files.splits_of(config, [root], items)
 
 
 def recognises(path: Path) -> bool:
@@ -63,7 +63,7 @@ def recognises(path: Path) -> bool:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    return {split: path for split, path in manifest.by_split(root).items() if path.is_dir()}
+    return {split: path for split, path in caption_files.by_split(root).items() if path.is_dir()}
 
 
 def _metadata(folder: Path) -> Path | None:

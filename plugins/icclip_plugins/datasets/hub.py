@@ -14,7 +14,7 @@ from icclip import hookimpl
 from icclip.data.foreign import Door, regular_file
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.columns import IMAGE_ALIASES, IMAGE_NAMES, caption_columns, given_column
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
     Raises:
         DataError: no split has one of our names.
     """
-    names = {name: manifest.SPLIT_ALIASES.get(name, name) for name in source}
+    names = {name: caption_files.SPLIT_ALIASES.get(name, name) for name in source}
     chosen = {ours: source[name] for name, ours in names.items() if ours in {"train", "validation", "test"}}
     if not chosen:
         raise DataError(f"{where}: no split is called train, validation or test; it has {', '.join(source)}")
@@ -154,7 +154,7 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
 
 
 def in_contract(config: DatasetConfig, splits: Mapping[str, Any], choose: Choose) -> DatasetDict | IterableDatasetDict:
-    """`image` and `captions` in every split. Images that are named instead of held are looked for as in a manifest.
+    """`image` and `captions` in every split. Images that are named rather than embedded are looked up as in a caption file.
 
     Raises:
         DataError: a column is missing, an image is null, or its file lies outside the dataset's directory.
@@ -204,7 +204,7 @@ def door_to(config: DatasetConfig) -> Door:
     path = Path(config.path or "").expanduser()
     local = path.is_dir() or path.is_file()
     root = path.parent if path.is_file() else path if local else Path(datasets.config.HF_CACHE_HOME)
-    return manifest.door_of(config, [root])
+    return caption_files.door_of(config, [root])
 
 
 def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
@@ -229,7 +229,7 @@ def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
     for row, value in enumerate(rows):
         if isinstance(value, str):
             named.setdefault(value, f"{where}, row {row}")
-    files = manifest.located(config, door_to(config), named)
+    files = caption_files.located(config, door_to(config), named)
     kept = [row for row, value in enumerate(rows) if not isinstance(value, str) or value in files]
     images = [str(files[value]) if isinstance(value := rows[row], str) else value for row in kept]
     return dataset_of(images, [captions[row] for row in kept])
@@ -239,7 +239,7 @@ def held(config: DatasetConfig, door: Door, cell: Any, where: str) -> dict[str, 
     """One cell of a stream, its file found. Raises DataError."""
     value = _content(config, cell, where)
     if isinstance(value, str):
-        found = manifest.located(config, door, {value: where})
+        found = caption_files.located(config, door, {value: where})
         return {"bytes": None, "path": str(found.get(value, value))}
     return {"bytes": value, "path": None if cell is None else cell["path"]}
 

@@ -1,4 +1,4 @@
-"""A manifest of images and captions: a JSON array of objects, `[{"image": "a.jpg", "caption": "a dog"}, ...]`."""
+"""A caption file: a JSON array of objects, `[{"image": "a.jpg", "caption": "a dog"}, ...]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from icclip import hookimpl
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_array
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def icclip_datasets() -> list[DatasetSpec]:
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """See `manifest.load`."""
-    return manifest.load(config, SUFFIXES, read_array)
+    """See `caption_files.load`."""
+    return caption_files.load(config, SUFFIXES, read_array)
 
 
 def recognises(path: Path) -> bool:
     """A .json file, or a directory with one per split; COCO's and Karpathy's layouts are looked for before."""
-    return manifest.recognises(path, SUFFIXES)
+    return caption_files.recognises(path, SUFFIXES)

@@ -1,4 +1,4 @@
-"""A manifest of images and captions: one JSON object per line, `{"image": "a.jpg", "caption": "a dog"}`."""
+"""A caption file: one JSON object per line, `{"image": "a.jpg", "caption": "a dog"}`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from icclip import hookimpl
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_jsonl
 
 if TYPE_CHECKING:
@@ -22,15 +22,17 @@ SUFFIXES = (".jsonl", ".ndjson")
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """`jsonl`."""
-    summary = "a .jsonl manifest of image files, or a directory with train.jsonl, validation.jsonl, test.jsonl"
+    summary = (
+        "a .jsonl file that names images and captions, or a directory with train.jsonl, validation.jsonl, test.jsonl"
+    )
     return [DatasetSpec(name="jsonl", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """See `manifest.load`."""
-    return manifest.load(config, SUFFIXES, read_jsonl)
+    """See `caption_files.load`."""
+    return caption_files.load(config, SUFFIXES, read_jsonl)
 
 
 def recognises(path: Path) -> bool:
     """A .jsonl file, or a directory with one per split."""
-    return manifest.recognises(path, SUFFIXES)
+    return caption_files.recognises(path, SUFFIXES)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icclip import hookimpl
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_object
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from icclip.config import DatasetConfig
 
-SPLITS = {**manifest.SPLIT_ALIASES, "restval": "train"}
+SPLITS = {**caption_files.SPLIT_ALIASES, "restval": "train"}
 """`restval`: those of COCO's validation images that everybody trains on."""
 HEAD = 1 << 16
 
@@ -42,9 +42,9 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: there is no such file, it has another layout, or an image is missing.
     """
-    path = manifest.given_path(config, "dataset_NAME.json")
+    path = caption_files.given_path(config, "dataset_NAME.json")
     file = _file_in(path) if path.is_dir() else path
-    return manifest.splits_of(config, [file.parent, file.parent / "images"], _items(file))
+    return caption_files.splits_of(config, [file.parent, file.parent / "images"], _items(file))
 
 
 def recognises(path: Path) -> bool:
@@ -65,7 +65,7 @@ def _file_in(path: Path) -> Path:
     return found[0]
 
 
-def _items(file: Path) -> Iterator[manifest.Item]:
+def _items(file: Path) -> Iterator[caption_files.Item]:
     images = read_object(file).get("images")
     if not isinstance(images, list):
         raise DataError(f"{file}: has no list called images: this is not the layout of Karpathy's splits")
@@ -73,7 +73,7 @@ def _items(file: Path) -> Iterator[manifest.Item]:
         yield _item(image, f"{file}, images[{number}]")
 
 
-def _item(image: Any, where: str) -> manifest.Item:
+def _item(image: Any, where: str) -> caption_files.Item:
     if not isinstance(image, dict) or not isinstance(image.get("filename"), str):
         raise DataError(f"{where}: expected an object with filename, split and sentences")
     sentences = image.get("sentences")
@@ -81,5 +81,5 @@ def _item(image: Any, where: str) -> manifest.Item:
         raise DataError(f"{where}: has no list called sentences")
     folder = image.get("filepath")
     name = f"{folder}/{image['filename']}" if isinstance(folder, str) and folder else image["filename"]
-    split = manifest.known_split(image.get("split", "train"), where, SPLITS)
-    return manifest.Item(where, split, name, manifest.usable_captions(sentences, where))
+    split = caption_files.known_split(image.get("split", "train"), where, SPLITS)
+    return caption_files.Item(where, split, name, caption_files.usable_captions(sentences, where))

@@ -8,7 +8,7 @@ from icclip import hookimpl
 from icclip.data.foreign import regular_file
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import hub, manifest
+from icclip_plugins.datasets import caption_files, hub
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
     Raises:
         DataError: it cannot be read, lacks a column, or names a file outside its directory.
     """
-    path = manifest.given_path(config, "FILE.parquet")
+    path = caption_files.given_path(config, "FILE.parquet")
     source = _opened(config, path)
     splits = hub.in_contract(config, source, lambda features, where: hub.find_columns(config, features, where))
     if config.streaming or len(source) > 1 or "split" not in source["train"].features:
@@ -82,6 +82,6 @@ def _by_column(captioned: Any, rows: Any, path: Path) -> DatasetDict:
     (values,) = read_columns(rows, ["split"])
     if len(captioned) != len(rows):
         raise DataError(f"{path}: has the column split and images that were skipped: remove those rows")
-    names = [manifest.known_split(value, f"{path}, row {row}") for row, value in enumerate(values)]
-    chosen = {name: [row for row, own in enumerate(names) if own == name] for name in manifest.SPLIT_NAMES}
+    names = [caption_files.known_split(value, f"{path}, row {row}") for row, value in enumerate(values)]
+    chosen = {name: [row for row, own in enumerate(names) if own == name] for name in caption_files.SPLIT_NAMES}
     return DatasetDict({name: captioned.select(own) for name, own in chosen.items() if own})

@@ -26,7 +26,7 @@ UNNAMED = re.compile(r"(unnamed: ?\d+)?", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a manifest."""
+    """One line of a caption file."""
 
     where: str
     """File and line, for messages."""
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: it cannot be read, or is in another encoding.
     """
-    regular_file(path, "cannot read the manifest")
+    regular_file(path, "cannot read the caption file")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -122,8 +122,8 @@ def split_pairs(chance: Chance) -> dict[str, list[Pair]]:
     half = len(things) // 2
     for distance in range(1, half + 1):
         # Half-way round, the second half of the diagonal mirrors the first.
-        for place in range(len(things) if distance < half else half):
-            pair = Pair(things[place], things[(place + distance) % len(things)])
+        for number in range(len(things) if distance < half else half):
+            pair = Pair(things[number], things[(number + distance) % len(things)])
             splits[_split_of(distance)].append(pair)
     return splits
 

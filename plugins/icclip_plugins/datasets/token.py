@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from icclip import hookimpl
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.reading import read_text
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: a line has another layout, or an image is missing.
     """
-    path = manifest.given_path(config, "results.token")
+    path = caption_files.given_path(config, "results.token")
     path = _file_in(path) if path.is_dir() else path
     folders = [path.parent, *(path.parent / name for name in FOLDERS)]
-    return manifest.splits_of(config, folders, _items(path, _split_lists(path.parent)))
+    return caption_files.splits_of(config, folders, _items(path, _split_lists(path.parent)))
 
 
 def recognises(path: Path) -> bool:
@@ -71,7 +71,7 @@ def _split_lists(folder: Path) -> dict[str, str]:
     }
 
 
-def _items(path: Path, splits: dict[str, str]) -> Iterator[manifest.Item]:
+def _items(path: Path, splits: dict[str, str]) -> Iterator[caption_files.Item]:
     """Where there are lists of splits, images that none of them names are left out, as everybody does."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
@@ -81,4 +81,6 @@ def _items(path: Path, splits: dict[str, str]) -> Iterator[manifest.Item]:
             raise DataError(f"{where}: expected image.jpg#0, a tab and a caption")
         if not splits or found["image"] in splits:
             split = splits.get(found["image"], "train")
-            yield manifest.Item(where, split, found["image"], manifest.usable_captions([found["caption"]], where))
+            yield caption_files.Item(
+                where, split, found["image"], caption_files.usable_captions([found["caption"]], where)
+            )

@@ -15,7 +15,7 @@ from icclip import hookimpl
 from icclip.data.foreign import IMAGE_SUFFIXES, checked_text, is_url, regular_file
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
-from icclip_plugins.datasets import manifest
+from icclip_plugins.datasets import caption_files
 from icclip_plugins.datasets.columns import caption_columns, given_column
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
 def recognises(path: Path) -> bool:
     """A tar file, a directory of them (or with one per split), or a glob that matches some."""
     if path.is_dir():
-        return bool(_tars(path)) or any(_tars(folder) for folder in manifest.by_split(path).values())
+        return bool(_tars(path)) or any(_tars(folder) for folder in caption_files.by_split(path).values())
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -80,7 +80,7 @@ def shards_of(config: DatasetConfig) -> dict[str, list[str]]:
 def _local(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_dir():
-        folders = [folder for folder in manifest.by_split(path).values() if folder.is_dir()]
+        folders = [folder for folder in caption_files.by_split(path).values() if folder.is_dir()]
         return _tars(path) + [tar for folder in folders for tar in _tars(folder)]
     names = [str(path)] if path.exists() else [name for one in expanded(str(path)) for name in _globbed(one)]
     return [regular_file(Path(name), "webdataset") for name in names]
@@ -119,7 +119,7 @@ def _split(shard: Path, source: Path) -> str:
         found = SPLIT.match(name)
         if found is not None:
             own = found[1].lower()
-            return manifest.SPLIT_ALIASES.get(own, own)
+            return caption_files.SPLIT_ALIASES.get(own, own)
     return "train"
 
 
@@ -216,7 +216,9 @@ def _captions(texts: Mapping[str, bytes], where: str, column: str | None) -> lis
     if not isinstance(values, dict):
         raise DataError(f"{where}: its .json is not an object")
     given = given_column(column, values, "--caption-column", where)
-    return manifest.usable_captions([values[name] for name in ([given] if given else caption_columns(values))], where)
+    return caption_files.usable_captions(
+        [values[name] for name in ([given] if given else caption_columns(values))], where
+    )
 
 
 def _text(content: bytes, where: str) -> str:

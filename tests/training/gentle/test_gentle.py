@@ -13,7 +13,7 @@ from icclip.evaluating.run import evaluate
 from icclip.models.opening import open_model
 from icclip.training.feeding.collate import CaptionedImages
 from icclip.training.gentle.averaging import WeightAverage
-from icclip.training.gentle.layers import places
+from icclip.training.gentle.layers import tower_positions
 from icclip.training.gentle.lora import adapters_merged, add_adapters, plain_state, remove_adapters
 from icclip.training.gentle.plan import Gentle
 from icclip.training.run import train
@@ -61,7 +61,7 @@ def changed(before, after):
 
 
 def test_every_parameter_has_its_place(loaded):
-    where = places(loaded.model, loaded.backend)
+    where = tower_positions(loaded.model, loaded.backend)
     assert {name for name, place in where.items() if place.tower is None} <= {"logit_scale", "logit_bias"}
     for tower in ("vision", "text"):
         own = {name: place for name, place in where.items() if place.tower == tower}
@@ -119,7 +119,7 @@ def test_a_frozen_tower_is_the_same_to_the_bit(gently, registry, quiet, tower):
     train(config, registry, quiet)
     moved = changed(load_file(f"{config.model.name}/model.safetensors"), weights(config.output_dir / "checkpoint-4"))
     loaded = open_model(registry, config.model)
-    where = places(loaded.model, loaded.backend)
+    where = tower_positions(loaded.model, loaded.backend)
     # CLIP's keys have a gradient of zero in their bias, and SigLIP's so too.
     still = {name for name in where if name not in moved and not name.endswith("k_proj.bias")}
     assert still == {name for name, place in where.items() if place.tower == tower and not name.endswith("k_proj.bias")}
@@ -144,7 +144,7 @@ def test_more_blocks_than_there_are(loaded, gently):
 @pytest.fixture
 def adapted(loaded):
     """With adapters that do something: peft begins with zeros."""
-    add_adapters(loaded.model, places(loaded.model, loaded.backend), LoraConfig(rank=2), seed=1)
+    add_adapters(loaded.model, tower_positions(loaded.model, loaded.backend), LoraConfig(rank=2), seed=1)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
             if ".lora_B." in name:
@@ -177,7 +177,7 @@ def test_merged_the_model_gives_what_it_gives_with_adapters(adapted, pictures, f
 
 
 def test_adapters_and_the_temperature_train_and_nothing_else(loaded):
-    add_adapters(loaded.model, places(loaded.model, loaded.backend), LoraConfig(rank=2), seed=1)
+    add_adapters(loaded.model, tower_positions(loaded.model, loaded.backend), LoraConfig(rank=2), seed=1)
     training = {name for name, p in loaded.model.named_parameters() if p.requires_grad}
     temperature = {name for name in training if name.startswith("logit_")}
     assert temperature == {name for name, _ in loaded.model.named_parameters() if name.startswith("logit_")}
@@ -195,7 +195,7 @@ def test_adapters_go_where_they_are_wanted_and_nowhere_frozen(loaded, gently):
 
 
 def test_a_layer_that_is_not_there(loaded):
-    where = places(loaded.model, loaded.backend)
+    where = tower_positions(loaded.model, loaded.backend)
     with pytest.raises(UnknownNameError, match=r"unknown layer to adapt 'q_prj'; did you mean 'q_proj'\?"):
         add_adapters(loaded.model, where, LoraConfig(rank=2, targets=("q_prj",)), seed=1)
 
@@ -204,7 +204,7 @@ def test_the_seed_alone_decides_the_first_adapters(registry, tiny, family):
     def first(seed):
         loaded = open_model(registry, ModelConfig(name=str(tiny[family])))
         torch.rand(seed)
-        add_adapters(loaded.model, places(loaded.model, loaded.backend), LoraConfig(rank=2), seed=seed)
+        add_adapters(loaded.model, tower_positions(loaded.model, loaded.backend), LoraConfig(rank=2), seed=seed)
         return {name: p.detach() for name, p in loaded.model.named_parameters() if ".lora_A." in name}
 
     assert not changed(first(1), first(1))

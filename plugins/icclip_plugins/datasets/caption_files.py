@@ -39,10 +39,10 @@ class Item:
 
 
 def load(config: DatasetConfig, suffixes: Sequence[str], read: Reader) -> DatasetDict:
-    """From a manifest, or a directory with one manifest per split.
+    """Load a caption file, or a directory with one caption file per split.
 
     Raises:
-        DataError: there is no manifest, a line is malformed, an image is missing or outside the root.
+        DataError: there is no caption file, a line is malformed, an image is missing or outside the root.
     """
     path = given_path(config, f"PATH{suffixes[0]}")
     if not path.is_dir():
@@ -98,7 +98,7 @@ def by_split(path: Path, suffix: str = "") -> dict[str, Path]:
 
 
 def items_of(config: DatasetConfig, rows: Iterable[Row], split: str | None = None) -> Iterator[Item]:
-    """The rows of a manifest as items.
+    """The rows of a caption file as items.
 
     Args:
         config: which columns.

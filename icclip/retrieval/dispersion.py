@@ -8,7 +8,7 @@ SAMPLE = 1000
 """Embeddings that are compared with each other; spread evenly over all."""
 
 
-def spread(embeddings: np.ndarray) -> dict[str, float]:
+def dispersion(embeddings: np.ndarray) -> dict[str, float]:
     """`variance` and `uniformity` of embeddings [n, d] of any norm.
 
     Both are of the unit vectors u. The variance, mean |u - mean(u)|^2, is 0 where all are the same and at

@@ -172,7 +172,7 @@ def test_sources_that_cannot_be_read(root):
     (root / "m.jsonl").write_bytes(b'{"image": "a.jpg"}\n\xff')
     refused("jsonl", root / "m.jsonl", f"{root / 'm.jsonl'}:2: not UTF-8: save it in that encoding")
     (root / "train.jsonl").mkdir()
-    refused("jsonl", root, f"cannot read the manifest: {root / 'train.jsonl'} is a directory, not a file")
+    refused("jsonl", root, f"cannot read the caption file: {root / 'train.jsonl'} is a directory, not a file")
 
 
 @pytest.mark.parametrize(("name", "example"), [("jsonl", "PATH.jsonl"), ("csv", "PATH.csv"), ("folder", "FOLDER")])
