@@ -1,1 +1,1 @@
-"""From a checkpoint and a split to metrics."""
+"""Evaluation: a checkpoint and a split become metrics."""

@@ -1,4 +1,4 @@
-"""The call that users of the seed project know."""
+"""The function that users of the seed project call to evaluate a model."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ def compute_retrieval_metrics(  # noqa: PLR0917  the seed project's signature
     relevance: RelevanceProtocol = "text",
     **_ignored: Any,
 ) -> dict[str, Any]:
-    """Retrieval metrics of a transformers dual encoder on one split.
+    """Compute the retrieval metrics of a transformers dual encoder on one split.
 
     Args:
-        model: with `get_image_features` and `get_text_features`; its `config.model_type` says how it is used.
-        processor: with `image_processor` and `tokenizer`.
-        split_ds: with the columns `image` (decoded or not) and `captions` (a list of str).
-        device: where to run; None: the GPU where there is one.
-        eval_image_bs: images at once.
-        eval_text_bs: texts at once.
-        is_siglip: not needed, and ignored.
-        relevance: what counts as a right answer: `text`, the same caption for every image that has it; `pair`, as the
-            papers on Flickr8k, Flickr30k and COCO count, a caption for its own image alone.
-        **_ignored: the seed project's `stream_if_products_over`, `chunk_size_text` and `chunk_size_image`:
-            similarities are always computed in blocks.
+        model: a model with `get_image_features` and `get_text_features`; its `config.model_type` decides how it is used.
+        processor: a processor with `image_processor` and `tokenizer`.
+        split_ds: a split with the columns `image` (decoded or not) and `captions` (a list of str).
+        device: the device to run on; None uses a GPU if there is one.
+        eval_image_bs: number of images per batch.
+        eval_text_bs: number of texts per batch.
+        is_siglip: ignored, because the model itself tells.
+        relevance: what counts as a right answer. With `text`, a caption is right for every image that has it. With
+            `pair`, as in the papers on Flickr8k, Flickr30k and COCO, it is right only for its own image.
+        **_ignored: the seed project's `stream_if_products_over`, `chunk_size_text` and `chunk_size_image`. They are
+            not needed, because similarities are always computed in blocks.
 
     Returns:
         The metrics of `icclip.retrieval.metrics.retrieval_metrics`, and `confidence_95`.
 
     Raises:
-        UsageError: a model type without a backend, an image that cannot be read, an empty split.
-        TypeError: an argument that neither project knows.
+        UsageError: no backend serves the model type, an image cannot be read, or the split is empty.
+        TypeError: an argument is known to neither project.
     """
     if is_siglip is not None:
         # Two frames up: users call this through `icclip.compute_retrieval_metrics`.

@@ -24,15 +24,15 @@ SPLIT_OPTIONS = {"val_fraction": "--val-fraction", "seed": "--split-seed"}
 
 
 def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
-    """The whole request.
+    """Build the complete configuration of an evaluation.
 
     Args:
         registry: knows the datasets.
         said: fields of EvalConfig, nested; `data.name` is what the user wrote after `--dataset`. None, or a
-            missing key, means 'not said'; only `encoder.checkpoint` has to be there.
+            missing key, means that the user did not give it; only `encoder.checkpoint` is required.
 
     Raises:
-        UsageError: no dataset is known, or an option is wrong.
+        UsageError: no dataset is named or recorded, or an option is wrong.
     """
     checkpoint = str(said["encoder"]["checkpoint"])
     trained = RunDirectory.open(checkpoint).config
@@ -45,7 +45,7 @@ def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
-    """The data a run was trained on; None where that is unknown, or is not the source that `data` reads."""
+    """The data that a run was trained on; None if it is unknown or differs from the source that `data` reads."""
     trained = run.config.get("data")
     if trained is None:
         return None
@@ -56,10 +56,10 @@ def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | N
 
 
 def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
-    """What a result is about: the name, and the path where the path decides what is read.
+    """What a result is about: the name of the dataset, and its path if the path decides what is read.
 
-    A dataset that takes any path it recognises (a folder, a .jsonl) is that path; one that does not
-    (flickr8k) is the same in every local copy.
+    A dataset that reads any path of its kind (a folder, a .jsonl file) is identified by that path. A named
+    dataset such as flickr8k is the same in every local copy.
     """
     if config.path is None or registry.dataset(config.name).recognises is None:
         return config.name
@@ -68,24 +68,24 @@ def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
 
 
 def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) -> list[str]:
-    """Options that split the run's own data otherwise than training did, by their flags."""
+    """The flags of options that split the run's own data differently than training did."""
     own = training_data(registry, run, data)
     return [flag for key, flag in SPLIT_OPTIONS.items() if own is not None and getattr(own, key) != getattr(data, key)]
 
 
 def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]) -> DatasetConfig:
-    """The data to measure a checkpoint on: what was asked for, else what it was trained or proven on.
+    """Choose the data to measure a checkpoint on: what the user named, or else what it was trained or proven on.
 
     A source without splits is used as a whole, unless it is the very one that the run was trained on, which is
     split as it was then, or the user asks for a made split by its share or seed.
 
     Args:
         registry: knows the datasets.
-        checkpoint: what the user gave.
+        checkpoint: the checkpoint, as the user named it.
         said: fields of DatasetConfig; `name` is what the user wrote after `--dataset`.
 
     Raises:
-        UsageError: no dataset is known, or an option is wrong.
+        UsageError: no dataset is named or recorded, or an option is wrong.
     """
     # Streaming is for training: an evaluation needs every image, in order.
     options = {**said, "streaming": False}
@@ -103,9 +103,9 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
 
 
 def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | None) -> DatasetConfig | None:
-    """What a bundle went through the gate with; None where that is unknown, or is not the source that `asked` reads.
+    """The data that the gate measured a bundle on; None if it is unknown or differs from the source that `asked` reads.
 
-    It is split as in the run that the bundle was made from, whose training images are not to be measured.
+    It is split as in the run that the bundle was made from, so that no training image is measured.
     """
     proven = _proven_on(checkpoint)
     if proven is None:
@@ -117,7 +117,7 @@ def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | Non
     except UsageError:
         if asked is None:
             raise
-        # A dataset that is not to be had here is another one than that which was asked for.
+        # A dataset that cannot be read here is not the one that was asked for.
         return None
     if asked is None:
         return own
@@ -129,6 +129,6 @@ def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | Non
 
 
 def _proven_on(checkpoint: str) -> ParityData | None:
-    """The split that a bundle went through the gate with; None for anything that is no bundle."""
+    """The split that the gate measured a bundle on; None for anything that is not a bundle."""
     path = Path(checkpoint)
     return read_manifest(path).data if is_bundle(path) else None

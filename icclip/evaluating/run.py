@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from icclip.data.gallery import Gallery
 
 RELEVANCE = "relevance"
-"""The key, among the metrics, of what says which answers counted as right."""
+"""The key of the metrics that says which answers counted as right."""
 RIGHT_ANSWERS = {
     "text": "the same caption is right for every image that has it (--relevance text)",
     "pair": "a caption is right only for its own image (--relevance pair)",
@@ -50,12 +50,12 @@ class Evaluation:
     """What an evaluation measured."""
 
     metrics: Mapping[str, Any]
-    """The content of the file: metrics, `confidence_95`, `about`."""
+    """The content of the result file: the metrics, `confidence_95` and `about`."""
     title: str
     """The name of the dataset and of the split."""
 
     def to_mapping(self) -> Mapping[str, Any]:
-        """The content of the file."""
+        """The content of the result file."""
         return self.metrics
 
     def renderables(self) -> Iterable[RenderableType]:
@@ -70,7 +70,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     """Measure a checkpoint on a split and write `<split>_metric.json`.
 
     Raises:
-        UsageError: anything the user can mend: names, paths, data, what is in the way of the file.
+        UsageError: something that the user can correct: a name, a path, the data, or what blocks the result file.
     """
     from icclip.data.gallery import load_gallery
     from icclip.data.lengths import cut_captions
@@ -80,14 +80,14 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     directory = output_directory(registry, run, config)
     about = _about(registry, config, directory)
     path = metric_path(directory, config.split)
-    # Before the work, not after it.
+    # A file in the way is reported before the work, not after it.
     refuse_other_numbers(path, about)
     for option in leaking_options(registry, run, config.data):
         reporter.warn(
             f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
         )
     gallery = load_gallery(registry, config.data, config.split, reporter)
-    # What judgements name is checked before the model is loaded.
+    # The names in a file of judgements are checked before the model is loaded.
     relevance, other = right_answers(config, gallery)
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.header(_header(config, encoder, gallery, relevance, path))
@@ -124,26 +124,27 @@ def evaluate_split(
     seed: int = 42,
     reporter: Reporter = _QUIET,
 ) -> dict[str, Any]:
-    """Encode, rank, measure. The same arguments give the same numbers.
+    """Encode a split, rank it and compute its metrics. The same arguments give the same numbers.
 
-    The result has a key `relevance`: the protocol that the numbers follow, how many captions several images
-    share, how many images are copies of others and, under the name of the other protocol, its numbers.
+    The result has a key `relevance` with the protocol that the numbers follow, the number of captions that
+    several images share, the number of images that are copies of others and, under the name of the other
+    protocol, the numbers by that protocol.
 
     Args:
-        encoder: gives unit vectors; shows its own progress.
-        images: as many as `relevance` has, in its order.
-        relevance: the right answers, and the captions.
-        other: the right answers of another protocol, whose numbers are reported beside.
-        image_batch: images encoded at once.
-        text_batch: texts encoded at once.
-        metrics: computed beside those of `retrieval_metrics`.
-        bootstrap: resamples behind `confidence_95`; 0 leaves that key out.
-        seed: of the resamples.
-        reporter: hears of what makes the numbers less than they seem.
+        encoder: the encoder, which returns unit vectors and shows its own progress.
+        images: the images, in the order of `relevance`.
+        relevance: the right answers and the captions.
+        other: the right answers by another protocol, whose numbers are reported as well.
+        image_batch: number of images per batch.
+        text_batch: number of texts per batch.
+        metrics: metrics of plugins, computed in addition to those of `retrieval_metrics`.
+        bootstrap: number of resamples behind `confidence_95`; 0 leaves that key out.
+        seed: seed of the resamples.
+        reporter: shows warnings about numbers that say less than they seem to.
 
     Raises:
-        DataError: there is no image.
-        CheckpointError: embeddings that cannot be compared.
+        DataError: the split has no images.
+        CheckpointError: the embeddings cannot be compared.
     """
     if not relevance.captions.n_images:
         raise DataError("the split has no images: check the dataset, or choose another split")
@@ -164,10 +165,10 @@ def evaluate_split(
 
 
 def right_answers(config: EvalConfig, gallery: Gallery) -> tuple[Relevance, Relevance | None]:
-    """The right answers of a split, as it was asked for, and those of another protocol to compare with.
+    """The right answers of a split by the requested protocol, and by another one to compare with.
 
     Raises:
-        DataError: an image cannot be read, or judgements cannot be read or name what the split does not hold.
+        DataError: an image or the judgements cannot be read, or the judgements name something that the split lacks.
     """
     if config.qrels is None:
         return gallery.relevances()
@@ -182,7 +183,7 @@ def _about_relevance(relevance: Relevance, other: Relevance | None) -> dict[str,
 
 
 def doubts(ranks: RetrievalRanks) -> list[str]:
-    """What a reader of the numbers should know: a split that is too small, answers that are tied."""
+    """What a reader of the numbers should know: that the split is too small, or that answers are tied."""
     found = []
     n_images, n_texts, largest = ranks.captions.n_images, ranks.captions.n_texts, max(CUTOFFS)
     if n_images <= largest:
@@ -196,10 +197,10 @@ def doubts(ranks: RetrievalRanks) -> list[str]:
 
 
 def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) -> Path:
-    """Where the metrics go: what the user said, the run's own directory, or one below `eval/`.
+    """The directory for the result: the one that the user named, the run's own, or one below `eval/`.
 
-    A run's directory takes only the numbers of the data it was trained on, with right answers counted as they
-    were then.
+    A run's own directory only receives results on the data it was trained on, with right answers counted as
+    during training.
     """
     from icclip.data.gallery import relevance_protocol
 
@@ -231,7 +232,7 @@ def _counted_as(registry: Registry, config: EvalConfig) -> str:
 
 
 def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
-    """A run directory may be moved: beside its own weights, a result is about `.`."""
+    """The checkpoint that a result is about: `.` beside its own weights, because a run directory may be moved."""
     path = Path(checkpoint)
     if not path.exists():
         return checkpoint
@@ -239,7 +240,7 @@ def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
 
 
 def _variant(config: EvalConfig) -> str:
-    """Tells a bundle's precisions apart."""
+    """The part of a name that tells a bundle's precisions apart."""
     precision = config.encoder.precision
     return f"-{precision}" if precision and is_bundle(Path(config.checkpoint)) else ""
 

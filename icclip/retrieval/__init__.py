@@ -1,1 +1,1 @@
-"""Ranks, metrics and what they are worth: numpy alone."""
+"""Ranks, metrics and their confidence intervals, with numpy alone."""

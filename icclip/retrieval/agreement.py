@@ -1,7 +1,7 @@
 """How far one encoder's embeddings are from another's, and whether the difference reaches retrieval.
 
-Everything compares a candidate with a reference, row by row, in float64: the differences that
-matter for float32 encoders are smaller than what float32 sums would add.
+Everything compares a candidate with a reference, row by row, in float64, because the differences that
+matter for float32 encoders are smaller than the rounding errors of float32 sums.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ WORST = 5
 TOP = 10
 
 _DIRECTION_FLOOR = 1e-6
-"""A float32 unit vector is known to about 1e-7: where it is this close to the mean, its direction is noise."""
+"""A float32 unit vector is exact to about 1e-7, so the direction of one this close to the mean is noise."""
 _EQUAL = 1e-6
 _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class TowerAgreement:
-    """One tower's embeddings against the reference's."""
+    """How one tower's embeddings compare with the reference's."""
 
     min_cosine: float
     mean_cosine: float
     centred_min_cosine: float | None
-    """After subtracting the reference's mean from both; None where nothing but the mean is left."""
+    """Cosines after the reference's mean was subtracted from both; None if nothing but the mean is left."""
     centred_mean_cosine: float | None
     embedding_abs: float
-    """Largest difference of a component."""
+    """Largest difference of any component."""
     spread: float
-    """Mean length of the centred reference embeddings, 0..1: near 0 all inputs look alike to the model."""
+    """Mean length of the centred reference embeddings, 0..1; near 0, all inputs look alike to the model."""
     worst: tuple[int, ...]
-    """Rows with the lowest cosine, the lowest first."""
+    """The rows with the lowest cosines, the lowest first."""
     worst_cosines: tuple[float, ...]
     centred_worst: int | None
     """The row with the lowest centred cosine."""
@@ -44,25 +44,25 @@ class TowerAgreement:
 
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """Queries whose first answer is another one."""
+    """Queries whose first answer changed."""
 
     count: int
     near_ties: int
-    """Of them, those whose two answers are within NEAR_TIE of each other in the reference."""
+    """Number of these queries whose two answers are within NEAR_TIE of each other in the reference."""
     largest_gap: float
-    """What the reference's similarities put between the two answers, at most."""
+    """Largest gap between the reference's similarities of the two answers."""
     worst: int | None
-    """The query with that gap."""
+    """The query with the largest gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankingAgreement:
-    """The answers to one direction's queries against the reference's."""
+    """How the answers to the queries of one direction compare with the reference's."""
 
     similarity_abs: float
-    """Largest difference of a similarity."""
+    """Largest difference of any similarity."""
     overlap: float
-    """Mean share of the reference's first ten answers that are among the candidate's."""
+    """Mean fraction of the reference's first ten answers that are also among the candidate's."""
     flips: Flips
 
 
@@ -79,7 +79,7 @@ def centred_cosines(reference: np.ndarray, candidate: np.ndarray) -> np.ndarray:
     """Cosines after subtracting the reference's mean from both: [n, dim] twice -> float64 [n].
 
     Embeddings of one tower share a large common part, and all the information is in the rest; raw
-    cosines hide what happens to it. NaN for rows that are nothing but the common part.
+    cosines hide what happens to it. Rows that consist of the common part alone give NaN.
     """
     mean = reference.mean(axis=0, dtype=np.float64)
     centred = reference - mean
@@ -121,13 +121,13 @@ def ranking_agreement(
     top: int = TOP,
     block: int = _BLOCK,
 ) -> RankingAgreement:
-    """Compare what queries find; ties within 1e-6 count as either answer.
+    """Compare the answers that queries find; of answers tied within 1e-6, either one counts.
 
     Args:
-        reference: its queries [n, dim] and answers [m, dim], unit rows.
-        candidate: likewise, of the same shapes.
-        top: answers that `overlap` looks at; all of them where there are fewer.
-        block: queries at once; memory is block x m.
+        reference: the reference's queries [n, dim] and answers [m, dim], as unit rows.
+        candidate: the candidate's queries and answers, of the same shapes.
+        top: number of answers that `overlap` looks at, or all of them if there are fewer.
+        block: number of queries per block; the memory needed is block x m.
     """
     largest, overlaps, gaps = 0.0, [], []
     for rows in _spans(len(reference[0]), block):

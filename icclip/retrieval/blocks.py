@@ -1,8 +1,8 @@
-"""How much of a large matrix of similarities is worked on at once.
+"""How large a block of a matrix of similarities is processed at a time.
 
-A block that fits the processor's cache is read and written without waiting for the memory, and a product
-of matrices that is large enough keeps all cores, or a GPU, busy. Both sizes follow the machine, and both
-are small against the memory that is free.
+A block that fits the processor's cache is read and written without waiting for main memory, and a matrix
+product that is large enough keeps all cores, or a GPU, busy. Both sizes depend on the machine, and both are
+small compared with the free memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 MIB = 2**20
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-"""Where Linux tells the sizes of the first processor's caches."""
+"""Directory in which Linux lists the caches of the first processor."""
 UNKNOWN_CACHE = MIB
-"""Bytes: what a core of any processor of the last ten years has, about."""
+"""Bytes of second-level cache per core; roughly what processors of the last ten years have."""
 SHARE_OF_FREE = 32
 """A block takes at most this fraction (one part in N) of the free memory."""
 
@@ -27,23 +27,23 @@ def spans(rows: int, size: int) -> Iterator[slice]:
 
 
 def rows_of(limit: int, columns: int, itemsize: int) -> int:
-    """The rows of `columns` values of `itemsize` bytes that fit in `limit` bytes; one where none does."""
+    """How many rows of `columns` values of `itemsize` bytes fit in `limit` bytes; at least one."""
     return max(1, limit // max(1, columns * itemsize))
 
 
 def block_bytes(wanted: int, free: int | None = None) -> int:
-    """`wanted` bytes, or less where little memory is free.
+    """The size of a block: `wanted` bytes, or less if little memory is free.
 
     Args:
-        wanted: what would be fast.
-        free: bytes of the device; None: of this machine, where it tells.
+        wanted: the size in bytes that would be fast.
+        free: free memory of the device in bytes; None looks it up for this machine, if the system tells.
     """
     known = free_memory() if free is None else free
     return wanted if known is None else max(1, min(wanted, known // SHARE_OF_FREE))
 
 
 def free_memory() -> int | None:
-    """The memory of this machine that nothing is held in, in bytes; None where it does not tell."""
+    """The free memory of this machine in bytes; None if the system does not tell."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -52,7 +52,7 @@ def free_memory() -> int | None:
 
 @cache
 def cache_bytes() -> int:
-    """The second-level cache of a core, in bytes, or what is usual where the system does not tell."""
+    """The second-level cache of a core in bytes, or a usual value if the system does not tell."""
     for folder in sorted(CACHES.glob("index*")):
         try:
             level, size = (folder.joinpath(name).read_text(encoding="ascii").strip() for name in ("level", "size"))

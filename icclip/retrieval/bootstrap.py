@@ -1,7 +1,7 @@
 """Confidence intervals of retrieval metrics by resampling images.
 
-The captions of one image are answered alike, so that resampling captions one by one would make the
-intervals too narrow: an image is drawn together with all its captions (a cluster bootstrap; Field and
+The captions of one image tend to be answered alike, so resampling captions one by one would make the
+intervals too narrow. Therefore an image is drawn together with all its captions (a cluster bootstrap; Field and
 Welsh, "Bootstrapping clustered data", 2007), and byte-identical images that are one answer are drawn as
 one. A caption that several images share is one query however often it stands in the split. Its rows
 belong to it as well as to their images, and neither grouping contains the other; joining all images that
@@ -9,8 +9,8 @@ are connected by captions would often leave one single group. So shared captions
 counts as often as its image times as often as its caption (the pigeonhole bootstrap; Owen, Annals of
 Applied Statistics 1, 2007), which is slightly on the safe side.
 
-Ranks stay those of the full gallery: the intervals speak of other queries of the same kind, not of a
-gallery of another size.
+Ranks stay those of the full gallery: the intervals describe other queries of the same kind, not a gallery
+of another size.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from icclip.retrieval.ranking import RetrievalRanks
 
 LEVEL = 0.95
 KEY = "confidence_95"
-"""The key of the intervals among the metrics."""
+"""The key under which the metrics hold the intervals."""
 
 _NUMBERS_AT_ONCE = 4_000_000
 
 
 def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: int = 42) -> dict[str, list[float]]:
-    """95 % percentile intervals of the six R@K, `mR@1/5/10` and `rsum`.
+    """Compute 95 % percentile intervals of the six R@K, `mR@1/5/10` and `rsum`.
 
     Args:
-        ranks: of the whole split.
-        resamples: how often as many images as there are are drawn, with replacement.
-        seed: of the drawing; the same seed gives the same intervals.
+        ranks: the ranks of the whole split.
+        resamples: number of resamples; each draws as many images as the split has, with replacement.
+        seed: seed of the resampling; the same seed gives the same intervals.
 
     Returns:
         Metric name -> [low, high], in the metric's own unit.
@@ -57,10 +57,10 @@ def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: 
 
 
 def draws(n_images: int, resamples: int, seed: int | list[int], *, rows: int | None = None) -> Iterator[np.ndarray]:
-    """How often each image is drawn: int64 [r, n_images] with rows of sum n_images, `resamples` rows in all.
+    """How often each image is drawn, in blocks of int64 [r, n_images]; every row sums to n_images.
 
-    Two runs on one split that use the same seed are resampled alike, and can be compared pairwise. `rows`
-    at most are given at once; None: as many as fit into memory.
+    There are `resamples` rows in all. Two runs on one split that use the same seed are resampled alike, so
+    they can be compared pairwise. A block has at most `rows` rows; None allows as many as fit into memory.
     """
     generator = np.random.default_rng(seed)
     rows = rows or _at_once(n_images)
@@ -136,7 +136,7 @@ class _SharedCaptions:
 def _recalls(drawn: np.ndarray) -> dict[str, Any]:
     """R@K of every resample, float64 [r] each; `drawn` are sums over it, [r, 8]."""
     starts = {"i2t": 0, "t2i": _COLUMNS}
-    # By chance a resample may hold no query of a few judged ones.
+    # If few queries are judged, a resample may hold none of them by chance.
     numbers = {key: np.where(own := drawn[:, start + len(CUTOFFS)], own, np.nan) for key, start in starts.items()}
     return {
         f"{direction}_R@{k}": drawn[:, start + column] / numbers[direction]

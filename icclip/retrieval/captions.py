@@ -1,4 +1,4 @@
-"""Which captions belong to which image."""
+"""The captions of a split, and which image each belongs to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CaptionMap:
 
     @classmethod
     def from_lists(cls, captions: Sequence[Sequence[str]]) -> Self:
-        """From one list of captions per image. Raises ValueError where a list is empty."""
+        """Build it from one list of captions per image. Raises ValueError if a list is empty."""
         counts = np.array([len(own) for own in captions], dtype=np.int64)
         if counts.size and counts.min() == 0:
             raise ValueError(f"image {int(counts.argmin())} has no caption")
@@ -31,12 +31,12 @@ class CaptionMap:
 
     @property
     def n_images(self) -> int:
-        """N."""
+        """The number of images."""
         return len(self.offsets) - 1
 
     @property
     def n_texts(self) -> int:
-        """M."""
+        """The number of texts."""
         return len(self.texts)
 
     @property

@@ -1,18 +1,18 @@
-"""How far apart embeddings lie: what goes to nothing when a model collapses."""
+"""How far apart embeddings lie; this falls to zero when a model collapses."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SAMPLE = 1000
-"""Embeddings that are compared with each other; spread evenly over all."""
+"""Number of embeddings that are compared with each other, taken at even distances from all."""
 
 
 def dispersion(embeddings: np.ndarray) -> dict[str, float]:
-    """`variance` and `uniformity` of embeddings [n, d] of any norm.
+    """Compute the `variance` and `uniformity` of embeddings [n, d] of any norm.
 
-    Both are of the unit vectors u. The variance, mean |u - mean(u)|^2, is 0 where all are the same and at
-    most 1. The uniformity, log mean exp(-2 |u_i - u_j|^2) over the pairs i < j, is 0 there, and lower the
+    Both are of the unit vectors u. The variance, mean |u - mean(u)|^2, is 0 if all are the same, and at
+    most 1. The uniformity, log mean exp(-2 |u_i - u_j|^2) over the pairs i < j, is then 0 too, and lower the
     more evenly they cover the sphere (Wang and Isola 2020, arXiv:2005.10242).
     """
     rows = np.linspace(0, len(embeddings) - 1, min(len(embeddings), SAMPLE)).astype(int)

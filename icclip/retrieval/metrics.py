@@ -29,17 +29,17 @@ SEED_KEYS = (
 
 
 def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -> dict[str, float]:
-    """All metrics of one retrieval run.
+    """Compute all metrics of one retrieval run.
 
     First the 13 keys of the seed project, all floats: `i2t_` (image queries) and `t2i_` (text queries)
     `R@1/5/10`, fractions in 0..1 of all queries whose best positive ranks that high; `MedR`, the lower
     median rank; `MeanR`; `avg_best_cosine`, the mean over images of the best cosine with a right
     text; `n_images`, `n_texts`. Then `mR@1/5/10`, the mean of both directions (0..1); `rsum`, the sum
-    of the six R@K in percent (0..600, as papers print it); then whatever `specs` compute; then, where ties
+    of the six R@K in percent (0..600, as papers print it); then whatever `specs` compute; then, if ties
     make a difference, `..._optimistic` values that resolve them in favour of the positive.
 
     Raises:
-        PluginError: a metric takes a key that exists, or gives something that is not a finite number.
+        PluginError: a metric uses a key that is already taken, or returns something that is not a finite number.
     """
     metrics = {**_direction("i2t", ranks.i2t), **_direction("t2i", ranks.t2i)}
     metrics["avg_best_cosine"] = float(ranks.best_cosines.mean(dtype=np.float64))
@@ -53,7 +53,7 @@ def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -
 
 
 def _queries(ranks: RetrievalRanks) -> dict[str, float]:
-    """How many queries the numbers are of, where judgements leave some images or texts without an answer."""
+    """The number of queries, reported if judgements leave some images or texts without a right answer."""
     there = {"n_image_queries": len(ranks.i2t), "n_text_queries": len(ranks.t2i)}
     rows = (ranks.captions.n_images, ranks.captions.n_texts)
     return {key: float(own) for (key, own), total in zip(there.items(), rows, strict=True) if own != total}
@@ -84,7 +84,7 @@ def _optimistic(ranks: RetrievalRanks, metrics: Mapping[str, float]) -> dict[str
 
 
 def _checked(spec: MetricSpec, values: Any, taken: Iterable[str]) -> dict[str, float]:
-    """What a plugin's metric returned, if it can stand beside the others."""
+    """Check what a plugin's metric returned before it joins the others."""
     if not isinstance(values, Mapping):
         raise PluginError(f"metric {spec.name!r} returned {type(values).__name__}: return a mapping of name to float")
     for key, value in values.items():

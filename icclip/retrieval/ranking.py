@@ -1,6 +1,6 @@
-"""Where the right answers stand when a model ranks all texts for an image, and all images for a text.
+"""Rank all texts for each image and all images for each text, and find where the right answers stand.
 
-The counts come from float32 cosines, and they do not depend on how the work was cut into blocks, on
+The counts come from float32 cosines, and they do not depend on how the work was divided into blocks, on
 the number of threads or on the BLAS library: rows are rounded to multiples of 2^-26, so that every
 product and every partial sum of a cosine (at most 1 for unit rows) is a multiple of 2^-52 and fits the
 53 bits of a float64. A sum that never rounds has one value in whatever order it is taken. The
@@ -20,9 +20,9 @@ from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.relevance import Relevance
 
 BLOCK = 2048
-"""Rows and columns of the similarities that are in memory at once: about 80 MB."""
+"""Rows and columns of the block of similarities that is held in memory; it takes about 80 MB."""
 FEW = 8
-"""Up to this number of right answers to a query, each is compared with all candidates; beyond it, the candidates are sorted first."""
+"""If queries have at most this many right answers, each answer is compared with all candidates; with more, the candidates are sorted first."""
 
 _GRID = float(2**26)
 
@@ -37,7 +37,7 @@ class Answers:
     """
 
     queries: np.ndarray
-    """int64 [queries]: their rows in the split: all of them, unless judgements leave some without an answer."""
+    """int64 [queries]: rows of the queries in the split; all rows, unless judgements leave some without an answer."""
     lists: np.ndarray
     """int64 [queries]: the list that each query uses."""
     offsets: np.ndarray
@@ -64,7 +64,7 @@ class Answers:
 
     @cached_property
     def optimistic(self) -> np.ndarray:
-        """int64 [queries]: as `ranks`, with ties going to the answer."""
+        """int64 [queries]: like `ranks`, but ties are resolved in favour of the answer."""
         return self._of_queries(1 + self.above[self.offsets[:-1]])
 
     @cached_property
@@ -86,9 +86,9 @@ class Answers:
         return self.summed(self.sizes)
 
     def places(self, query: int) -> np.ndarray:
-        """int64: the places, from 1, that the right answers to the query in this position take, ascending.
+        """int64: the places, from 1, of all right answers to the query with this index, in ascending order.
 
-        An answer stands after the wrong ones that it is tied with.
+        An answer comes after the wrong ones that it is tied with.
         """
         start, stop = self.offsets[self.lists[query] : self.lists[query] + 2]
         ahead = np.repeat(self.ahead[start:stop], self.sizes[start:stop])
@@ -115,7 +115,7 @@ class Answers:
 class RetrievalRanks:
     """Where the right answers stand in both directions.
 
-    The shortcuts `i2t` and `t2i` are what most metrics need; `i2t_answers` and `t2i_answers` know the place
+    The shortcuts `i2t` and `t2i` are what most metrics need; `i2t_answers` and `t2i_answers` hold the place
     of every right answer.
     """
 
@@ -137,7 +137,7 @@ class RetrievalRanks:
 
     @property
     def i2t_optimistic(self) -> np.ndarray:
-        """int64 [image queries]: as `i2t`, with ties going to the text."""
+        """int64 [image queries]: like `i2t`, but ties are resolved in favour of the text."""
         return self.i2t_answers.optimistic
 
     @property
@@ -147,7 +147,7 @@ class RetrievalRanks:
 
     @property
     def t2i_optimistic(self) -> np.ndarray:
-        """int64 [text queries]: as `t2i`, with ties going to the image."""
+        """int64 [text queries]: like `t2i`, but ties are resolved in favour of the image."""
         return self.t2i_answers.optimistic
 
     @property
@@ -167,16 +167,16 @@ def rank(
     """Count the wrong answers before every right one, without holding all similarities at once.
 
     Args:
-        image_embeddings: float [n_images, dim]; rows are brought to length 1 (a zero row stays zero).
-        text_embeddings: float [n_texts, dim], likewise.
-        relevance: the right answers. Of inputs that it takes for copies the first one's embedding counts:
-            what an encoder's batches make of the others differs in the last digits only.
-        block: rows and columns of a tile of similarities; changes memory and time, never the result.
-        few: see FEW; changes the time alone.
+        image_embeddings: float [n_images, dim]; rows are scaled to length 1 (a zero row stays zero).
+        text_embeddings: float [n_texts, dim], scaled in the same way.
+        relevance: the right answers. Of inputs that it treats as copies, only the first one's embedding counts;
+            the others differ from it in the last digits only, because they were encoded in other batches.
+        block: rows and columns of a block of similarities; it changes memory and time, never the result.
+        few: see FEW; it only changes the time.
 
     Raises:
-        CheckpointError: embeddings that are not finite, or of different widths.
-        ValueError: the numbers of rows are not those of `relevance`.
+        CheckpointError: the embeddings are not finite, or their widths differ.
+        ValueError: the numbers of rows differ from those of `relevance`.
     """
     _check(image_embeddings, text_embeddings, relevance.captions)
     images = _unit_on_grid(image_embeddings[relevance.images.first])

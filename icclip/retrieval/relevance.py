@@ -1,4 +1,4 @@
-"""Which texts are right answers to which images: a many-to-many relation, made once for a split.
+"""Which texts are right answers to which images: a many-to-many relation, built once for a split.
 
 Two protocols decide it from the content of a split. Under `text`, identical captions and byte-identical
 images are the same answer, for every image that has them; a perfect model can then score 100 %. Under
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 
 def same_text(caption: str) -> str:
-    """What two captions have to agree in to be the same: everything but case, white space and Unicode composition."""
+    """The form in which equal captions are equal: without differences in case, white space and Unicode composition."""
     return " ".join(unicodedata.normalize("NFC", caption).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """Rows of which some are copies of others; the distinct ones are numbered as they first appear."""
+    """Rows, some of which are copies of others; distinct rows are numbered in the order of their first appearance."""
 
     of_row: np.ndarray
     """int64 [rows]: the kind of each row."""
     first: np.ndarray
     """int64 [kinds]: the first row of each kind."""
     sizes: np.ndarray
-    """int64 [kinds]: how many rows are of that kind."""
+    """int64 [kinds]: the number of rows of each kind."""
 
     @classmethod
     def of(cls, keys: Iterable[Hashable]) -> Self:
@@ -80,16 +80,16 @@ class Relevance:
 
     @classmethod
     def of(cls, captions: CaptionMap, protocol: RelevanceProtocol, images: Sequence[Hashable] | None = None) -> Self:
-        """From the content of a split.
+        """Derive the right answers from the content of a split.
 
         Args:
-            captions: which texts came with which image.
+            captions: the texts of the split, and the image that each came with.
             protocol: `text` or `pair`.
-            images: a key for each image, the same for byte-identical ones; None: no two are the same. It
-                makes a difference under `text` only.
+            images: a key for each image, the same for byte-identical ones; None means that no two are the same.
+                It only matters under `text`.
 
         Raises:
-            ValueError: there are not as many keys as images.
+            ValueError: the number of keys differs from the number of images.
         """
         if images is not None and len(images) != captions.n_images:
             raise ValueError(f"{len(images)} keys for {captions.n_images} images")
@@ -103,13 +103,13 @@ class Relevance:
 
     @classmethod
     def judged(cls, captions: CaptionMap, source: str, pairs: np.ndarray, grades: np.ndarray) -> Self:
-        """From judgements.
+        """Take the right answers from judgements.
 
         Args:
             captions: the texts of the split.
-            source: where they were read, for results.
+            source: the name of the file that they were read from, for results.
             pairs: int64 [n, 2]: an image's row and a text's row; where a pair comes twice, its best grade counts.
-            grades: float64 [n]: how right it is; 0 and below: not at all.
+            grades: float64 [n]: how right each pair is; 0 and below mean that it is wrong.
 
         Raises:
             ValueError: nothing is judged right.

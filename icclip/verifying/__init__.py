@@ -1,1 +1,1 @@
-"""Checking a bundle anywhere."""
+"""Verification of an exported bundle on any machine, without PyTorch."""

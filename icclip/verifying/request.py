@@ -1,4 +1,4 @@
-"""What `icclip verify` is asked for."""
+"""The configuration of `icclip verify`, completed from the bundle."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from icclip.plugins.registry import Registry
 
 
 def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
-    """The whole request. The dataset is read as the parity gate read it, unless an option says otherwise.
+    """Build the complete configuration; the dataset is read as the parity gate read it, unless an option differs.
 
     Args:
         registry: knows the datasets.
         said: fields of VerifyConfig, nested; `data.name` is what the user wrote after `--dataset`.
 
     Raises:
-        CheckpointError: a dataset is given, and the bundle does not say what it was proven on.
+        CheckpointError: a dataset is given, but the bundle does not record what it was proven on.
         UsageError: the dataset is unknown, or an option is wrong.
-        MissingExtraError: a dataset without the package `datasets`.
+        MissingExtraError: a dataset is given, but the package `datasets` is not installed.
     """
     bundle, options = said["bundle"], dict(said.get("data", {}))
     dataset = options.pop("name", None)

@@ -1,4 +1,4 @@
-"""Is a bundle what the gate passed? Hashes, golden inputs and, with a dataset, the retrieval run again."""
+"""Check that a bundle still is what passed the gate: its hashes, its golden inputs and, with a dataset, its retrieval."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _LEAST_SCORE = 1e-30
-"""Where float32 stops telling scores from nothing."""
+"""Scores below this cannot be told from zero in float32."""
 _SAME_SCORE = 1e-4
-"""Of the logarithm: what float32 leaves of it."""
+"""Tolerance of the logarithm of a score, given the precision of float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class BundleCheck:
-    """One thing that was checked, and whether it was as it should be."""
+    """One thing that was checked, and whether it passed."""
 
     name: str
     passed: bool
@@ -52,18 +52,18 @@ class BundleCheck:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """All that was looked at."""
+    """The result of all checks."""
 
     bundle: Path
     checks: tuple[BundleCheck, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether everything was as it should be."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     def to_mapping(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Plain values for JSON."""
         checks = [dataclasses.asdict(check) for check in self.checks]
         return {"bundle": str(self.bundle), "passed": self.passed, "checks": checks}
 
@@ -72,7 +72,7 @@ class Verification:
         return [checks_table(self.to_mapping()["checks"], str(self.bundle))]
 
     def verdict(self) -> None:
-        """Raises GateError naming the first check that failed, and how many did."""
+        """Raise GateError if any check failed; the message names the first one and their number."""
         failed = [check for check in self.checks if not check.passed]
         if failed:
             more = f" ({len(failed)} of {len(self.checks)} checks failed)" if len(failed) > 1 else ""
@@ -89,26 +89,26 @@ def verify_bundle(
     data: Gallery | None = None,
     reporter: Reporter,
 ) -> Verification:
-    """Check a bundle wherever it is.
+    """Check a bundle on this machine.
 
     Args:
-        bundle: where some export target wrote it.
-        registry: knows the targets.
-        precisions: which of its precisions; none: all.
+        bundle: the directory that an export target wrote.
+        registry: knows the export targets.
+        precisions: the precisions to check; if empty, all of them.
         provider: see `OpenRequest`.
         threads: see `OpenRequest`.
-        data: measure retrieval on this as well, and compare with parity.json.
-        reporter: shows progress, and says which provider runs.
+        data: if given, retrieval is measured on it as well and compared with parity.json.
+        reporter: shows progress and the provider that runs.
 
     Raises:
         CheckpointError: no export target wrote it, or it never went through the gate.
-        UsageError: the precision or provider cannot be had, `data` is not what the gate measured.
+        UsageError: the precision or provider is not available, or `data` differs from what the gate measured.
     """
     target = _target(registry, bundle, reporter)
     manifest = read_manifest(bundle) if is_bundle(bundle) else None
     chosen = _chosen(bundle, manifest, target, precisions)
     checks = [] if manifest is None else list(_check_hashes(bundle, manifest, reporter))
-    # Files that are not what they should be are not worth running.
+    # A bundle with damaged files is not worth running.
     if all(check.passed for check in checks):
         parity, golden = read_parity(bundle), read_golden(bundle)
         request = OpenRequest(
@@ -129,10 +129,10 @@ def verify_bundle(
 
 
 def _target(registry: Registry, bundle: Path, reporter: Reporter) -> ExportTargetSpec:
-    """The export target that wrote it. Raises CheckpointError where none did."""
+    """The export target that wrote the bundle. Raises CheckpointError if none did."""
     target = registry.target_of(bundle, reporter.warn)
     if target is None:
-        # It says what a directory is that is not a bundle.
+        # Its error says why the directory is not a bundle.
         read_manifest(bundle)
         raise CheckpointError(f"no export target recognises {bundle}: give what `icclip export` wrote")
     return target
@@ -141,7 +141,7 @@ def _target(registry: Registry, bundle: Path, reporter: Reporter) -> ExportTarge
 def _chosen(
     bundle: Path, manifest: Manifest | None, target: ExportTargetSpec, wanted: Sequence[str]
 ) -> tuple[str, ...]:
-    """The precisions to check. Raises UnknownNameError for one that is not there."""
+    """The precisions to check. Raises UnknownNameError for one that the bundle lacks."""
     held = [result.precision for result in read_parity(bundle).results] if manifest is None else manifest.precisions
     for precision in wanted:
         if precision not in held:
@@ -163,7 +163,7 @@ def verify(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Veri
 
 
 def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> Gallery | None:
-    """The split, or the sample of it, that the gate measured; None if no dataset is asked for.
+    """The split, or the sample of it, that the gate measured; None if no dataset is given.
 
     Raises:
         UsageError: the dataset or split is unknown or cannot be read.
@@ -181,7 +181,7 @@ def _gate_data(config: VerifyConfig, registry: Registry, reporter: Reporter) -> 
 
 
 def _check_hashes(bundle: Path, manifest: Manifest, reporter: Reporter) -> Iterator[BundleCheck]:
-    # Opening it has compared its digest; without one it may say anything of the files.
+    # Opening the manifest has compared its digest; without a digest, its hashes prove nothing.
     no_digest = "icclip.json has no digest, so changes to it cannot be detected: export again"
     problems: list[str | None] = []
     with reporter.progress("hashing", len(manifest.files)) as advance:
@@ -209,7 +209,7 @@ def _check_encoder(
 
 
 def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, where: str) -> Iterator[BundleCheck]:
-    # As the gate encodes them: one by one, so that nothing depends on what shares a batch.
+    # Encoded one by one, as in the gate, so that nothing depends on the other inputs of a batch.
     images = encoder.encode_images([decode_image(path, str(path)) for path in golden.images], batch_size=1)
     yield _compared(
         f"{where}: golden images", images, golden.image_embeddings, thresholds, [p.name for p in golden.images]
@@ -219,10 +219,10 @@ def _check_golden(encoder: Encoder, thresholds: Thresholds, golden: Golden, wher
 
 
 def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[BundleCheck]:
-    """Temperature, bias and kind of loss, which no embedding shows."""
+    """Check the temperature, the bias and the kind of loss, which embeddings do not show."""
     rank_texts = getattr(encoder, "rank", None)
     widths = golden.image_embeddings.shape[1], golden.text_embeddings.shape[1]
-    # Embeddings of other widths are a finding of their own.
+    # Embeddings of different widths are reported by a check of their own.
     if rank_texts is None or widths[0] != widths[1]:
         return
     if golden.scores is None:
@@ -236,7 +236,7 @@ def _check_scores(encoder: Encoder, golden: Golden, where: str) -> Iterator[Bund
     with np.errstate(divide="ignore"):
         found = np.log(np.maximum(rank_texts(image, texts).astype(np.float64), _LEAST_SCORE))
     apart = np.abs(found - np.maximum(known.log_scores, np.log(_LEAST_SCORE)))
-    # Neither function's logarithm moves by more than twice what its arguments do.
+    # The logarithm of softmax and of sigmoid changes by at most twice the change of their arguments.
     allowed = 2 * known.factor * moved + _SAME_SCORE
     worst = int(apart.argmax())
     detail = (
@@ -263,7 +263,7 @@ def _compared(
 
 
 def _check_retrieval(encoder: Encoder, gated: PrecisionParity, data: Gallery, where: str) -> Iterator[BundleCheck]:
-    """Each recall is what the gate measured, as far as the gate let it be from the checkpoint's."""
+    """Check that each recall is what the gate measured, within the limits that the gate allowed."""
     batch = measured_batch(encoder)
     images = encoder.encode_images(data.images, batch_size=batch)
     texts = encoder.encode_texts(data.captions.texts, batch_size=batch)
