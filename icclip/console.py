@@ -127,7 +127,7 @@ def _json_line(payload: Mapping[str, Any]) -> str:
 
 
 def _ignore(_steps: int) -> None:
-    """Where nobody watches."""
+    """Stands for a progress bar that nobody would see."""
 
 
 def _console(stream: TextIO, *, quiet: bool) -> Console:

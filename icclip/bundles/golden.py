@@ -24,17 +24,17 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True)
 class GoldenScores:
-    """What the checkpoint's temperature, bias and kind of loss make of the first image and every text."""
+    """The scores of the first image with every text, by the checkpoint's temperature, bias and kind of loss."""
 
     log_scores: np.ndarray
-    """float64 [len(texts)]: natural logarithms of the scores that `Encoder.rank` gives."""
+    """float64 [len(texts)]: natural logarithms of the scores that `Encoder.rank` returns."""
     factor: float
-    """What the checkpoint multiplies cosines by; it says how far a score moves with a cosine."""
+    """The factor by which the checkpoint multiplies cosines; it tells how much a score changes with a cosine."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and what the checkpoint made of them."""
+    """Inputs with the embeddings and scores that the checkpoint gave."""
 
     images: tuple[Path, ...]
     texts: tuple[str, ...]
@@ -43,7 +43,7 @@ class Golden:
     text_embeddings: np.ndarray
     """float32 [len(texts), dim], rows of length 1."""
     scores: GoldenScores | None = None
-    """None where the export target gives none."""
+    """None if the export target writes no scores."""
 
 
 def write_golden(
@@ -59,13 +59,13 @@ def write_golden(
     """Write `golden/`; call `manifest.seal` afterwards.
 
     Args:
-        bundle: its directory.
-        images: kept as they are, as PNG; of EXIF data the orientation alone.
-        texts: kept as they are.
+        bundle: the directory of the bundle.
+        images: saved as PNG without changes; of their EXIF data, only the orientation is kept.
+        texts: saved without changes.
         image_embeddings: float [len(images), dim], rows of length 1.
         text_embeddings: float [len(texts), dim], rows of length 1.
-        names: what to call the images in their files' names, from the first on; none: their numbers alone.
-        scores: of the first image and every text.
+        names: names of the images for their file names, from the first on; without them, files only have numbers.
+        scores: the scores of the first image with every text.
     """
     root = bundle / DIRECTORY
     root.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ class TowerFiles(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerIO(Config):
-    """Names that a graph gives its only input and its only output."""
+    """The names of a graph's only input and only output."""
 
     input: str
     output: str
@@ -75,15 +75,15 @@ class Source(Config):
 
     name: str
     fingerprint: str
-    """sha256 over the names and values of its weights: tells two checkpoints apart."""
+    """sha256 over the names and values of the weights, which tells two checkpoints apart."""
     parameters: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextInputs(Config):
-    """How texts become `input_ids`: the checkpoint's TextPolicy, and what its tokenizer pads with.
+    """How texts become `input_ids`: the checkpoint's TextPolicy and the token that its tokenizer pads with.
 
-    `tokenizer.json` does the rest, canonicalisation (case, punctuation, whitespace) included.
+    `tokenizer.json` does the rest, including canonicalisation (case, punctuation, whitespace).
     """
 
     padding: Literal["longest", "max_length"]
@@ -103,22 +103,22 @@ class TextInputs(Config):
 class ImageInputs(Config):
     """How images become `pixel_values`: the values of preprocessor_config.json, made explicit.
 
-    Either `shortest_edge`, or `height` and `width`, is set; where all three are None images are only cropped.
+    Either `shortest_edge`, or `height` and `width`, is set; if all three are None, images are only cropped.
     """
 
     processor: str
-    """The class that fed the checkpoint; transformers' slow (PIL) and fast (torchvision) ones differ a little."""
+    """The image processor class that fed the checkpoint; transformers' slow (PIL) and fast (torchvision) classes differ slightly."""
     shortest_edge: int | None = None
     height: int | None = None
     width: int | None = None
     resample: int = 3
-    """As PIL numbers its filters: 2 bilinear, 3 bicubic."""
+    """The number of PIL's filter: 2 is bilinear, 3 is bicubic."""
     crop_height: int | None = None
-    """Size of the centre crop; None: no crop."""
+    """Size of the centre crop; None means no crop."""
     crop_width: int | None = None
     rescale_factor: float | None = 1 / 255
     mean: tuple[float, ...] | None = None
-    """One value per channel; None: no normalisation."""
+    """One value per channel; None means no normalisation."""
     std: tuple[float, ...] | None = None
 
     @property
@@ -149,7 +149,7 @@ class ParityData(Config):
     """The dataset and split that parity.json was measured on; `verify --dataset` compares with it."""
 
     dataset: str
-    """As the user writes it (`DatasetConfig.label`)."""
+    """The dataset, written as on the command line (`DatasetConfig.label`)."""
     split: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Other fields of DatasetConfig that decide which images the split holds (`seed`, `val_fraction`, ...)."""
@@ -157,7 +157,7 @@ class ParityData(Config):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest(Config):
-    """All that running a bundle needs to know."""
+    """Everything that is needed to run a bundle."""
 
     format: int = FORMAT
     kind: Literal["bundle"] = "bundle"
@@ -168,7 +168,7 @@ class Manifest(Config):
     """Decides how `rank` turns similarities into probabilities."""
     embedding_dim: int
     logit_scale: float
-    """As the checkpoint has it: the natural logarithm of the factor on the cosine."""
+    """The natural logarithm of the factor on the cosine, as the checkpoint stores it."""
     logit_bias: float | None = None
     source: Source
     text: TextInputs
@@ -182,7 +182,7 @@ class Manifest(Config):
     precisions: Mapping[str, TowerFiles]
     files: Mapping[str, FileRecord] = dataclasses.field(default_factory=dict)
     digest: str | None = None
-    """sha256 over all the other values (`digest_of`); None: written before there was one."""
+    """sha256 over all other values (`digest_of`); None if the bundle is older than this field."""
 
     def problems(self) -> list[str]:
         """One line for each contradiction, and for each path that leaves the bundle."""
@@ -210,7 +210,7 @@ class Manifest(Config):
         return [graph, *sorted(path for path in self.files if path.startswith(f"{graph}_data"))]
 
     def graph_files(self, precision: str) -> list[str]:
-        """The names of all files that both towers of a precision consist of. Raises UnknownNameError."""
+        """The names of all files of both towers of a precision. Raises UnknownNameError."""
         towers = self.towers(precision)
         return [*self.files_of(towers.vision), *self.files_of(towers.text)]
 
@@ -251,7 +251,7 @@ def digest_of(values: Mapping[str, Any]) -> str:
 
 
 def _refuse_unknown_keys(path: Path, values: Mapping[str, Any]) -> None:
-    """A key that is not known means something to the version that wrote it: ignoring it would be a guess."""
+    """Refuse keys that this version does not know, because ignoring what another version meant would be a guess."""
     unknown = sorted(_unknown(Manifest, values, ""))
     if unknown:
         versions = values.get("versions")
@@ -286,7 +286,7 @@ def _unknown_below(hint: Any, value: Mapping[str, Any], where: str) -> Iterator[
 
 
 def is_bundle(directory: Path) -> bool:
-    """Whether a directory says that it is a bundle; a run directory has an `icclip.json` as well."""
+    """Whether the `icclip.json` of a directory is that of a bundle; run directories have such a file, too."""
     try:
         values = json.loads(read_text(directory / NAME))
     except (OSError, ValueError, RecursionError):
@@ -297,9 +297,9 @@ def is_bundle(directory: Path) -> bool:
 def seal(bundle: Path, manifest: Manifest) -> Manifest:
     """Hash every file below `bundle`, and write `icclip.json` with the result, which is returned.
 
-    Names of the source and of the data lose the directories of this machine, each precision says whether
-    it is quantized dynamically, and the whole carries its digest. Call it last; `parity.json` added later
-    needs another call.
+    Directories of this machine are removed from the names of the source and the data, each precision records
+    whether it is quantized dynamically, and the manifest receives its digest. Call it last, and again if
+    `parity.json` is added later.
     """
     names = sorted(
         path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file() and path.name != NAME
@@ -309,7 +309,7 @@ def seal(bundle: Path, manifest: Manifest) -> Manifest:
     if problems:
         raise ConfigError(problems)
     sealed = dataclasses.replace(sealed, precisions=_with_dynamic(bundle, sealed), digest=None)
-    # As it will be read: JSON knows no tuples.
+    # The digest is over what will be read, and JSON has no tuples.
     sealed = dataclasses.replace(sealed, digest=digest_of(json.loads(json.dumps(sealed.to_mapping()))))
     atomic_write_json(bundle / NAME, sealed.to_mapping())
     return sealed
@@ -330,7 +330,7 @@ def _with_dynamic(bundle: Path, manifest: Manifest) -> dict[str, TowerFiles]:
 
 
 def is_dynamic(bundle: Path, towers: TowerFiles) -> bool:
-    """Whether a graph of either tower quantizes activations as it runs; the names of operators stand in the file."""
+    """Whether a graph of either tower quantizes activations as it runs, judging by the operator names in the files."""
     return any(_holds(bundle / graph, b"DynamicQuantize") for graph in (towers.vision, towers.text))
 
 
@@ -345,7 +345,7 @@ def _holds(path: Path, word: bytes) -> bool:
 
 
 def record(path: Path) -> FileRecord:
-    """Size and hash of a file, read in pieces."""
+    """The size and hash of a file, which is read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -354,16 +354,16 @@ def record(path: Path) -> FileRecord:
 
 
 def check_files(bundle: Path, manifest: Manifest, names: Iterable[str] | None = None, *, hashes: bool = True) -> None:
-    """Compare files with what the manifest says of them: their size, and their content where `hashes`.
+    """Compare the sizes of files with the manifest, and with `hashes` their contents as well.
 
     Args:
-        bundle: the directory.
-        manifest: its manifest.
-        names: paths inside the bundle; None: all that the manifest lists.
-        hashes: whether to read them whole.
+        bundle: the directory of the bundle.
+        manifest: the manifest of the bundle.
+        names: paths inside the bundle; None means all that the manifest lists.
+        hashes: whether to read the files and compare their hashes.
 
     Raises:
-        CheckpointError: the first one that is missing, truncated or changed.
+        CheckpointError: a file is missing, truncated or changed; the message names the first one.
     """
     for name in manifest.files if names is None else names:
         problem = file_problem(bundle, manifest, name, hashes=hashes)
@@ -388,5 +388,5 @@ def file_problem(bundle: Path, manifest: Manifest, name: str, *, hashes: bool = 
 
 def _stays_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    # A backslash or a colon would mean something on Windows only: refuse them everywhere.
+    # A backslash or a colon has a special meaning on Windows, so they are refused everywhere.
     return bool(name) and not path.is_absolute() and ".." not in path.parts and not set("\\:") & set(name)

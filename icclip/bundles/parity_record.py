@@ -1,7 +1,7 @@
-"""`parity.json` of a bundle: what the gate measured, and what a later check is held to.
+"""`parity.json` of a bundle: what the gate measured, and the limits that a later check applies.
 
-The gate writes it, `icclip verify` reads it. `Thresholds` holds values only; which ones a precision
-gets, and why, is decided where the gate is.
+The gate writes it and `icclip verify` reads it. `Thresholds` only holds values; the gate decides which ones
+a precision gets, and why.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds(Config):
-    """How far an encoder may differ from the checkpoint. None: the value is not limited."""
+    """How far an encoder may differ from the checkpoint; None means that the value is not limited."""
 
     min_cosine: float
     """The lowest cosine that any single input may have, in either tower."""
     mean_cosine: float | None = None
     centred_min_cosine: float | None = None
-    """After subtracting the reference's mean: raw cosine hides damage where embeddings lie close together."""
+    """The same after subtracting the reference's mean, because the raw cosine hides damage if embeddings lie close together."""
     centred_mean_cosine: float | None = None
-    """The same, as a mean over all inputs."""
+    """The mean of the centred cosine over all inputs."""
     embedding_abs: float | None = None
-    """Largest difference of unit embeddings, by component."""
+    """Largest difference of any component of the unit embeddings."""
     similarity_abs: float | None = None
     """Largest difference of image-text similarities."""
     drop_r1: float
@@ -51,17 +51,17 @@ class Thresholds(Config):
     drop_r10: float
     top10_overlap: float | None = None
     neighbours: float | None = 1e-3
-    """How far a row may move with the rows beside it, as it is served: largest difference of a component."""
+    """How far an embedding may depend on the other inputs of its batch: largest difference of any component."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerSearch(Config):
-    """How one tower came to its precision."""
+    """How the precision of one tower was reached."""
 
     kept: tuple[str, ...] = ()
     """Nodes that stayed in float32, the most sensitive first."""
     tried: int = 0
-    """Graphs that were built and judged, in all attempts together."""
+    """Number of graphs that were built and judged in all attempts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,37 +73,37 @@ class PrecisionParity(Config):
     passed: bool
     thresholds: Thresholds
     metrics: Mapping[str, Any]
-    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...); none where it does not run."""
+    """Retrieval metrics of the bundle on the split (`i2t_R@1`, ...); empty if the bundle does not run."""
     recall_limits: Mapping[str, float] = field(default_factory=dict)
-    """How far each `i2t_R@1`, ... could be from the checkpoint's, as a fraction 0..1."""
+    """How far each `i2t_R@1`, ... was allowed to be from the checkpoint's, as a fraction 0..1."""
     measured: Mapping[str, Any] = field(default_factory=dict)
-    """Everything else that the gate saw, for people to read."""
+    """Everything else that the gate measured, for people to read."""
     failures: tuple[str, ...] = ()
-    """What failed, one line each."""
+    """One line for each requirement that failed."""
     attempts: int = 1
     """How often the precision was made and measured; each attempt after the first was stricter."""
     search: Mapping[str, TowerSearch] = field(default_factory=dict)
-    """By tower; empty for float32, which is made from nothing else."""
+    """The search of each tower; empty for float32, which needs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParityRecord(Config):
-    """What was compared on which images, and how it came out."""
+    """What the gate compared, on which images, and with what result."""
 
     format: int = FORMAT
     dataset: str
     split: str
     n_images: int
-    """The number of images compared; where the split has more, they are its `sampled_rows`."""
+    """The number of images compared; if the split has more, these are its `sampled_rows`."""
     n_texts: int
     seed: int = 42
     """The seed of the sample."""
     smoke: bool
-    """Too few images for a verdict on retrieval."""
+    """Whether there were too few images for a verdict on retrieval."""
     fingerprint: str | None = None
-    """`captions_fingerprint` of what was compared, so that a check on other data is noticed."""
+    """The `captions_fingerprint` of the data, so that a later check on other data is noticed."""
     relevance: RelevanceProtocol = "pair"
-    """What counted as a right answer; records that do not say it are older than the choice."""
+    """What counted as a right answer; records without this field are older than the choice."""
     reference: Mapping[str, Any]
     """The checkpoint's own retrieval metrics, under the same keys."""
     results: tuple[PrecisionParity, ...]
@@ -115,7 +115,7 @@ class ParityRecord(Config):
 
     @property
     def failures(self) -> list[str]:
-        """A line for each precision that failed: the first thing that was wrong with it."""
+        """For each precision that failed, the first thing that was wrong with it."""
         return [f"{r.precision} on {r.provider}: {_first(r.failures)}" for r in self.results if not r.passed]
 
     def result(self, precision: str) -> PrecisionParity | None:
@@ -129,16 +129,16 @@ def _first(failures: Sequence[str]) -> str:
 
 
 def measured_batch(encoder: Encoder, usual: int = BATCH) -> int:
-    """The batch that an encoder is measured in: what is measured is what is served.
+    """The batch size that an encoder is measured with, which is the one that it serves with.
 
-    A bundle whose activations are quantized dynamically is served with a run for each row, because the
-    scales of a batch would make a row's embedding depend on the rows beside it.
+    A bundle whose activations are quantized dynamically is served one row at a time, because the
+    scales of a batch would make a row's embedding depend on the other rows.
     """
     return 1 if getattr(encoder, "rows_alone", False) else usual
 
 
 def sampled_rows(total: int, wanted: int, seed: int) -> np.ndarray:
-    """Which rows of a split stand for it: int64 [min(wanted, total)], ascending."""
+    """The rows of a split that are sampled to represent it: int64 [min(wanted, total)], ascending."""
     if wanted >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).choice(total, wanted, replace=False))
@@ -168,6 +168,6 @@ def read_parity(bundle: Path) -> ParityRecord:
 
 
 def write_parity(bundle: Path, parity: ParityRecord) -> None:
-    """Write `parity.json`, without directories of this machine; call `manifest.seal` afterwards."""
+    """Write `parity.json` without directories of this machine; call `manifest.seal` afterwards."""
     public = dataclasses.replace(parity, dataset=public_name(parity.dataset))
     atomic_write_json(bundle / NAME, public.to_mapping())

@@ -1,4 +1,4 @@
-"""How a bundle's JSON is read: a bundle comes from somewhere else, and is trusted with nothing."""
+"""Reading a bundle's JSON carefully, because a bundle comes from somewhere else and is not trusted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from icclip.errors import CheckpointError
 
 MAX_BYTES = 16 << 20
-"""The largest JSON file that is read; manifests and parity records take kilobytes."""
+"""The size in bytes of the largest JSON file that is read; manifests and parity records take kilobytes."""
 
 
 def read_text(path: Path) -> str:
-    """A small UTF-8 file.
+    """Read a small UTF-8 file.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file: a pipe or a device would never end.
-        ValueError: it is larger than MAX_BYTES, or not UTF-8.
+        OSError: the file cannot be read, or it is a pipe or a device, which might never end.
+        ValueError: the file is larger than MAX_BYTES, or it is not UTF-8.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -29,10 +29,10 @@ def read_text(path: Path) -> str:
 
 
 def read_table(path: Path, missing: str) -> dict[str, Any]:
-    """A JSON object; `missing` begins the message where there is no such file.
+    """Read a JSON object; `missing` begins the message if there is no such file.
 
     Raises:
-        CheckpointError: it cannot be read, or is something else.
+        CheckpointError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         values = json.loads(read_text(path))
@@ -50,7 +50,7 @@ def read_table(path: Path, missing: str) -> dict[str, Any]:
 
 
 def shorten(text: str, length: int = 300) -> str:
-    """One line of at most `length` characters; what does not fit is cut out of the middle."""
+    """Shorten text to one line of at most `length` characters by leaving out its middle."""
     line = " ".join(text.split())
     if len(line) <= length:
         return line

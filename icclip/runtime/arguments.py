@@ -1,4 +1,4 @@
-"""The arguments of an encoder, checked where they come in."""
+"""Checks of the arguments that callers give to an encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from icclip.runtime.limits import Limits, positive
 
 
 def as_path(bundle: object) -> Path:
-    """The directory. Raises InputTypeError or InputValueError."""
+    """Turn the argument into the path of a directory. Raises InputTypeError or InputValueError."""
     if not isinstance(bundle, str | os.PathLike):
         raise InputTypeError(f"bundle is of type {type(bundle).__name__}: give the path of a bundle's directory")
     name = os.fspath(bundle)
@@ -20,7 +20,7 @@ def as_path(bundle: object) -> Path:
 
 
 def check_arguments(precision: object, threads: object, limits: object) -> None:
-    """Raises InputTypeError or InputValueError where one is of another type, or out of range."""
+    """Raise InputTypeError or InputValueError if an argument has the wrong type or is out of range."""
     if precision is not None and not isinstance(precision, str):
         raise InputTypeError(f"precision is of type {type(precision).__name__}: give its name, such as 'fp32'")
     if threads is not None:
@@ -30,6 +30,6 @@ def check_arguments(precision: object, threads: object, limits: object) -> None:
 
 
 def check_batch_size(batch_size: object) -> None:
-    """Raises InputTypeError or InputValueError; None is the usual size."""
+    """Raise InputTypeError or InputValueError for a wrong batch size; None means the usual size."""
     if batch_size is not None:
         positive("batch_size", batch_size)

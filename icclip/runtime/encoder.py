@@ -55,19 +55,19 @@ _TOWERS: tuple[Tower, ...] = ("vision", "text")
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-"""Called with the number of inputs that were done since the last call."""
+"""A function that is called with the number of inputs done since the last call."""
 
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How a bundle is run. Shared by `Encoder.open` and whoever passes its arguments on."""
+    """How a bundle is run; used by `Encoder.open` and by callers that pass its arguments on."""
 
     precision: str
     threads: int
     verify_hashes: bool
     tf32: bool
     engines: Path = field(compare=False)
-    """Where TensorRT's engines are kept."""
+    """The directory of TensorRT's engines."""
     limits: Limits = field(default_factory=Limits)
     threads_reason: str = field(default="asked for", compare=False)
 
@@ -76,9 +76,9 @@ class EncoderOptions:
 class Encoder:
     """An open bundle; implements `icclip.plugins.specs.Encoder`. Safe to use from several threads at once.
 
-    A tower is loaded when it is first used (`warm` loads both): who only encodes texts never loads the
-    vision tower. An encoder can be pickled (its path and options travel, and the bundle is opened again)
-    and used in forked processes. Two are equal where they give the same embeddings in the same way.
+    A tower is loaded when it is first used (`warm` loads both), so a program that only encodes texts never loads
+    the vision tower. An encoder can be pickled (its path and options travel, and the bundle is opened again)
+    and used in forked processes. Two encoders are equal if they give the same embeddings in the same way.
     """
 
     bundle: Path
@@ -107,24 +107,24 @@ class Encoder:
         """Open a bundle.
 
         Args:
-            bundle: its directory.
-            precision: one that it holds; None: fp32, or the first that it holds.
-            provider: `tensorrt`, `cuda` or `cpu`; None: the first of these that works.
-            threads: of the CPU provider and of preprocessing; None: `OMP_NUM_THREADS`, or the physical
-                cores, or what a container's quota leaves of them.
-            verify_hashes: compare the content of every file that gets loaded, not only its size.
+            bundle: the directory of the bundle.
+            precision: a precision that the bundle holds; None chooses fp32, or else the first one.
+            provider: `tensorrt`, `cuda` or `cpu`; None chooses the first of these that works.
+            threads: number of threads for the CPU provider and preprocessing; None takes `OMP_NUM_THREADS`, or
+                else the number of physical cores, or fewer if a container's quota is smaller.
+            verify_hashes: compare the content of every file that is loaded, not only its size.
             tf32: let CUDA use TF32 in float32 graphs.
-            engines: directory of TensorRT's engines; None: beside the bundle.
-            limits: on images and texts; None: those of `Limits()`.
-            warm: load and check now what encoding will need, instead of when it is first needed.
-            reporter: the command line's; without one, warnings go to `logging`.
+            engines: the directory of TensorRT's engines; None means a directory beside the bundle.
+            limits: limits on images and texts; None means those of `Limits()`.
+            warm: load and check everything now, instead of on first use.
+            reporter: the reporter of the command line; without one, warnings go to `logging`.
 
         Raises:
             CheckpointError: the directory is not a bundle, or is damaged.
             UsageError: the precision or provider is not available; MissingExtraError: onnxruntime is not installed.
-            InputTypeError, InputValueError: an argument of another type, or out of range.
+            InputTypeError, InputValueError: an argument has the wrong type, or is out of range.
         """
-        # Towers are loaded later, when the working directory may be another.
+        # Towers are loaded later, when the working directory may have changed.
         path = as_path(bundle).absolute()
         check_arguments(precision, threads, limits)
         manifest = read_manifest(path)
@@ -152,7 +152,7 @@ class Encoder:
 
     @property
     def description(self) -> str:
-        """What runs where: `clip, 149.6 M parameters, onnx fp32, cpu, 2 threads`."""
+        """A short description of what runs where: `clip, 149.6 M parameters, onnx fp32, cpu, 2 threads`."""
         millions = self.manifest.source.parameters / 1e6
         return (
             f"{self.manifest.model_type}, {millions:.1f} M parameters, onnx {self.options.precision}, "
@@ -176,7 +176,7 @@ class Encoder:
 
     @property
     def logit_bias(self) -> float | None:
-        """What is added to the scaled cosine; None for models that have none (CLIP)."""
+        """The bias that is added to the scaled cosine; None for models without one (CLIP)."""
         return self.manifest.logit_bias
 
     @property
@@ -186,7 +186,7 @@ class Encoder:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of what the vision tower sees."""
+        """The size of the vision tower's input, (height, width) in pixels."""
         return self.manifest.image.size
 
     @property
@@ -196,7 +196,7 @@ class Encoder:
 
     @property
     def provider(self) -> Provider:
-        """What runs the graphs: `tensorrt`, `cuda` or `cpu`."""
+        """The execution provider that runs the graphs: `tensorrt`, `cuda` or `cpu`."""
         return self.choice.provider
 
     @property
@@ -206,9 +206,9 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over all that decides embeddings and scores: graphs, tokenizer, preprocessing, text policy, scoring.
+        """sha256 over everything that decides embeddings and scores: graphs, tokenizer, preprocessing, text policy, scoring.
 
-        Equal for copies of a bundle, another for each precision. An index of embeddings keeps it, so that
+        Copies of a bundle share it, and each precision has its own. An index of embeddings stores it, so that
         vectors of another encoder are noticed.
         """
         values, manifest = self.manifest.to_mapping(), self.manifest
@@ -221,10 +221,10 @@ class Encoder:
 
     @cached_property
     def rows_alone(self) -> bool:
-        """Whether each row has a run of its own unless a batch size is asked for.
+        """Whether each row is encoded by itself unless a batch size is given.
 
-        So it is where activations are quantized dynamically (int8): the scales are those of a whole
-        batch, and a row's embedding would depend on the rows beside it.
+        This is so if activations are quantized dynamically (int8), because the scales are those of the whole
+        batch, and a row's embedding would depend on the other rows.
         """
         towers = self.manifest.towers(self.precision)
         return is_dynamic(self.bundle, towers) if towers.dynamic is None else towers.dynamic
@@ -249,7 +249,7 @@ class Encoder:
     def _say_what_was_chosen(self) -> None:
         reporter = self.reporter
         if reporter is None or reporter.silent:
-            # What is installed and does not work is never passed over in silence.
+            # A provider that is installed but does not work is always reported.
             for warning in self.choice.warnings:
                 _log.warning(warning)
             return
@@ -263,11 +263,11 @@ class Encoder:
     def warm(self) -> Self:
         """Load, check and try both towers and the tokenizer, so that the first call is as fast as the next.
 
-        In a forked worker, call it after the fork: there the graphs are loaded anew.
+        In a forked worker, call it after the fork, because the graphs are loaded again there.
 
         Raises:
-            CheckpointError: a file is damaged, or the manifest carries no digest.
-            ClosedError: it was closed.
+            CheckpointError: a file is damaged, or the manifest has no digest.
+            ClosedError: the encoder was closed.
         """
         if self.manifest.digest is None:
             raise CheckpointError(
@@ -336,14 +336,14 @@ class Encoder:
         errors: OnError = "raise",
         progress: Progress | None = None,
     ) -> np.ndarray | Encoded:
-        """Images -> float32 [n, dim] with rows of length 1; a single image is one row.
+        """Encode images to float32 [n, dim] with rows of length 1; a single image gives one row.
 
         Args:
-            images: one, or any iterable of: PIL images of any mode, paths, bytes of image files, open
+            images: one image, or any iterable of images: PIL images of any mode, paths, bytes of image files, open
                 files, uint8 arrays [h, w, 3] or [h, w]. An array [n, h, w, 3] is n images.
-            batch_size: images that run together; None: 32, or 1 where `rows_alone`.
-            errors: an image that cannot be used ends the call ("raise"), is left out ("skip"), or has a
-                row of NaN ("null"). With the last two the result is an `Encoded`, which says what failed.
+            batch_size: number of images that run together; None means 32, or 1 if `rows_alone`.
+            errors: what happens with an image that cannot be used: it ends the call ("raise"), is left out ("skip"),
+                or gets a row of NaN ("null"). With the last two, the result is an `Encoded`, which lists the failures.
             progress: called with the number of images done since the last call.
 
         Raises:
@@ -365,16 +365,16 @@ class Encoder:
         errors: OnError = "raise",
         progress: Progress | None = None,
     ) -> Iterator[Encoded]:
-        """`encode_images` for streams of any length: a batch at a time, as it is done, in bounded memory.
+        """Encode a stream of any length like `encode_images`, but batch by batch and in bounded memory.
 
-        While a batch runs the next one is being read and decoded; no more than these two are held. The
-        iterable is read from another thread, and `Limits.pixels_per_call` does not hold.
+        While a batch runs, the next one is read and decoded; no more than these two are held in memory. The
+        iterable is read from another thread, and `Limits.pixels_per_call` does not apply.
 
         Yields:
-            batches in the order of the inputs; `rows` counts over the whole stream.
+            Batches in the order of the inputs; `rows` counts over the whole stream.
 
         Raises:
-            DataError: and what else `encode_images` raises, when the batch is reached.
+            DataError: the same errors as `encode_images`, when the batch is reached.
         """
         check_on_error(errors)
         check_batch_size(batch_size)
@@ -411,11 +411,11 @@ class Encoder:
         errors: OnError = "raise",
         progress: Progress | None = None,
     ) -> np.ndarray | Encoded:
-        """Texts -> float32 [n, dim] with rows of length 1; a single text is one row.
+        """Encode texts to float32 [n, dim] with rows of length 1; a single text gives one row.
 
         Args:
-            texts: one, or any iterable of texts. Each is cut to `max_length` tokens.
-            batch_size: texts that run together; None: 256, or 1 where `rows_alone`.
+            texts: one text, or any iterable of texts. Each is cut to `max_length` tokens.
+            batch_size: number of texts that run together; None means 256, or 1 if `rows_alone`.
             errors: as for `encode_images`.
             progress: called with the number of texts done since the last call.
 
@@ -427,7 +427,7 @@ class Encoder:
         size = self._batch(batch_size, TEXT_BATCH)
         items, _ = text_items(texts)
         good, failures, total = self._good_texts(items, errors)
-        # Texts of like length share a batch, which then needs little padding.
+        # Texts of similar length share a batch, which then needs little padding.
         order = np.argsort([len(text) for _, text in good], kind="stable")
         embeddings = np.empty((len(good), self.dim), np.float32)
         with self._progress("encoding texts", total, progress) as advance:
@@ -441,17 +441,17 @@ class Encoder:
         return joined([placed(embeddings, rows, total, failures, errors)], self.dim, errors)
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
-        """Which texts are longer than what the text tower reads."""
+        """Which texts are longer than the text tower can read."""
         return self.tokenization.cut_captions(texts)
 
     def rank(self, image: ImageSource, texts: Texts) -> np.ndarray:
-        """How well each text fits the image, by the model's own temperature: float32 [n].
+        """Score how well each text fits the image, with the model's own temperature: float32 [n].
 
-        Probabilities over the texts where the model was trained with softmax; of each text by itself
-        where it was trained with sigmoids.
+        A model trained with softmax gives probabilities over all texts; one trained with sigmoids gives a
+        probability for each text by itself.
 
         Raises:
-            DataError: and what else `encode_images` and `encode_texts` raise.
+            DataError: the same errors as `encode_images` and `encode_texts`.
         """
         image = one_image(image)
         cosines = self.encode_texts(texts) @ self.encode_images(image)[0]
@@ -482,7 +482,7 @@ class Encoder:
         return Shared(self.limits.pixels_at_once, survives_fork=self.choice.provider == "cpu")
 
     def __post_init__(self) -> None:
-        # Now, not by the first threads that use it, each of which would make its own.
+        # Made now, because several threads that use it first would each make their own.
         assert self._shared is not None
 
     def _open(self, tower: Tower) -> Session:
@@ -502,7 +502,7 @@ class Encoder:
         if self.choice.provider == "cuda":
             return cuda_options(tf32=self.options.tf32)
         options = engine_options(self.options.engines, self.manifest, self.options.precision, tower)
-        # onnxruntime makes no directory but the last.
+        # onnxruntime only makes the last directory of a path.
         Path(options["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
         return options
 
@@ -532,7 +532,7 @@ class Encoder:
     ) -> Iterator[Encoded]:
         self._shared.check_usable()
         size = self._batch(batch_size, IMAGE_BATCH)
-        # Where rows run alone, as many as usual are decoded at a time all the same.
+        # Even if rows run alone, a whole batch is decoded at a time.
         together = IMAGE_BATCH if self.rows_alone and size == 1 else size
         decoder = Decoder(self.limits, self._shared.budget, count)
         with ThreadPoolExecutor(min(self.options.threads, total or self.options.threads)) as pool:
@@ -610,7 +610,7 @@ def _chosen_threads() -> tuple[int, str]:
 def _reopened(
     kind: type[Encoder], where: tuple[str, str, Provider | None], keywords: dict[str, Any], fingerprint: str
 ) -> Encoder:
-    """What unpickling calls. Raises CheckpointError where another bundle lies at the path now."""
+    """Open the bundle again when unpickling. Raises CheckpointError if another bundle is at the path now."""
     encoder = kind.open(*where, **keywords)
     if encoder.fingerprint != fingerprint:
         raise CheckpointError(
@@ -621,4 +621,4 @@ def _reopened(
 
 
 def _ignore(_done: int) -> None:
-    """Where nobody watches."""
+    """Stands for a progress callback if none is given."""

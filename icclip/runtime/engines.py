@@ -1,8 +1,8 @@
-"""TensorRT engines of a bundle: where they are kept, and the options that build them or find them again.
+"""TensorRT engines of a bundle: their directory, and the options with which they are built or found again.
 
-Engines are built for one kind of GPU and one version of TensorRT, so that they are no part of the
-bundle. onnxruntime does not look at weights when it looks for an engine: every graph has a directory
-of its own, named by its content, and a bundle that replaces another never meets the other's engines.
+Engines are built for one kind of GPU and one version of TensorRT, so they are not part of the bundle.
+onnxruntime does not compare weights when it looks for an engine. Every graph therefore has a directory of its
+own, named by its content, and a bundle that replaces another never finds the other's engines.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from icclip.bundles.manifest import Manifest, Tower
 from icclip.runtime.providers import ShapeProfile, tensorrt_options
 
 MAX_BATCH = 128
-"""Engines are built for batches up to this; larger ones are cut."""
+"""The largest batch that engines are built for; larger batches are split."""
 CONTEXT = "_ctx.onnx"
 """End of the name of a model that embeds its engine: it opens without building anything."""
 
@@ -22,12 +22,12 @@ _OPTIMUM_BATCH = 32
 
 
 def engine_directory(bundle: Path) -> Path:
-    """Where the engines of a bundle lie: beside it."""
+    """The directory of a bundle's engines, which is beside it."""
     return bundle.with_name(f"{bundle.name}-tensorrt")
 
 
 def graph_engines(engines: Path, manifest: Manifest, graph: str) -> Path:
-    """The directory below `engines` of one graph, by the hashes of the files that it is made of."""
+    """The directory of one graph's engines below `engines`, named by the hashes of the graph's files."""
     hashes = "".join(manifest.files[name].sha256 for name in manifest.files_of(graph))
     return engines / hashlib.sha256(hashes.encode()).hexdigest()[:16]
 
@@ -38,12 +38,12 @@ def engine_options(
     """The provider's options that build, or find again, one tower's engine.
 
     Args:
-        engines: `engine_directory` of the bundle where it will stay.
-        manifest: its manifest.
-        precision: of the graph.
-        tower: which one.
-        fp16: let TensorRT choose fp16 kernels for a float32 graph; graphs that are fp16 already need it
-            not, and TensorRT 11 has it no more.
+        engines: the `engine_directory` at the bundle's final path.
+        manifest: the manifest of the bundle.
+        precision: the precision of the graph.
+        tower: the tower of the graph.
+        fp16: let TensorRT choose fp16 kernels for a float32 graph; fp16 graphs do not need it,
+            and TensorRT 11 no longer has it.
         context: also write a model that embeds the engine.
     """
     graph: str = getattr(manifest.towers(precision), tower)

@@ -1,6 +1,6 @@
-"""The door of the runtime: whatever callers give becomes items that can be encoded, or one line that says what is wrong.
+"""The door of the runtime: it turns whatever callers give into items to encode, or reports in one line what is wrong.
 
-What is behind this door trusts it. Every message is bounded, names the row and says what was given.
+Code behind this door trusts its items. Every message has a bounded length, names the row and shows what was given.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _CHANNELS = 3
 _SHOWN = 80
 _OF_OBJECTS = "OU"
-"""Kinds of arrays that hold Python objects or texts, and so paths: they are sequences like any other."""
+"""Kinds of arrays that hold Python objects or texts; they are treated as sequences, because they may hold paths."""
 
 
 Item = tuple[int, Callable[[], Any]]
-"""A row, and what gives its input: a lazy sequence is asked for it in a worker's thread."""
+"""A row and a function that returns its input; a lazy sequence is read in a worker thread."""
 
 
 def check_on_error(errors: object) -> None:
-    """Raises InputTypeError or InputValueError where `errors` is none of `OnError`."""
+    """Raise InputTypeError or InputValueError if `errors` is not one of `OnError`."""
     if not isinstance(errors, str):
         raise InputTypeError(f"errors is of type {_kind(errors)}: give one of {', '.join(map(repr, ON_ERROR))}")
     if errors not in ON_ERROR:
@@ -61,7 +61,7 @@ def check_on_error(errors: object) -> None:
 
 
 def image_items(images: object) -> tuple[Iterator[Item], int | None]:
-    """The items of `Images`, and how many they are where that is known.
+    """The items of `Images`, and their number if it is known.
 
     Raises:
         InputTypeError: it is neither an image nor an iterable of images.
@@ -77,7 +77,7 @@ def image_items(images: object) -> tuple[Iterator[Item], int | None]:
 
 
 def is_one_image(images: object) -> bool:
-    """Whether this is a single image. An array is one with 2 dimensions, or with 3 of which the last is colour."""
+    """Whether this is a single image; an array is one if it has 2 dimensions, or 3 with colour as the last."""
     if isinstance(images, np.ndarray):
         return images.dtype.kind not in _OF_OBJECTS and (
             images.ndim == 2 or (images.ndim == _CHANNELS and images.shape[-1] == _CHANNELS)  # noqa: PLR2004  [h, w]
@@ -88,14 +88,14 @@ def is_one_image(images: object) -> bool:
 
 
 def one_image(image: object) -> Any:
-    """A single image. Raises InputTypeError."""
+    """The item of a single image. Raises InputTypeError for anything else."""
     if not is_one_image(image):
         raise InputTypeError(f"image is of type {_kind(image)}: give one image: {_TAKEN}")
     return image
 
 
 class Decoder:
-    """Images of one call as RGB, within the limits. Safe to use from several threads at once."""
+    """Decodes the images of one call to RGB, within the limits. Safe to use from several threads at once."""
 
     def __init__(self, limits: Limits, budget: Budget, count: CallCount) -> None:
         self.limits, self.budget, self.count = limits, budget, count
@@ -117,7 +117,7 @@ class Decoder:
             self._admit(size, where)
         else:
             size = _encoded_size(content)
-        # A header that lies about its size is refused before anything is decoded: it need not be waited for.
+        # A header with a size beyond the limits is refused before anything is decoded or waited for.
         pixels = min(size[0] * size[1], self.limits.pixels_per_image)
         with self.budget.hold(pixels), _as_input_error(where):
             use(self._decoded(content, where))
@@ -171,7 +171,7 @@ class Decoder:
             if hasattr(source, "seek"):
                 source.seek(0)
             content = source.read(self.limits.bytes_per_image + 1)
-        # Uploads, pipes and network files raise what they like.
+        # Uploads, pipes and network files may raise any exception.
         except Exception as error:
             raise InputValueError(f"{where}: cannot read the file object ({_said(error)})") from error
         if not isinstance(content, bytes | bytearray):
@@ -220,7 +220,7 @@ def _array_problem(array: np.ndarray, where: str) -> str:
 
 
 def _asked_for(give: Callable[[], Any]) -> Any:
-    """A lazy sequence of ours may decode by itself, and say what is wrong."""
+    """Read an input; our own lazy sequences decode by themselves and report errors of their own."""
     try:
         return give()
     except InputTypeError:
@@ -234,7 +234,7 @@ def _encoded_size(content: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.size
-    # Pillow's plugins raise whatever a corrupt header leads them into.
+    # Pillow's plugins may raise any exception for a corrupt header.
     except Exception:  # noqa: BLE001
         return (0, 0)
 
@@ -254,7 +254,7 @@ def _what(mode: int) -> str:
 
 @contextmanager
 def _as_input_error(where: str) -> Iterator[None]:
-    """Whatever decoding finds is the fault of this image, in one bounded line."""
+    """Turn any exception of decoding into an error about this image, in one line of bounded length."""
     try:
         yield
     except CallLimitError:
@@ -273,7 +273,7 @@ _STRIPES = [threading.Lock() for _ in range(16)]
 
 
 def _renew_stripes() -> None:
-    """In a forked child: one may have been held by a thread that does not exist there."""
+    """Renew the locks in a forked child, where one may be held by a thread that does not exist."""
     _STRIPES[:] = [threading.Lock() for _ in _STRIPES]
 
 
@@ -283,7 +283,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def _one_at_a_time(source: Any) -> Iterator[None]:
-    """The same file object or lazily opened PIL image may stand in two rows: it has one position."""
+    """Lock a file object or lazily opened PIL image, which may occur in two rows but has one read position."""
     if not (isinstance(source, Image.Image) or hasattr(source, "read")):
         yield
         return
@@ -295,14 +295,14 @@ def _one_at_a_time(source: Any) -> Iterator[None]:
 
 
 def text_items(texts: object) -> tuple[Iterator[Item], int | None]:
-    """The items of `Texts`, and how many they are where that is known. Raises InputTypeError."""
+    """The items of `Texts`, and their number if it is known. Raises InputTypeError."""
     if isinstance(texts, str):
         return iter([(0, lambda: texts)]), 1
     return _items(texts, "texts", "a text or an iterable of texts")
 
 
 def check_text(item: Item, limits: Limits) -> str:
-    """One text.
+    """Check one text and return it.
 
     Raises:
         InputTypeError: it is something else. InputValueError: it is too long, or is not valid Unicode.
@@ -364,8 +364,8 @@ def _shown(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    """A path or text in messages: printable, and no longer than a line."""
-    # Before the characters are looked at: a data URL has millions.
+    """A path or text as messages show it: printable, and at most one line long."""
+    # Cut before the characters are looked at, because a data URL has millions.
     cut = text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
     printable = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut)
     return shorten(printable, _SHOWN)

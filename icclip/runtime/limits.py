@@ -1,4 +1,4 @@
-"""How much one caller may ask of an encoder, and how much memory decoding may take at a time."""
+"""Limits on what one caller may ask of an encoder, and on the memory that decoding may take at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from icclip.errors import InputTypeError, InputValueError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits on inputs. A service that strangers can call sets them lower than the defaults.
+    """Limits on inputs; a service that strangers can call should set them lower than the defaults.
 
-    Raises InputTypeError and InputValueError where a limit is not a positive whole number.
+    Raises InputTypeError or InputValueError if a limit is not a positive whole number.
     """
 
     pixels_per_image: int = 64_000_000
-    """Width times height of one image, whether a file, encoded bytes, a PIL image or an array.
+    """The maximum number of pixels (width times height) of one image, whether a file, encoded bytes, a PIL image or an array.
 
     It is looked up in the image's header, before any pixel is decoded. Pillow's own
-    `PIL.Image.MAX_IMAGE_PIXELS` holds besides.
+    `PIL.Image.MAX_IMAGE_PIXELS` applies as well.
     """
     pixels_per_call: int = 100_000_000_000
     """The maximum number of pixels in one call of `encode_images`; it does not apply to `iter_encode_images`."""
@@ -45,7 +45,7 @@ class Limits:
 
 
 def positive(name: str, value: object) -> int:
-    """The value, a whole number of at least 1.
+    """Check that a value is a whole number of at least 1, and return it.
 
     Raises:
         InputTypeError: it is not a whole number. InputValueError: it is below 1.
@@ -59,7 +59,7 @@ def positive(name: str, value: object) -> int:
 
 
 class Budget:
-    """A number of pixels that may be held at a time; who asks for more waits. One image always goes through."""
+    """A number of pixels that may be held at a time; callers wait until there is room. One image is always let through."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -102,4 +102,4 @@ class CallCount:
 
 
 class CallLimitError(InputValueError):
-    """A call as a whole asks for too much; no single item is to blame."""
+    """A call as a whole exceeds a limit, although no single item does."""

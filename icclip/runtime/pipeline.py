@@ -1,4 +1,4 @@
-"""Work in two steps that overlap: the next inputs are made ready while the last ones run."""
+"""Work in two overlapping steps: the next inputs are prepared while the current ones run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Made = TypeVar("Made")
 
 
 def chunks(items: Iterator[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
-    """Up to `size` items at a time, and whether they are the last ones; one item is read ahead to know that."""
+    """Groups of up to `size` items, each with a flag for the last group, for which one item is read ahead."""
     waiting = list(islice(items, 1))
     while waiting:
         own = waiting + list(islice(items, size - 1))
@@ -21,7 +21,7 @@ def chunks(items: Iterator[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
 
 
 def ahead(make: Callable[[T], Made], parts: Iterator[T]) -> Iterator[tuple[T, Made]]:
-    """Each part and what `make` makes of it; the next is read and made while the caller works on the last."""
+    """Pairs of each part and `make(part)`; the next is read and made while the caller works on the current one."""
 
     def following() -> tuple[T, Made] | None:
         for part in parts:

@@ -1,7 +1,7 @@
-"""Images -> `pixel_values`, as transformers' CLIP and SigLIP image processors make them.
+"""Turn images into `pixel_values`, as transformers' CLIP and SigLIP image processors do.
 
-Equal to the slow (PIL) processors bit by bit, but for extreme panoramas, which are at most one grey
-level off. The fast ones (torchvision) resize with other rounding and differ by about one grey level.
+The result equals that of the slow (PIL) processors bit for bit, except for extreme panoramas, which differ by at
+most one grey level. The fast processors (torchvision) round differently and differ by about one grey level.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from icclip.runtime.limits import Budget, CallCount, CallLimitError, Limits
 from icclip.runtime.results import Failure
 
 MAX_LONG_SIDE = 32
-"""Times the crop: a resized image longer than this is computed inside the crop only."""
+"""If a resized image is longer than this many times the crop, only the part inside the crop is computed."""
 
 _CONVNEXT_UNCROPPED, _CONVNEXT_SHARE = 384, 224 / 256
 _GREY_LEVELS = 256
@@ -32,7 +32,7 @@ def image_inputs_from(config: Mapping[str, Any], source: str) -> ImageInputs:
     """The values of a preprocessor_config.json; `source` is for messages.
 
     Raises:
-        CheckpointError: it asks for something that is not done here.
+        CheckpointError: the file has a setting that is not supported.
     """
     config = _IN_COMMON_TERMS.get(str(config.get("image_processor_type")).removesuffix("Fast"), dict)(config)
     size = _size(config.get("size"), "size", source, whole=not config.get("do_center_crop"))
@@ -67,12 +67,12 @@ class Preprocessor:
         object.__setattr__(self, "levels", _levels(self.inputs))
 
     def __call__(self, images: Images, pool: Executor | None = None, *, decoder: Decoder | None = None) -> np.ndarray:
-        """Images -> float32 [b, 3, h, w].
+        """Turn images into float32 [b, 3, h, w].
 
         Args:
-            images: what `Encoder.encode_images` takes.
-            pool: where to do it; PIL and numpy give up the interpreter's lock. None: here, one by one.
-            decoder: holds the limits; None: those of `Limits()`.
+            images: anything that `Encoder.encode_images` takes.
+            pool: threads to work in, since PIL and numpy release the interpreter's lock; None works one by one.
+            decoder: the decoder with its limits; None means the limits of `Limits()`.
 
         Raises:
             DataError: an image cannot be decoded.
@@ -86,7 +86,7 @@ class Preprocessor:
     def batch(
         self, items: Sequence[Item], decoder: Decoder, pool: Executor | None = None
     ) -> tuple[np.ndarray, list[tuple[Failure, DataError]]]:
-        """Those of the items that can be decoded -> float32 [b, 3, h, w], in their order; and what failed.
+        """Turn the items that can be decoded into float32 [b, 3, h, w], in their order, and return the failures.
 
         Raises:
             CallLimitError: the call as a whole asks for too much.
@@ -123,7 +123,7 @@ class Preprocessor:
     def _normalise(self, image: Image.Image, out: np.ndarray) -> None:
         pixels = np.asarray(image)
         for channel, levels in enumerate(self.levels):
-            # The mode that needs no check of the indices, and so no copy of the output.
+            # This mode does not check the indices, and so needs no copy of the output.
             np.take(levels, pixels[:, :, channel], out=out[channel], mode="clip")
 
 
@@ -149,10 +149,10 @@ def _centre_crop(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
 
 
 def _resized_inside(image: Image.Image, size: tuple[int, int], crop: tuple[int, int], resample: int) -> Image.Image:
-    """The centre crop of the resized image, without the rest of it: a line of pixels would become gigabytes."""
+    """Resize only the part inside the centre crop, because resizing all of a line of pixels would take gigabytes."""
     (left, right), (top, bottom) = (_source_span(*sides) for sides in zip(image.size, size, crop, strict=True))
     inner = (min(size[0], crop[0]), min(size[1], crop[1]))
-    # In two steps, because Pillow rounds after each direction and may choose another order for a box.
+    # Resized in two steps, because Pillow rounds after each direction and may choose another order for a box.
     wide = image.resize((inner[0], image.height), resample, box=(left, 0, right, image.height))
     return _centre_crop(wide.resize(inner, resample, box=(0, top, inner[0], bottom)), crop)
 
@@ -200,7 +200,7 @@ _IN_COMMON_TERMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = 
     "ConvNextImageProcessor": _convnext,
     "EfficientNetImageProcessor": _efficientnet,
 }
-"""Settings that only these image processors have, in those of all others."""
+"""How settings that only these image processors have are expressed in the settings of all others."""
 
 
 def _size(value: Any, key: str, source: str, *, whole: bool) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""Which hardware onnxruntime uses: TensorRT, CUDA or the CPU, the first that is present *and working*.
+"""Choose the hardware that onnxruntime uses: the first of TensorRT, CUDA and the CPU that is present *and works*.
 
-onnxruntime lists providers that it cannot load, and falls back to the CPU without a word. So each
+onnxruntime lists providers that it cannot load, and silently falls back to the CPU. Therefore each
 candidate runs a tiny graph, and counts only if the session says that it is the one that ran.
 """
 
@@ -46,12 +46,12 @@ class Failure:
 
     reason: str
     installed: bool
-    """It is part of this onnxruntime, and so was expected to work."""
+    """Whether this onnxruntime was built with the provider, so that it was expected to work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The provider that runs, and for each one before it why it does not."""
+    """The provider that runs, and the reason why each one before it does not."""
 
     provider: Provider
     rejected: Mapping[Provider, Failure]
@@ -65,7 +65,7 @@ class Choice:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each that is installed and does not work, and for a broken installation."""
+        """One line for each provider that is installed but does not work, and for a broken installation."""
         return self._lines(installed=True) + ((self.clash,) if self.clash else ())
 
     def _lines(self, *, installed: bool) -> tuple[str, ...]:
@@ -107,14 +107,14 @@ def import_onnxruntime() -> Any:
 
 
 def check_version(version: str) -> None:
-    """Raises UsageError where onnxruntime is too old for the graphs."""
+    """Raise UsageError if onnxruntime is too old for the graphs."""
     if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM_VERSION:
         needed = ".".join(map(str, MINIMUM_VERSION))
         raise UsageError(f"onnxruntime {version} is too old: pip install --upgrade 'onnxruntime>={needed}'")
 
 
 def clashing_runtimes(version: Callable[[str], str] = importlib.metadata.version) -> str | None:
-    """A warning where both onnxruntime and onnxruntime-gpu are installed: they overwrite each other's files."""
+    """A warning if both onnxruntime and onnxruntime-gpu are installed: they overwrite each other's files."""
     try:
         found = [f"{name} {version(name)}" for name in ("onnxruntime", "onnxruntime-gpu")]
     except importlib.metadata.PackageNotFoundError:
@@ -129,8 +129,8 @@ def choose(wanted: Provider | None, failure: Callable[[Provider], Failure | None
     """The first provider that works, or the wanted one.
 
     Args:
-        wanted: only this one; None: the first of PROVIDERS.
-        failure: why a provider does not work; None: it does.
+        wanted: the only provider to accept; None accepts the first of PROVIDERS that works.
+        failure: returns why a provider does not work, or None if it works.
 
     Raises:
         UsageError: the wanted provider (or any) is not available.
@@ -149,9 +149,9 @@ def choose_provider(wanted: Provider | None = None) -> Choice:
     """`choose` on this machine.
 
     Raises:
-        UnknownNameError: `wanted` is none of PROVIDERS.
-        UsageError: it cannot be had.
-        MissingExtraError: there is no onnxruntime.
+        UnknownNameError: `wanted` is not one of PROVIDERS.
+        UsageError: the provider is not available.
+        MissingExtraError: onnxruntime is not installed.
     """
     if wanted is not None and wanted not in PROVIDERS:
         raise UnknownNameError("provider", wanted, PROVIDERS)
@@ -170,7 +170,7 @@ def _failure(onnxruntime: Any, name: Provider) -> Failure | None:
 
 
 def _probe(onnxruntime: Any, name: str) -> str | None:
-    """Run 1 + 1 on a provider; what went wrong, or None."""
+    """Run 1 + 1 on a provider and return what went wrong, or None."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # What goes wrong is told by us, in one line.
     session = onnxruntime.InferenceSession(_PROBE, options, providers=[name], enable_fallback=0)
@@ -181,7 +181,7 @@ def _probe(onnxruntime: Any, name: str) -> str | None:
 
 
 def first_line(error: Exception) -> str:
-    """An error of onnxruntime without its stack of C++ frames."""
+    """The message of an onnxruntime error, without its stack of C++ frames."""
     return str(error).strip().split("\n", 1)[0]
 
 
@@ -189,7 +189,7 @@ def first_line(error: Exception) -> str:
 
 
 def cuda_options(*, device: int = 0, tf32: bool = True) -> dict[str, str]:
-    """For the CUDA provider; without TF32 float32 is float32, as the parity gate needs it."""
+    """Options of the CUDA provider; without TF32, float32 is computed exactly, as the parity gate needs it."""
     return {"device_id": str(device), "use_tf32": str(int(tf32))}
 
 
@@ -201,13 +201,13 @@ def tensorrt_options(
     fp16: bool = False,
     context: Path | None = None,
 ) -> dict[str, str]:
-    """For the TensorRT provider: explicit shapes, engines and timings kept, weights in fp16 where asked.
+    """Options of the TensorRT provider: explicit shapes, cached engines and timings, and fp16 on request.
 
     Args:
-        profiles: one for each input.
-        cache: directory of the engines and the timing cache.
+        profiles: the shapes of each input.
+        cache: the directory of the engines and the timing cache.
         device: index of the GPU.
-        fp16: let TensorRT choose fp16 kernels; not for graphs that are fp16 already, and gone in TensorRT 11.
+        fp16: let TensorRT choose fp16 kernels; fp16 graphs do not need it, and TensorRT 11 no longer has it.
         context: also write a model that embeds the engine here.
     """
     options = {
@@ -217,7 +217,7 @@ def tensorrt_options(
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": str(cache),
         "trt_fp16_enable": str(int(fp16)),
-        # LayerNorm's sums of squares leave fp16's range.
+        # LayerNorm's sums of squares exceed the range of fp16.
         "trt_layer_norm_fp32_fallback": str(int(fp16)),
         "trt_profile_min_shapes": _shapes((p.input, p.minimum) for p in profiles),
         "trt_profile_opt_shapes": _shapes((p.input, p.optimum) for p in profiles),

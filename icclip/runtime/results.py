@@ -1,4 +1,4 @@
-"""What encoding gives: embeddings, the inputs they belong to, and the inputs that could not be encoded."""
+"""The results of encoding: embeddings, the inputs they belong to, and the inputs that could not be encoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 OnError = Literal["raise", "skip", "null"]
-"""What becomes of an item that cannot be used: it ends the call, is left out, or has a row of NaN."""
+"""What happens with an item that cannot be used: it ends the call, is left out, or gets a row of NaN."""
 
 ON_ERROR = ("raise", "skip", "null")
 
@@ -28,7 +28,7 @@ class Encoded:
     """Embeddings, and which inputs they belong to."""
 
     embeddings: np.ndarray
-    """float32 [n, dim] with rows of length 1; NaN where `errors="null"` and the item failed."""
+    """float32 [n, dim] with rows of length 1; NaN if the item failed and `errors="null"`."""
     rows: np.ndarray
     """int64 [n]: the input that each embedding was made of."""
     failures: tuple[Failure, ...] = ()
@@ -47,7 +47,7 @@ def placed(
     *,
     first: int = 0,
 ) -> Encoded:
-    """The embeddings of `total` inputs from row `first` on; with `errors="null"` also of those that failed."""
+    """The embeddings of `total` inputs from row `first` on, including those that failed with `errors="null"`."""
     if errors != "null" or not failures:
         return Encoded(embeddings, rows, tuple(failures))
     whole = np.full((total, embeddings.shape[1]), np.nan, np.float32)
@@ -56,7 +56,7 @@ def placed(
 
 
 def joined(parts: Sequence[Encoded], dim: int, errors: OnError) -> np.ndarray | Encoded:
-    """The parts of one call: an array, or an `Encoded` where failures were asked for."""
+    """Join the parts of one call: an array, or an `Encoded` if failures were asked for."""
     embeddings = np.concatenate([np.empty((0, dim), np.float32), *(part.embeddings for part in parts)])
     if errors == "raise":
         return embeddings

@@ -1,4 +1,4 @@
-"""Cosines -> scores, as a model was trained to score."""
+"""Turn cosines into scores, in the way the model was trained."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from icclip.bundles.manifest import Manifest
 
 
 def probabilities(cosines: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """Cosines [n] of one image with n texts -> float32 [n], as the model was trained to score them.
+    """Turn the cosines [n] of one image with n texts into probabilities, float32 [n], in the way the model was trained.
 
-    Softmax over the texts for the softmax loss (CLIP, arXiv:2103.00020), a sigmoid with the learnt bias for
-    the sigmoid loss (SigLIP, arXiv:2303.15343).
+    Models with the softmax loss use softmax over the texts (CLIP, arXiv:2103.00020), those with the sigmoid loss
+    a sigmoid with the learnt bias (SigLIP, arXiv:2303.15343).
     """
     logits = cosines.astype(np.float64) * np.exp(manifest.logit_scale) + (manifest.logit_bias or 0.0)
     if manifest.loss == "sigmoid":

@@ -14,7 +14,7 @@ from icclip.errors import CheckpointError, UsageError
 from icclip.runtime.providers import INSTALL, PROVIDERS, Provider, first_line, import_onnxruntime
 
 SHRINK_FROM = 16
-"""Images or texts in a batch after which the CPU's arena is worth giving back."""
+"""Size of a batch from which on it is worth giving the CPU's arena memory back."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Session:
     provider: Provider
 
     def run(self, inputs: np.ndarray, *, last: bool = True) -> np.ndarray:
-        """float32 [b, dim], as the graph gives it.
+        """Run the graph; returns its output, float32 [b, dim].
 
         Args:
             inputs: [b, ...].
-            last: no more batches of this size follow: give the CPU's scratch memory back.
+            last: whether this is the last batch of its size, so that the CPU's scratch memory is given back.
 
         Raises:
-            CheckpointError: the graph does not take such inputs: another length, ids beyond its vocabulary.
+            CheckpointError: the graph does not accept the inputs, for example ids beyond its vocabulary.
         """
         try:
             return self._run(inputs, last=last) if self.provider == "cpu" else self.run_bound(inputs)
@@ -64,17 +64,17 @@ class Session:
 def open_session(
     path: Path, io: TowerIO, provider: Provider, *, options: Mapping[str, str] | None = None, threads: int
 ) -> Session:
-    """Load a graph on a provider; what the provider cannot run goes to the CPU node by node.
+    """Load a graph on a provider; nodes that the provider cannot run are run on the CPU.
 
     Raises:
-        CheckpointError: the file is not such a graph.
+        CheckpointError: the file is not a valid graph.
         UsageError: the provider gave up on this graph.
     """
     onnxruntime = import_onnxruntime()
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
     session_options.log_severity_level = 3
-    # The threads of one tower would go on spinning after its run, in the way of those of the other: a
+    # The threads of one tower would go on spinning after its run and slow down those of the other by a
     # seventh of the time of an image and a text in turn (benchmarks/onnx_speed.py).
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
     chain = [(PROVIDERS[provider], dict(options or {}))]

@@ -1,4 +1,4 @@
-"""How many threads are worth starting: more than the physical cores, or than a container's quota, make encoders slower."""
+"""The number of threads to start: more than the physical cores, or than a container's quota, make encoders slower."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARIABLE = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True, slots=True)
 class ThreadChoice:
-    """A number of threads, and what decided it."""
+    """A number of threads, and the reason for it."""
 
     count: int
     reason: str
@@ -32,16 +32,16 @@ def choose_threads(
     own_groups: Path = _OWN_GROUPS,
     environment: Mapping[str, str] = os.environ,
 ) -> ThreadChoice:
-    """How many threads the CPU provider and preprocessing get where nobody said, and why.
+    """Choose the number of threads for the CPU provider and preprocessing if the user gave none.
 
-    `OMP_NUM_THREADS` decides where it is set. Otherwise it is the physical cores that this process may
-    use, or fewer where a container's quota is smaller; one and a half CPUs are two threads.
+    `OMP_NUM_THREADS` decides if it is set. Otherwise the number is that of the physical cores that this process
+    may use, or fewer if a container's quota is smaller; one and a half CPUs give two threads.
 
     Args:
-        cpus: where the system describes its processors.
-        groups: where control groups are mounted.
-        own_groups: names the groups of this process.
-        environment: the variables of this process.
+        cpus: the directory in which the system describes its processors.
+        groups: the directory in which control groups are mounted.
+        own_groups: the file that names the groups of this process.
+        environment: the environment variables of this process.
     """
     asked = _from_environment(environment)
     if asked:
@@ -60,19 +60,19 @@ def default_threads() -> int:
 
 
 def container_quota(groups: Path = _GROUPS, own_groups: Path = _OWN_GROUPS) -> float | None:
-    """The CPUs that this process may use by its control groups, the smallest of all levels; None: no limit."""
+    """The number of CPUs that the control groups of this process allow, the smallest of all levels; None means no limit."""
     found = [share for share in _quotas(groups, own_groups) if share is not None]
     return min(found, default=None)
 
 
 def _from_environment(environment: Mapping[str, str]) -> int | None:
-    """The first number of `4` or `4,2` (OpenMP's nested levels); anything else is passed over."""
+    """The first number of `4` or `4,2` (OpenMP's nested levels); anything else is ignored."""
     first = environment.get(_VARIABLE, "").split(",")[0].strip()
     return int(first) if first.isascii() and first.isdigit() and int(first) > 0 else None
 
 
 def _physical_cores(cpus: Path, allowed: Iterable[int]) -> int:
-    """Hyper-threads of one core name the same siblings; where the system does not tell, all count."""
+    """The number of physical cores; hyper-threads of one core name the same siblings. All count if the system does not tell."""
     cores = set()
     for cpu in allowed:
         siblings = str(cpu)
@@ -83,7 +83,7 @@ def _physical_cores(cpus: Path, allowed: Iterable[int]) -> int:
 
 
 def _quotas(groups: Path, own_groups: Path) -> Iterator[float | None]:
-    """A limit may stand at any level between a process's own group and the root."""
+    """The limits of all levels between the process's own group and the root."""
     second, first = _own_groups(own_groups)
     for level in _levels(second):
         # Where both versions are mounted, the second has a place of its own.

@@ -1,4 +1,4 @@
-"""Texts -> `input_ids`, as transformers' fast tokenizers make them, from tokenizer.json alone.
+"""Turn texts into `input_ids`, as transformers' fast tokenizers do, with tokenizer.json alone.
 
 SigLIP's original tokenizer is a sentencepiece model that lower-cases and removes punctuation in
 Python; in a bundle those steps are part of tokenizer.json's normalizer.
@@ -31,7 +31,7 @@ class Tokenization:
 
     @classmethod
     def open(cls, bundle: Path, inputs: TextInputs) -> Tokenization:
-        """From the bundle's tokenizer.json. Raises CheckpointError."""
+        """Read the bundle's tokenizer.json. Raises CheckpointError."""
         path = bundle / TOKENIZER
         try:
             tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ class Tokenization:
             raise CheckpointError(f"cannot read {path} ({error.strerror}): copy the bundle again") from error
         except Exception as error:  # The library raises bare Exception.
             raise CheckpointError(f"{path} is not a valid tokenizer ({error}): copy the bundle again") from error
-        # The file may carry the state of whatever used it last.
+        # The file may contain truncation and padding settings of the program that saved it.
         tokenizer.no_padding()
         tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
         return cls(tokenizer, inputs)
@@ -50,13 +50,13 @@ class Tokenization:
         return self.inputs.truncation_side == "right" and separable(self.tokenizer)
 
     def shortened(self, text: str) -> str:
-        """The text, or a beginning of it that has the same token ids, where it is long and that can be proved."""
+        """The text, or, if it is long, a beginning of it that provably has the same token ids."""
         if not self.cuts:
             return text
         return cut(self.tokenizer, text, self.inputs.max_length, lowercase=self.inputs.lowercase)
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Texts -> int64 [b, length]: the longest of the batch, or always `max_length`.
+        """Turn texts into int64 [b, length]; the length is that of the longest text, or always `max_length`.
 
         Longer texts are cut so that the end-of-text token stays.
         """
@@ -74,11 +74,11 @@ class Tokenization:
         return ids
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
-        """Which texts are longer than what the text tower reads."""
+        """Which texts are longer than the text tower can read."""
         return CutCaptions.among(texts, self.inputs.max_length, self._lengths)
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
-        """Token counts, uncut: what is cut off is kept beside each text, in pieces with marked ends of their own."""
+        """Token counts before cutting; the tokenizer keeps what it cuts off as further pieces, each with special tokens."""
         return [
             len(encoding.ids) + sum(piece.special_tokens_mask.count(0) for piece in encoding.overflowing)
             for encoding in self._encodings(texts)

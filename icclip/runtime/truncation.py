@@ -1,8 +1,8 @@
-"""Long texts are cut before they are tokenized, where the tokens are provably the same.
+"""Cut long texts before they are tokenized, if the tokens are provably the same.
 
-A tokenizer that takes a text apart at white space, and looks at each piece by itself, makes of the
-beginning of a text the beginning of its tokens, if it is cut right after a letter or digit and before
-a space. As many tokens as the model takes are then the same, whatever follows.
+If a tokenizer splits texts at white space and treats each piece by itself, the tokens of a beginning of a text are
+the beginning of its tokens, provided that the text is cut between a letter or digit and a space. The tokens that
+the model reads are then the same, whatever follows.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def separable(tokenizer: tokenizers.Tokenizer) -> bool:
 
 
 def cut(tokenizer: tokenizers.Tokenizer, text: str, length: int, *, lowercase: bool) -> str:
-    """A beginning of `text` that has the same first `length` tokens; `text` itself where none was found.
+    """Cut `text` to a beginning with the same first `length` tokens, or return it unchanged if none is found.
 
     Args:
-        tokenizer: a `separable` one, which truncates to `length` at the right.
-        text: any.
-        length: in tokens.
-        lowercase: the text is lower-cased before it is tokenized.
+        tokenizer: a `separable` tokenizer that truncates to `length` at the right.
+        text: the text.
+        length: the number of tokens that the model reads.
+        lowercase: whether the text is lower-cased before it is tokenized.
     """
     end = _CHARACTERS_PER_TOKEN * length
     while end < len(text):

@@ -1,8 +1,8 @@
-"""What one encoder shares between threads, and what becomes of it in a forked process.
+"""State that one encoder shares between threads, and what happens with it in a forked process.
 
-A fork copies locks as they are and threads not at all. So no tower is being loaded while a process forks
-(the fork waits for it), locks are made anew in the child, and sessions that were opened before are left
-behind there: their threads do not exist in the child, and tearing them down would wait for them for ever.
+A fork copies locks in their current state and does not copy threads. Therefore a fork waits until no tower is being
+loaded, locks are made anew in the child, and sessions that were opened before are abandoned there: their threads do
+not exist in the child, and destroying a session would wait for them forever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Shared:
 
     Args:
         pixels_at_once: see `Limits`.
-        survives_fork: whether graphs can be opened again in a forked child; not where a GPU was used before.
+        survives_fork: whether graphs can be opened again in a forked child, which is not so once a GPU was used.
     """
 
     def __init__(self, pixels_at_once: int, *, survives_fork: bool) -> None:
@@ -42,7 +42,7 @@ class Shared:
         _ALL.add(self)
 
     def session(self, tower: Tower, load: Callable[[Tower], Session]) -> Session:
-        """The tower's graph, loaded by whoever asks first.
+        """The tower's graph, loaded on first use.
 
         Raises:
             ClosedError: the encoder was closed.
@@ -65,7 +65,7 @@ class Shared:
             )
 
     def close(self) -> None:
-        """Let go of the graphs. Runs that are under way come to their end."""
+        """Release the graphs. Runs that are under way are completed."""
         for tower in _TOWERS:
             with self.locks[tower]:
                 self.closed = True
@@ -77,12 +77,12 @@ class Shared:
             lock.acquire()
 
     def after_fork(self) -> None:
-        """In the parent: go on."""
+        """Continue in the parent."""
         for lock in self.locks.values():
             lock.release()
 
     def in_child(self) -> None:
-        """Begin anew."""
+        """Start again with new locks in the child."""
         for session in self.sessions.values():
             _never_destroy(session)
         self.sessions = {}
@@ -90,13 +90,13 @@ class Shared:
         self._renew()
 
     def _renew(self) -> None:
-        # Reentrant: a thread that forks while it loads must not wait for itself.
+        # The lock is reentrant, so that a thread that forks while it loads does not wait for itself.
         self.locks: dict[Tower, Any] = {tower: threading.RLock() for tower in _TOWERS}
         self.budget = Budget(self.pixels_at_once)
 
 
 def _never_destroy(value: object) -> None:
-    """One reference more than there are: not even the end of the interpreter takes it apart."""
+    """Keep one more reference than exists, so that not even the end of the interpreter destroys the session."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
@@ -106,7 +106,7 @@ _ALL: weakref.WeakSet[Shared] = weakref.WeakSet()
 
 
 class _Fork:
-    """A fork that is under way in this thread. Only one is, at any time: the locks are taken in one order."""
+    """A fork under way in this thread. There is only one at a time, because locks are always taken in the same order."""
 
     lock = threading.RLock()
     held: tuple[Shared, ...] = ()
