@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 from icclip import __version__
-from icclip.commands import assemble, blend, cache, doctor, embed, evaluate, export, plugins, quickstart, train, verify
+from icclip.commands import (
+    assemble,
+    blend,
+    cache,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    plugins,
+    push,
+    quickstart,
+    train,
+    verify,
+)
 from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
 from icclip.commands.declared import Command
@@ -100,6 +113,7 @@ app.command("blend", cls=Command)(blend.blend)
 app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)
+app.command("push", cls=Command)(push.push)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")

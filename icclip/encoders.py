@@ -7,6 +7,7 @@ from pathlib import Path
 from icclip.config import EncoderConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
+from icclip.hub import bundle_or_record
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
 
@@ -17,9 +18,10 @@ def open_encoder(registry: Registry, config: EncoderConfig, reporter: Reporter) 
     Raises:
         UsageError: it is not there, cannot be used as it is, or an option is for the other kind.
     """
-    target = registry.target_of(Path(config.checkpoint), reporter.warn)
+    path = bundle_or_record(config.checkpoint, config.revision) or Path(config.checkpoint)
+    target = registry.target_of(path, reporter.warn)
     if target is not None:
-        return _open_exported(target, config, reporter)
+        return _open_exported(target, path, config, reporter)
     if config.provider or config.threads:
         raise UsageError(f"{config.checkpoint} is not a bundle: leave out --provider and --threads, or export it first")
     from icclip.models.encoder import TorchEncoder
@@ -35,12 +37,13 @@ def open_encoder(registry: Registry, config: EncoderConfig, reporter: Reporter) 
     )
 
 
-def _open_exported(target: ExportTargetSpec, config: EncoderConfig, reporter: Reporter) -> Encoder:
-    if config.device or config.revision:
+def _open_exported(target: ExportTargetSpec, path: Path, config: EncoderConfig, reporter: Reporter) -> Encoder:
+    here = path == Path(config.checkpoint)
+    if config.device or (config.revision and here):
         raise UsageError(f"{config.checkpoint} is a bundle: give --provider, and leave out --device and --revision")
     return target.open(
         OpenRequest(
-            path=Path(config.checkpoint),
+            path=path,
             precision=config.precision,
             provider=config.provider,
             threads=config.threads,

@@ -9,6 +9,7 @@
     EvalConfig, ExportConfig, BlendConfig, EmbedConfig, VerifyConfig
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
+    PushConfig
     InspectConfig
     └── data: DatasetConfig
 
@@ -26,6 +27,7 @@ from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
 from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
+from icclip.config.publishing import PushConfig
 from icclip.config.quickstart import QuickstartConfig
 from icclip.config.training import (
     MAX_DISTANCE,
@@ -61,6 +63,7 @@ __all__ = [
     "OnBadImage",
     "Precision",
     "Provider",
+    "PushConfig",
     "QuickstartConfig",
     "RelevanceProtocol",
     "Tower",

@@ -27,9 +27,10 @@ GENTLE = "Gentle fine-tuning"
 DATA = "Data handling"
 MEASURE = "Measurement"
 RUN = "Run directory"
+PUBLICATION = "Publication"
 LOGGING = "Logging"
 OUTPUT = "Output"
-PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, LOGGING, OUTPUT)
+PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, PUBLICATION, LOGGING, OUTPUT)
 """In the order in which people think about a run; `--help` shows them in it."""
 
 Resume = Literal["fixed", "reported", "extends", "free"]

@@ -17,7 +17,9 @@ AS_PROVEN = {"val_fraction": "as in the parity gate", "seed": "as in the parity 
 class VerifyConfig(Config):
     """Which bundle is checked, and on what."""
 
-    bundle: Path = argument("Directory that `icclip export` wrote.", complete="file")
+    bundle: Path = argument(
+        "Directory that `icclip export` wrote, or a bundle on the hub (OWNER/NAME).", complete="file"
+    )
     encoder: EncoderConfig = nested(
         leave_out=("checkpoint", "revision", "precision", "device", "workers", "trust_remote_code")
     )

@@ -24,5 +24,7 @@ def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
     if said.get("data", {}).get("name") is not None:
         from icclip.evaluating.request import evaluation_data
 
-        values["data"] = evaluation_data(registry, str(said["encoder"]["checkpoint"]), said["data"])
+        values["data"] = evaluation_data(
+            registry, str(said["encoder"]["checkpoint"]), said["data"], said["encoder"].get("revision")
+        )
     return EmbedConfig.from_mapping(values)

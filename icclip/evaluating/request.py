@@ -16,6 +16,7 @@ from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, overlaid
 from icclip.data.gallery import dataset_asked
 from icclip.errors import MissingExtraError, UsageError
+from icclip.hub import bundle_or_record
 from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
@@ -34,14 +35,24 @@ def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
     Raises:
         UsageError: no dataset is named or recorded, or an option is wrong.
     """
-    checkpoint = str(said["encoder"]["checkpoint"])
-    trained = RunDirectory.open(checkpoint).config
+    checkpoint, revision = str(said["encoder"]["checkpoint"]), said["encoder"].get("revision")
+    trained = recorded(checkpoint, revision).config
     own = {"eval_bs": trained.get("eval_bs"), "encoder": {"precision": trained.get("precision")}}
-    proven = _proven_on(checkpoint)
+    proven = _proven_on(place_of(checkpoint, revision))
     if proven is not None and said.get("data", {}).get("name") is None:
         own["split"] = proven.split
-    data = evaluation_data(registry, checkpoint, said.get("data", {}))
+    data = evaluation_data(registry, checkpoint, said.get("data", {}), revision)
     return EvalConfig.from_mapping({**overlaid(own, said), "data": data})
+
+
+def place_of(checkpoint: str, revision: str | None = None) -> Path:
+    """Where a checkpoint lies: a path as it is; for what icclip published on the hub, its place in the hub's cache."""
+    return bundle_or_record(checkpoint, revision) or Path(checkpoint)
+
+
+def recorded(checkpoint: str, revision: str | None = None) -> RunDirectory:
+    """The run that a checkpoint belongs to, here or as it was published on the hub; an empty one where there is none."""
+    return RunDirectory.open(place_of(checkpoint, revision))
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
@@ -50,9 +61,18 @@ def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | N
     if trained is None:
         return None
     own = DatasetConfig.from_mapping(trained)
-    if data is not None and dataset_identity(registry, own) != dataset_identity(registry, data):
-        return None
-    return own
+    return own if data is None or _same_source(registry, own, data) else None
+
+
+def _same_source(registry: Registry, own: DatasetConfig, asked: DatasetConfig) -> bool:
+    """Whether two configurations read the same source.
+
+    What travels names its data without the path of the machine that it was made on: a name that leads nowhere
+    here stands for a source of that name.
+    """
+    names = [dataset_identity(registry, one) for one in (own, asked)]
+    elsewhere = own.path is not None and not Path(own.path).exists()
+    return names[0] == names[1] or (elsewhere and public_name(names[0]) == public_name(names[1]))
 
 
 def dataset_identity(registry: Registry, config: DatasetConfig) -> str:
@@ -73,8 +93,10 @@ def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) 
     return [flag for key, flag in SPLIT_OPTIONS.items() if own is not None and getattr(own, key) != getattr(data, key)]
 
 
-def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]) -> DatasetConfig:
-    """Choose the data to measure a checkpoint on: what the user named, or else what it was trained or proven on.
+def evaluation_data(
+    registry: Registry, checkpoint: str, said: Mapping[str, Any], revision: str | None = None
+) -> DatasetConfig:
+    """The data to measure a checkpoint on: what was asked for, else what it was trained or proven on.
 
     A source without splits is used as a whole, unless it is the very one that the run was trained on, which is
     split as it was then, or the user asks for a made split by its share or seed.
@@ -83,6 +105,7 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
         registry: knows the datasets.
         checkpoint: the checkpoint, as the user named it.
         said: fields of DatasetConfig; `name` is what the user wrote after `--dataset`.
+        revision: of a checkpoint on the hub.
 
     Raises:
         UsageError: no dataset is named or recorded, or an option is wrong.
@@ -92,8 +115,8 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
     dataset = options.pop("name", None)
     whole = all(options.get(option) is None for option in SPLIT_OPTIONS)
     asked = None if dataset is None else dataset_asked(registry, dataset, {**options, "whole": whole})
-    run = RunDirectory.open(checkpoint)
-    own = training_data(registry, run, asked) or _proven_data(registry, checkpoint, asked)
+    place = place_of(checkpoint, revision)
+    own = training_data(registry, RunDirectory.open(place), asked) or _proven_data(registry, place, asked)
     if own is not None:
         path = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**overlaid(own.to_mapping(), options), **path})
@@ -102,8 +125,8 @@ def evaluation_data(registry: Registry, checkpoint: str, said: Mapping[str, Any]
     raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
 
 
-def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | None) -> DatasetConfig | None:
-    """The data that the gate measured a bundle on; None if it is unknown or differs from the source that `asked` reads.
+def _proven_data(registry: Registry, checkpoint: Path, asked: DatasetConfig | None) -> DatasetConfig | None:
+    """What a bundle went through the gate with; None where that is unknown, or is not the source that `asked` reads.
 
     It is split as in the run that the bundle was made from, so that no training image is measured.
     """
@@ -121,14 +144,9 @@ def _proven_data(registry: Registry, checkpoint: str, asked: DatasetConfig | Non
         return None
     if asked is None:
         return own
-    names = [dataset_identity(registry, one) for one in (own, asked)]
-    # A bundle keeps the name of its data and no path of the machine that it was made on.
-    elsewhere = own.path is not None and not Path(own.path).exists()
-    same = names[0] == names[1] or (elsewhere and public_name(names[0]) == public_name(names[1]))
-    return own if same else None
+    return own if _same_source(registry, own, asked) else None
 
 
-def _proven_on(checkpoint: str) -> ParityData | None:
-    """The split that the gate measured a bundle on; None for anything that is not a bundle."""
-    path = Path(checkpoint)
-    return read_manifest(path).data if is_bundle(path) else None
+def _proven_on(checkpoint: Path) -> ParityData | None:
+    """The split that a bundle went through the gate with; None for anything that is no bundle."""
+    return read_manifest(checkpoint).data if is_bundle(checkpoint) else None

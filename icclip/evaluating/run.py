@@ -17,7 +17,7 @@ from icclip.config import EvalConfig
 from icclip.console import Reporter
 from icclip.encoders import open_encoder
 from icclip.errors import DataError
-from icclip.evaluating.request import dataset_identity, leaking_options, training_data
+from icclip.evaluating.request import dataset_identity, leaking_options, place_of, recorded, training_data
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
@@ -76,7 +76,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     from icclip.data.lengths import cut_captions
 
     specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
-    run = RunDirectory.open(config.checkpoint)
+    run = recorded(config.checkpoint, config.encoder.revision)
     directory = output_directory(registry, run, config)
     about = _about(registry, config, directory)
     path = metric_path(directory, config.split)
@@ -208,7 +208,7 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
         return config.output_dir
     own, counted = training_data(registry, run, config.data), _counted_as(registry, config)
     usual = relevance_protocol(registry, dataclasses.replace(config.data, relevance=None) if own is None else own)
-    if own is not None and counted == usual:
+    if own is not None and counted == usual and Path(config.checkpoint).exists():
         return Path(config.checkpoint)
     dataset = Path(dataset_identity(registry, config.data)).stem
     protocol = "" if counted == usual else f"-{counted}"
@@ -242,7 +242,7 @@ def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
 def _variant(config: EvalConfig) -> str:
     """The part of a name that tells a bundle's precisions apart."""
     precision = config.encoder.precision
-    return f"-{precision}" if precision and is_bundle(Path(config.checkpoint)) else ""
+    return f"-{precision}" if precision and is_bundle(place_of(config.checkpoint, config.encoder.revision)) else ""
 
 
 def _header(

@@ -68,5 +68,7 @@ def export_config(registry: Registry, said: Mapping[str, Any]) -> ExportConfig:
     Raises:
         UsageError: no dataset is known, or an option is wrong.
     """
-    data = evaluation_data(registry, str(said["encoder"]["checkpoint"]), said.get("data", {}))
+    data = evaluation_data(
+        registry, str(said["encoder"]["checkpoint"]), said.get("data", {}), said["encoder"].get("revision")
+    )
     return ExportConfig.from_mapping({**overlaid(said), "data": data})

@@ -8,24 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub.errors import StrictDataclassError
 
 from icclip.config import ModelConfig
 from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.hub import HUB_ID, download
 from icclip.models.attention import set_attention
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
@@ -33,7 +24,6 @@ from icclip.plugins.registry import Registry
 from icclip.plugins.specs import BackendSpec
 from icclip.runs.checkpoints import HALF_WRITTEN
 
-HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = (
@@ -132,32 +122,9 @@ def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
 
 
 def _download(config: ModelConfig) -> Path:
-    from huggingface_hub import snapshot_download
-
     patterns = [*HUB_FILES, "*.py"] if config.trust_remote_code else [*HUB_FILES]
-    name = source_label(config)
-    try:
-        with quiet_transformers():
-            # Files in folders are other formats of the same weights.
-            folder = snapshot_download(
-                config.name, revision=config.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-            )
-    except GatedRepoError as error:
-        raise CheckpointError(f"{name} is gated: accept its terms on the hub, then run `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{config.name} has no revision {config.revision!r} on the hub") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"{name} is neither a directory nor on the hub: check the spelling, or log in if it is private"
-        ) from error
-    except HFValidationError as error:
-        raise CheckpointError(f"{name} is neither a directory nor a valid hub id: {_line(error)}") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is not a directory here, is not in the cache, and the hub cannot be reached: "
-            "give a local directory, or unset HF_HUB_OFFLINE and check the network"
-        ) from error
-    return Path(folder)
+    # Files in folders are other formats of the same weights.
+    return download(config.name, config.revision, allow=patterns, ignore=["*/*"])
 
 
 def model_type(directory: Path) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import VerifyConfig, overlaid
+from icclip.hub import bundle_or_record
 from icclip.plugins.registry import Registry
 
 
@@ -16,17 +18,18 @@ def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
 
     Args:
         registry: knows the datasets.
-        said: fields of VerifyConfig, nested; `data.name` is what the user wrote after `--dataset`.
+        said: fields of VerifyConfig, nested; `bundle` may be a bundle on the hub; `data.name` is what the user wrote after `--dataset`.
 
     Raises:
         CheckpointError: a dataset is given, but the bundle does not record what it was proven on.
         UsageError: the dataset is unknown, or an option is wrong.
         MissingExtraError: a dataset is given, but the package `datasets` is not installed.
     """
-    bundle, options = said["bundle"], dict(said.get("data", {}))
+    bundle = bundle_or_record(str(said["bundle"])) or Path(said["bundle"])
+    options = dict(said.get("data", {}))
     dataset = options.pop("name", None)
     encoder = {**said.get("encoder", {}), "checkpoint": str(bundle)}
-    values = {**overlaid(said), "encoder": encoder, "data": None}
+    values = {**overlaid(said), "bundle": bundle, "encoder": encoder, "data": None}
     if dataset is not None:
         from icclip.data.gallery import dataset_asked
 

@@ -29,6 +29,8 @@ WHO_REACHES = {
     "icclip/config/verifying.py": ("verify",),
     "icclip/config/encoder.py": ENCODING,
     "icclip/config/data.py": READING,
+    "icclip/config/publishing.py": ("push",),
+    "icclip/publishing": ("push",),
     "icclip/runs/starting.py": ("train",),
     "icclip/runs/results.py": ("eval",),
     "icclip/assembling": ("assemble",),

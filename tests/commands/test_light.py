@@ -24,6 +24,7 @@ WORKS = (
     ("config", "--help"),
     ("eval", "--help"),
     ("train", "--help"),
+    ("push", "bundle", "me/bundle", "--dry-run"),
 )
 NEEDS = (
     (*TRAIN, "shapes"),

@@ -9,10 +9,12 @@ with `Hub.environment()`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,6 +27,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|refs)(?:/([^/]+)(?:/(.*))?)?)?")
+WRITE = re.compile(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/([^/]+)")
+LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
+BLOB = re.compile(r"/blobs/([0-9a-f]{64})")
 FILE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 DATE = "2026-01-01T00:00:00.000Z"
@@ -38,6 +43,22 @@ class Hub:
     url: str = ""
     requests: list[str] = field(default_factory=list)
     """`METHOD path` of all requests, in order."""
+    token: str | None = None
+    """What a client must send to write; None: nobody may write."""
+    private: dict[str, bool] = field(default_factory=dict)
+    """Repository -> whether it was created as a private one."""
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """sha256 -> the content of a large file, which is uploaded before the commit that names it."""
+    commits: list[dict] = field(default_factory=list)
+    """What each commit did: `repository`, `revision`, `summary`, `files`, `deleted`."""
+    hold_at_upload: int | None = None
+    """This upload of a large file, counted from 1, never gets an answer; `held` is set when it comes."""
+    held: threading.Event = field(default_factory=threading.Event)
+    uploads: int = 0
+    refuse_uploads: bool = False
+    """Large files are answered with 403."""
+    large: int = 1000
+    """Files of at least this many bytes are large."""
 
     def repository(self, kind: str, name: str, revision: str = "main") -> Path:
         """The directory to fill for a repository: `hub.repository("models", "owner/name")`."""
@@ -105,13 +126,44 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(b"")
 
     def do_POST(self):
-        self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        self._answer(self._body())
+
+    def do_PUT(self):
+        """A large file, by its hash."""
+        self.hub.requests.append(f"PUT {self.path}")
+        self.hub.uploads += 1
+        oid = BLOB.fullmatch(urlsplit(self.path).path)[1]
+        if self.hub.uploads == self.hub.hold_at_upload:
+            self.hub.held.set()
+            # Until the client is gone.
+            while self.rfile.read(1 << 16):
+                pass
+            return
+        content = self._body()
+        if self.hub.refuse_uploads:
+            self._send(403, b"", {})
+            return
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.hub.blobs[oid] = content
+        self._send(200, b"{}", {})
+
+    def _body(self):
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _answer(self, body):
         self.hub.requests.append(f"{self.command} {self.path}")
         path = urlsplit(self.path).path
         try:
-            if match := API.fullmatch(path):
+            if self.command == "POST" and (answer := self._written(path, body)) is not None:
+                self._send(*answer)
+            elif match := API.fullmatch(path):
                 self._send(200, json.dumps(self._api(match, body)).encode(), {})
             elif match := FILE.fullmatch(path):
                 self._file(*match.groups())
@@ -119,6 +171,92 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"})
         except _HubError as error:
             self._send(404, b"{}", {"X-Error-Code": str(error)})
+
+    def _written(self, path, body):
+        """The answer (status, body, headers) to a request that writes; None: it is none."""
+        write, lfs = WRITE.fullmatch(path), LFS.fullmatch(path)
+        if path == "/api/validate-yaml":
+            return 200, b'{"errors": [], "warnings": []}', {}
+        if write or lfs or path == "/api/repos/create":
+            return self._refusal() or self._change(write, lfs, body)
+        return None
+
+    def _refusal(self):
+        """The answer to a client that may not write; None: it may."""
+        sent = self.headers.get("Authorization", "")
+        if not sent:
+            return 401, b'{"error": "Unauthorized"}', {"X-Error-Message": "Invalid username or password."}
+        if sent != f"Bearer {self.hub.token}":
+            return 403, b'{"error": "Forbidden"}', {"X-Error-Message": "you have no right to write here"}
+        return None
+
+    def _change(self, write, lfs, body):
+        if lfs:
+            return self._batch(json.loads(body))
+        if write:
+            return getattr(self, f"_{write[2]}")(write[1], unquote(write[3]), body)
+        return self._create(json.loads(body))
+
+    def _create(self, wanted):
+        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        answer = json.dumps({"url": f"{self.hub.url}/{name}", "id": name, "name": name}).encode()
+        if name in self.hub.private or (self.hub.root / "models" / name).exists():
+            return 409, answer, {"X-Error-Message": "You already created this model repo"}
+        self.hub.private[name] = bool(wanted.get("private"))
+        self.hub.repository("models", name)
+        return 200, answer, {}
+
+    def _branch(self, name, branch, _body):
+        target = self.hub.repository("models", name, branch)
+        for file in self.hub.repository("models", name).rglob("*"):
+            if file.is_file() and not any(target.iterdir()):
+                shutil.copy(file, target)
+        return 201, b"{}", {}
+
+    def _preupload(self, _name, _revision, body):
+        files = [
+            {
+                "path": one["path"],
+                "uploadMode": "lfs" if one["size"] >= self.hub.large else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for one in json.loads(body)["files"]
+        ]
+        return 200, json.dumps({"files": files}).encode(), {}
+
+    def _batch(self, wanted):
+        """Where each large file goes; one that is here already goes nowhere."""
+        objects = []
+        for one in wanted["objects"]:
+            upload = {"upload": {"href": f"{self.hub.url}/blobs/{one['oid']}?signature=secret", "header": {}}}
+            objects.append(one if one["oid"] in self.hub.blobs else {**one, "actions": upload})
+        return 200, json.dumps({"transfer": "basic", "objects": objects}).encode(), {}
+
+    def _commit(self, name, revision, body):
+        lines = [json.loads(line) for line in body.splitlines() if line.strip()]
+        folder, done = self.hub.repository("models", name, revision), {"files": [], "deleted": []}
+        for line in lines:
+            value = line["value"]
+            if line["key"] in {"file", "lfsFile"}:
+                is_large = line["key"] == "lfsFile"
+                content = self.hub.blobs[value["oid"]] if is_large else base64.b64decode(value["content"])
+                (folder / value["path"]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / value["path"]).write_bytes(content)
+                done["files"].append(value["path"])
+            elif line["key"] == "deletedFile":
+                (folder / value["path"]).unlink()
+                done["deleted"].append(value["path"])
+        summary = next(line["value"]["summary"] for line in lines if line["key"] == "header")
+        self.hub.commits.append({"repository": name, "revision": revision, "summary": summary, **done})
+        oid = _sha(folder)
+        return (
+            200,
+            json.dumps(
+                {"commitUrl": f"{self.hub.url}/{name}/commit/{oid}", "commitOid": oid, "success": True}
+            ).encode(),
+            {},
+        )
 
     def _api(self, match, body):
         kind, name, action, revision, path = match.groups()
@@ -131,7 +269,7 @@ class _Handler(BaseHTTPRequestHandler):
         if action == "paths-info":
             return [_entry(folder, folder / p) for p in self._paths(body) if (folder / p).exists()]
         return {
-            "_id": "0", "id": name, "modelId": name, "sha": _sha(folder), "private": False, "gated": False,
+            "_id": "0", "id": name, "modelId": name, "sha": _sha(folder), "private": self.hub.private.get(name, False), "gated": False,
             "disabled": False, "tags": [], "downloads": 0, "likes": 0, "createdAt": DATE, "lastModified": DATE,
             "siblings": [{"rfilename": e["path"]} for e in _tree(folder, "", recursive=True) if e["type"] == "file"],
         }  # fmt: skip
