@@ -68,9 +68,10 @@ def run_card(text: str, facts: HubFacts, measured: Measured | None) -> str:
         facts: what goes to the front matter beside what it holds.
         measured: becomes the `model-index`.
     """
-    from huggingface_hub import ModelCard
+    from huggingface_hub import ModelCard, ModelCardData
 
     card = ModelCard(text, ignore_metadata_errors=True)
+    assert isinstance(card.data, ModelCardData)
     _complete(card.data, facts, measured)
     return str(card)
 
@@ -115,7 +116,7 @@ def _complete(data: ModelCardData, facts: HubFacts, measured: Measured | None) -
     for key, value in values.items():
         if value is not None:
             setattr(data, key, value)
-    data.widget = [dict(example) for example in facts.widget]
+    data["widget"] = [dict(example) for example in facts.widget]
     results = [] if measured is None else list(_results(measured))
     if results:
         data.model_name, data.eval_results = facts.name.partition("/")[2], results

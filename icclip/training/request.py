@@ -95,7 +95,8 @@ def checked(registry: Registry, file: Path) -> TrainConfig:
 
 def _know_model(registry: Registry, name: Any) -> None:
     """A hub id may be anything; whether the hub has it is not asked."""
-    from icclip.models.opening import HUB_ID, resolve
+    from icclip.hub import HUB_ID
+    from icclip.models.opening import resolve
 
     if isinstance(name, str) and registry.preset(name) is None and not HUB_ID.fullmatch(name):
         resolve(ModelConfig(name=name), registry.preset_names())
