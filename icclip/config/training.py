@@ -132,7 +132,7 @@ class TrainConfig(Config):
         replaces=("eval_strategy",),
     )  # fmt: skip
     guard: Literal["on", "off"] = option(
-        "Stop a run that makes the model worse than it was, and exit with code 3.", "on", panel=SCHEDULE,
+        "Stop a run that makes the model worse than it was, and exit with code 3 unless it is proven better.", "on", panel=SCHEDULE,
         resume="extends",
     )  # fmt: skip
     patience: int = option(

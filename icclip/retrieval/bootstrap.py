@@ -15,7 +15,7 @@ of another size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -42,18 +42,93 @@ def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: 
     Returns:
         Metric name -> [low, high], in the metric's own unit.
     """
-    hits, shared = hits_by_image(ranks), _SharedCaptions.of(ranks)
-    captions = draws(shared.n_kinds, resamples, [seed, 1], rows=_at_once(len(hits))) if shared.n_kinds else None
-    totals = []
-    for weights in draws(len(hits), resamples, seed):
-        total = weights @ hits
-        if captions is not None:
-            total += shared.sums(weights, next(captions))
-        totals.append(total)
-    values = _recalls(np.concatenate(totals))
-    values |= summaries(values)
+    (values,) = _resampled([Hits.of(ranks)], resamples, seed)
+    return {key: _between(value) for key, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """By how much a metric of one model differs from that of another on the same split."""
+
+    value: float
+    low: float
+    """The lower end of the 95 % interval."""
+    high: float
+
+
+def differences(before: Hits, now: Hits, *, resamples: int = 1000, seed: int = 42) -> dict[str, Difference]:
+    """`now` minus `before` for every metric of `confidence_intervals`; each image is drawn for both alike.
+
+    Raises:
+        ValueError: they are not of the same split.
+    """
+    if not before.same_split(now):
+        raise ValueError("the two are not of the same split")
+    had, has = (_recalls_and_sums(hits.total()[None]) for hits in (before, now))
+    drawn_before, drawn_now = _resampled([before, now], resamples, seed)
+    found = {}
+    for key in had:
+        low, high = _between(drawn_now[key] - drawn_before[key])
+        found[key] = Difference(float((has[key] - had[key])[0]), low, high)
+    return found
+
+
+def _resampled(many: Sequence[Hits], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """For each of the `many` on one split: metric -> its value in every resample, float64 [resamples]."""
+    kinds, shared = len(many[0].own), many[0].shared.n_kinds
+    captions = draws(shared, resamples, [seed, 1], rows=_at_once(kinds)) if shared else None
+    totals: list[list[np.ndarray]] = [[] for _ in many]
+    for images in draws(kinds, resamples, seed):
+        drawn = None if captions is None else next(captions)
+        for own, hits in zip(totals, many, strict=True):
+            own.append(hits.sums(images, drawn))
+    return [_recalls_and_sums(np.concatenate(own)) for own in totals]
+
+
+def _recalls_and_sums(totals: np.ndarray) -> dict[str, np.ndarray]:
+    values = _recalls(totals)
+    return values | summaries(values)
+
+
+def _between(values: np.ndarray) -> list[float]:
     bounds = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {key: np.nanquantile(value, bounds).tolist() for key, value in values.items()}
+    low, high = np.nanquantile(values, bounds).tolist()
+    return [low, high]
+
+
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Which queries are answered at 1, 5 and 10: what the metrics with intervals are made of."""
+
+    own: np.ndarray
+    """int64 [kinds of images, 8]: `hits_by_image`"""
+    shared: SharedCaptions
+
+    @classmethod
+    def of(cls, ranks: RetrievalRanks) -> Self:
+        """Those of one model on one split."""
+        return cls(hits_by_image(ranks), SharedCaptions.of(ranks))
+
+    def same_split(self, other: Hits) -> bool:
+        """Whether the two have the same numbers of queries at each image, and the same shared captions."""
+        mine, theirs = self.shared, other.shared
+        counts = slice(len(CUTOFFS), None, _COLUMNS)
+        return (
+            np.array_equal(self.own[:, counts], other.own[:, counts])
+            and np.array_equal(mine.owner, theirs.owner)
+            and np.array_equal(mine.kind, theirs.kind)
+        )
+
+    def sums(self, images: np.ndarray, captions: np.ndarray | None) -> np.ndarray:
+        """int64 [r, 8]; from how often images [r, kinds] and shared captions [r, kinds] are drawn."""
+        total: np.ndarray = images @ self.own
+        return total if captions is None else total + self.shared.sums(images, captions)
+
+    def total(self) -> np.ndarray:
+        """int64 [8]: over the split as it is."""
+        total: np.ndarray = self.own.sum(axis=0)
+        total[_COLUMNS:] += self.shared.hits.sum(axis=0)
+        return total
 
 
 def draws(n_images: int, resamples: int, seed: int | list[int], *, rows: int | None = None) -> Iterator[np.ndarray]:
@@ -75,7 +150,7 @@ def _at_once(n_images: int) -> int:
 def hits_by_image(ranks: RetrievalRanks) -> np.ndarray:
     """int64 [kinds of images, 8]: queries by an image answered at 1, 5, 10, and their number; by its own captions.
 
-    Captions that several images share are left to `_SharedCaptions`.
+    Captions that several images share are left to `SharedCaptions`.
     """
     relevance = ranks.relevance
     i2t, t2i = ranks.i2t_answers, ranks.t2i_answers
@@ -106,7 +181,7 @@ def _is_shared(ranks: RetrievalRanks) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class _SharedCaptions:
+class SharedCaptions:
     """The text queries whose caption several images share."""
 
     owner: np.ndarray
@@ -119,6 +194,7 @@ class _SharedCaptions:
 
     @classmethod
     def of(cls, ranks: RetrievalRanks) -> Self:
+        """Those of one model on one split."""
         queries, relevance = ranks.t2i_answers.queries, ranks.relevance
         own = _is_shared(ranks)[queries]
         kinds, kind = np.unique(relevance.texts.of_row[queries[own]], return_inverse=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from icclip.runs.checkpoints import CHECKPOINT, checkpoint_steps, last_checkpoint
-from icclip.runs.history import HISTORY, evaluations, read_history
+from icclip.runs.history import HISTORY, evaluations, gains, read_history
 from icclip.runs.record import RECORD, read_record
 from icclip.runs.results import metric_path, read_metrics
 
@@ -87,6 +87,10 @@ class RunDirectory:
     def evaluations(self) -> dict[int, dict[str, float]]:
         """Step -> the validation metrics measured there."""
         return evaluations(self.path / HISTORY)
+
+    def gains(self) -> dict[int, dict[str, float]]:
+        """Step -> by how much rsum differed from that of step 0, with its 95 % interval."""
+        return gains(self.path / HISTORY)
 
     def metrics(self, split: str) -> dict[str, Any]:
         """The final metrics of a split; empty where it was not measured."""

@@ -10,6 +10,8 @@ from typing import Any
 HISTORY = "metrics.jsonl"
 SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
 """What each evaluation logs beside the metrics, to recognise collapsed embeddings."""
+GAIN = ("rsum_gain", "rsum_gain_low", "rsum_gain_high")
+"""What each evaluation logs beside the metrics: rsum minus that of step 0, and the 95 % interval of the difference."""
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
@@ -24,10 +26,19 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:
-    """Step -> metrics in a `metrics.jsonl`, without the values that only show a collapse."""
+    """Step -> metrics in a `metrics.jsonl`, without what is logged beside them for the guard."""
     return {
-        step: {name: value for name, value in metrics.items() if name not in SIGNS_OF_COLLAPSE}
+        step: {name: value for name, value in metrics.items() if name not in (*SIGNS_OF_COLLAPSE, *GAIN)}
         for step, metrics in evaluations_in(read_history(path)).items()
+    }
+
+
+def gains(path: Path) -> dict[int, dict[str, float]]:
+    """Step -> the values of GAIN in a `metrics.jsonl`; a step that was not compared with step 0 is left out."""
+    return {
+        step: {name: metrics[name] for name in GAIN}
+        for step, metrics in evaluations_in(read_history(path)).items()
+        if GAIN[0] in metrics
     }
 
 

@@ -12,6 +12,7 @@ from icclip.config.problems import Key, Problem
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.files import readable_os_errors
 from icclip.identity import identity
+from icclip.runs.baseline import BASELINE
 from icclip.runs.checkpoints import HALF_WRITTEN, PARTIAL, newest_whole, remove
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
@@ -21,7 +22,7 @@ SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
 """If a directory holds any of these, it is somebody's result."""
 
 PARTS = (
-    *SIGNS, LOCAL, PARTIAL, HALF_WRITTEN, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
+    *SIGNS, LOCAL, PARTIAL, HALF_WRITTEN, BASELINE, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip

@@ -15,7 +15,7 @@ from icclip.files import atomic_write_text
 from icclip.models.encoder import TorchEncoder
 from icclip.plugins.registry import Registry
 from icclip.report.model_card import model_card
-from icclip.runs.history import HISTORY, evaluations
+from icclip.runs.history import HISTORY, evaluations, gains
 from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
 from icclip.training.prepare import Run, in_memory
@@ -43,6 +43,7 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
         best=measured[best_step],
         test=_test(run, registry, reporter),
         seconds=time.monotonic() - started,
+        gain=gains(run.root / HISTORY).get(best_step, {}),
         guarded=run.config.guard == "on",
     )
     cost = _cost(run)

@@ -112,7 +112,17 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     return Run(
         config=config,
         splits=splits,
-        trainer=_trainer(config, registry, splits, loaded, arguments, gentle=gentle, steps=steps, reporter=reporter),
+        trainer=_trainer(
+            config,
+            registry,
+            splits,
+            loaded,
+            arguments,
+            gentle=gentle,
+            steps=steps,
+            begins=checkpoint is None,
+            reporter=reporter,
+        ),
         record=about,
         checkpoint=checkpoint,
         steps=steps,
@@ -233,6 +243,7 @@ def _trainer(
     *,
     gentle: Gentle,
     steps: int,
+    begins: bool,
     reporter: Reporter,
 ) -> ContrastiveTrainer:
     seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
@@ -246,6 +257,8 @@ def _trainer(
         registry.default_metrics(),
         config,
         str(arguments.device),
+        run=config.output_dir,
+        begins=begins,
     )
     return ContrastiveTrainer(
         loaded, arguments, data, validate,

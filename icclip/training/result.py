@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,8 +32,13 @@ class TrainResult:
     test: dict[str, Any]
     """On the test split; empty if there is none."""
     seconds: float
+    gain: Mapping[str, float] = field(default_factory=dict)
+    """rsum after the best step minus that before the first, and its 95 % interval (`icclip.runs.history.GAIN`).
+
+    Empty where the two could not be compared image by image.
+    """
     guarded: bool = True
-    """Whether a model that is no better than before is a failure (`--guard`)."""
+    """Whether a model that is not proven better than before is a failure (`--guard`)."""
 
     @classmethod
     def of_complete_run(cls, run: RunDirectory, *, guarded: bool = True) -> Self:
@@ -44,6 +49,7 @@ class TrainResult:
             baseline=measured.get(0, {}),
             best=measured[run.result["best_step"]],
             test=run.metrics("test"),
+            gain=run.gains().get(run.result["best_step"], {}),
             guarded=guarded,
             **run.result,
         )
@@ -55,13 +61,24 @@ class TrainResult:
         return values
 
     def verdict(self) -> None:
-        """Raise GateError if the best checkpoint is no better than the model before the first step."""
+        """Raise GateError if nothing shows that the best checkpoint is better than the model before the first step."""
         before, after = self.baseline.get("rsum"), self.best["rsum"]
-        if self.guarded and before is not None and after <= before:
+        if not self.guarded or before is None:
+            return
+        measured = (
+            f"its best checkpoint, from step {self.best_step}, has an rsum of {after:.1f} on the validation split"
+        )
+        if after <= before:
             raise GateError(
-                f"training did not improve the model: its best checkpoint, from step {self.best_step}, has an rsum of "
-                f"{after:.1f} on the validation split, and step 0 had {before:.1f}; {self.output_dir} keeps it anyway; "
-                "try a smaller --lr, or accept the result with --guard off"
+                f"training did not improve the model: {measured}, and step 0 had {before:.1f}; "
+                f"{self.output_dir} keeps it anyway; try a smaller --lr, or accept the result with --guard off"
+            )
+        if self.gain and not self.gain["rsum_gain_low"] > 0:
+            raise GateError(
+                f"there is no evidence that training improved the model: {measured} and step 0 had {before:.1f}, but the "
+                f"95 % interval of the difference, {self.gain['rsum_gain_low']:+.1f} to {self.gain['rsum_gain_high']:+.1f}, "
+                f"includes 0; {self.output_dir} keeps it anyway; train longer, give a larger validation split, or accept "
+                "the result with --guard off"
             )
 
     def renderables(self) -> Iterable[Table]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icclip.retrieval import bootstrap
-from icclip.retrieval.bootstrap import confidence_intervals, draws
+from icclip.retrieval.bootstrap import Hits, confidence_intervals, differences, draws
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import Answers, RetrievalRanks
@@ -132,3 +132,59 @@ def test_byte_identical_images_are_drawn_as_one():
     alone = confidence_intervals(ranks_of(captions, ahead, "text"), resamples=4000)
     twice = confidence_intervals(ranks_of(captions, ahead, "text", (np.arange(200) % 100).tolist()), resamples=4000)
     assert width(twice["i2t_R@1"]) == pytest.approx(np.sqrt(2) * width(alone["i2t_R@1"]), rel=0.1)
+
+
+# Two models on one split ---------------------------------------------------------------------------
+
+
+def shared_ranks(seed):
+    """40 images of which every fourth shares a caption with another."""
+    rng = np.random.default_rng(seed)
+    captions = CaptionMap.from_lists(
+        [["own", "a dog"] if i % 4 == 0 else [f"own {i}", f"other {i}"] for i in range(40)]
+    )
+    return ranks_of(captions, rng.integers(0, 14, captions.n_texts), "text")
+
+
+@pytest.mark.parametrize("make", [lambda seed: random_ranks(), shared_ranks])
+def test_differences_are_those_of_the_resampled_metrics(make):
+    before, now = make(1), make(2)
+    found = differences(Hits.of(before), Hits.of(now), resamples=200, seed=3)
+    had, has = retrieval_metrics(before), retrieval_metrics(now)
+    for key, difference in found.items():
+        assert difference.value == pytest.approx(has[key] - had[key])
+        assert difference.low <= difference.value <= difference.high
+
+
+def test_an_image_is_drawn_for_both_models_alike():
+    """A model that answers one more query of every second image is better, though the separate intervals overlap."""
+    captions = CaptionMap.from_lists([["a"] for _ in range(400)])
+    ahead = np.random.default_rng(0).integers(0, 14, 400)
+    better = np.where(np.arange(400) % 10 == 0, 0, ahead)
+    before, now = (ranks_of(captions, own) for own in (ahead, better))
+    apart = confidence_intervals(now)["rsum"][0] - confidence_intervals(before)["rsum"][1]
+    assert apart < 0
+    assert differences(Hits.of(before), Hits.of(now))["rsum"].low > 0
+
+
+def test_equal_models_differ_by_nothing():
+    found = differences(Hits.of(random_ranks()), Hits.of(random_ranks()))
+    assert {(one.value, one.low, one.high) for one in found.values()} == {(0.0, 0.0, 0.0)}
+
+
+def test_other_splits_are_refused():
+    with pytest.raises(ValueError, match="not of the same split"):
+        differences(Hits.of(random_ranks()), Hits.of(random_ranks(50)))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_chance_is_called_a_difference_as_rarely_as_the_level_says(share):
+    """Simulated pairs of equal models: about one interval in twenty leaves out 0."""
+    captions, wrong = CaptionMap.from_lists([["a", "b"] for _ in range(200)]), 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        image = rng.random((2, 200)) < share  # the two captions of an image are answered alike
+        pair = [Hits.of(ranks_of(captions, np.where(np.repeat(own, 2), 0, 20))) for own in image]
+        found = differences(*pair, resamples=200, seed=seed)["rsum"]
+        wrong += not found.low <= 0 <= found.high
+    assert wrong <= 20

@@ -33,7 +33,9 @@ class Guard(TrainerCallback):
     @override
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         measured, step = evaluations_in(state.log_history), state.global_step
-        if collapse := collapsed(measured):
+        # While the rate rises, a model that starts from random weights first draws everything together.
+        warmed_up = step > args.get_warmup_steps(state.max_steps)
+        if warmed_up and (collapse := collapsed(measured)):
             self.reporter.warn(f"step {step}: {collapse}: try a smaller --lr, or --freeze")
         if has_given_up(measured, self.patience):
             self.reporter.warn(

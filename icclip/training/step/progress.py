@@ -14,14 +14,14 @@ from typing_extensions import override
 
 from icclip.console import Advance, Reporter
 from icclip.files import atomic_write_text, readable_os_errors
-from icclip.runs.history import read_history
+from icclip.runs.history import GAIN, read_history
 from icclip.training.step.cost import PREFIX, is_cost
 
 SPEED = f"{PREFIX}images_per_second"
 
 
 class Progress(TrainerCallback):
-    """Advances the progress bar by optimizer steps, and prints a line for each evaluation."""
+    """Advances the progress bar by optimizer steps, and prints a line for each logged loss and each evaluation."""
 
     def __init__(self, reporter: Reporter, advance: Advance) -> None:
         self.reporter, self.advance = reporter, advance
@@ -39,8 +39,10 @@ class Progress(TrainerCallback):
 
     @override
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the loss for the line that the next evaluation prints."""
+        """Print the loss when its costs are known too, unless the line of an evaluation is about to tell it."""
         self.last.update({name: logs[name] for name in ("loss", "learning_rate", SPEED) if name in logs})
+        if is_cost(logs) and "loss" in self.last and not control.should_evaluate:
+            self.reporter.note("  ".join(_so_far(state.global_step, state.max_steps, state.epoch or 0, self.last)))
 
     @override
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
@@ -52,16 +54,27 @@ def evaluation_line(
     step: int, steps: int, epoch: float, training: Mapping[str, float], metrics: Mapping[str, float]
 ) -> str:
     """For people: `step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
+    parts = _so_far(step, steps, epoch, training)
+    parts.append(f"rsum {metrics['eval_rsum']:.1f}{_since_step_0(metrics)}")
+    for direction in ("i2t", "t2i"):
+        recalls = " ".join(f"{metrics[f'eval_{direction}_R@{k}']:.3f}" for k in (1, 5, 10))
+        parts.append(f"{direction} R@1/5/10 {recalls}")
+    return "  ".join(parts)
+
+
+def _so_far(step: int, steps: int, epoch: float, training: Mapping[str, float]) -> list[str]:
     parts = [f"step {step}/{steps}", f"epoch {epoch:.3g}"]
     if "loss" in training:
         parts += [f"loss {training['loss']:.4g}", f"lr {training['learning_rate']:.1e}"]
     if SPEED in training:
         parts.append(f"{training[SPEED]:,.0f} images/s")
-    parts.append(f"rsum {metrics['eval_rsum']:.1f}")
-    for direction in ("i2t", "t2i"):
-        recalls = " ".join(f"{metrics[f'eval_{direction}_R@{k}']:.3f}" for k in (1, 5, 10))
-        parts.append(f"{direction} R@1/5/10 {recalls}")
-    return "  ".join(parts)
+    return parts
+
+
+def _since_step_0(metrics: Mapping[str, float]) -> str:
+    """` (+3.4, 95 % +1.2 to +5.5)`; nothing at step 0 itself."""
+    gain, low, high = (metrics.get(f"eval_{name}") for name in GAIN)
+    return "" if gain is None else f" ({gain:+.1f}, 95 % {low:+.1f} to {high:+.1f})"
 
 
 class History(TrainerCallback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import distributed
@@ -12,10 +13,13 @@ from icclip.config import TrainConfig
 from icclip.models.encoder import TorchEncoder
 from icclip.models.loaded import LoadedModel
 from icclip.plugins.specs import MetricSpec
+from icclip.retrieval.bootstrap import Hits, differences
 from icclip.retrieval.dispersion import dispersion
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import rank
 from icclip.retrieval.relevance import Relevance
+from icclip.runs.baseline import read_baseline, write_baseline
+from icclip.runs.history import GAIN
 from icclip.training.feeding.sources import Images
 from icclip.training.processes.gather import from_first_process, is_distributed, to_first_process
 
@@ -29,6 +33,10 @@ class Validation:
     metrics: Sequence[MetricSpec]
     config: TrainConfig
     device: str
+    run: Path | None = None
+    """The run directory, which keeps what step 0 answered; None: nothing is compared with step 0."""
+    begins: bool = True
+    """Whether the run starts from its beginning, so that its first measurement is that of step 0."""
 
     def __call__(self, loaded: LoadedModel) -> dict[str, float]:
         """The retrieval metrics and the numbers that show a collapse, the same on every process."""
@@ -47,6 +55,18 @@ class Validation:
         images, texts = (
             np.concatenate([part for part in parts if part is not None]) for parts in zip(*shares, strict=True)
         )
-        metrics = dict(retrieval_metrics(rank(images, texts, self.relevance), self.metrics))
+        ranks = rank(images, texts, self.relevance)
+        metrics = dict(retrieval_metrics(ranks, self.metrics))
         towers = {"image": dispersion(images), "text": dispersion(texts)}
-        return metrics | {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}
+        metrics |= {f"{tower}_{name}": value for tower, of in towers.items() for name, value in of.items()}
+        return metrics | self._gain(Hits.of(ranks))
+
+    def _gain(self, hits: Hits) -> dict[str, float]:
+        """By how much rsum differs from that of step 0, image by image; empty where step 0 is not known."""
+        baseline = None if self.run is None else read_baseline(self.run)
+        if baseline is None or not baseline.same_split(hits):
+            if self.run is not None and self.begins:
+                write_baseline(self.run, hits)
+            return {}
+        found = differences(baseline, hits)["rsum"]
+        return dict(zip(GAIN, (found.value, found.low, found.high), strict=True))

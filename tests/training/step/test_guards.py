@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ import torch
 from icclip.config import DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import GateError, TrainingStoppedError
-from icclip.runs.history import evaluations, evaluations_in, read_history
+from icclip.runs.baseline import BASELINE
+from icclip.runs.directory import RunDirectory
+from icclip.runs.history import GAIN, HISTORY, evaluations, evaluations_in, gains, read_history
+from icclip.training.result import TrainResult
 from icclip.training.run import train
 from icclip.training.step import trainer
 from icclip.training.step.guards import collapsed, has_given_up
@@ -104,6 +108,71 @@ def test_exit_codes(icclip, ruined, tmp_path):
     assert icclip(*options, "--output-dir", tmp_path / "accepted", "--guard", "off").code == 0
 
 
+# Evidence ----------------------------------------------------------------------------------------
+
+
+def outcome(before, after, low, high, **options):
+    gain = {"rsum_gain": after - before, "rsum_gain_low": low, "rsum_gain_high": high} if low is not None else {}
+    return TrainResult(
+        output_dir="runs/mine", steps=9, best_step=6, baseline={"rsum": before}, best={"rsum": after}, test={}, seconds=1.0,
+        gain=gain, **options,
+    )  # fmt: skip
+
+
+def test_what_chance_could_have_made_is_no_evidence():
+    with pytest.raises(GateError) as error:
+        outcome(12.0, 13.8, -2.04, 5.6).verdict()
+    assert str(error.value) == (
+        "there is no evidence that training improved the model: its best checkpoint, from step 6, has an rsum of 13.8 on "
+        "the validation split and step 0 had 12.0, but the 95 % interval of the difference, -2.0 to +5.6, includes 0; "
+        "runs/mine keeps it anyway; train longer, give a larger validation split, or accept the result with --guard off"
+    )
+    outcome(12.0, 13.8, 0.2, 3.4).verdict()
+    outcome(12.0, 13.8, None, None).verdict()
+    outcome(12.0, 13.8, -2.04, 5.6, guarded=False).verdict()
+
+
+def test_a_run_compares_each_measurement_with_step_0_image_by_image(config, registry, capsys):
+    result = train(config, registry, Reporter())
+    lines = [line for line in read_history(config.output_dir / HISTORY) if "eval_rsum" in line]
+    assert GAIN[0] not in {name.removeprefix("eval_") for name in lines[0]}
+    for line in lines[1:]:
+        gain, low, high = (line[f"eval_{name}"] for name in GAIN)
+        assert gain == pytest.approx(line["eval_rsum"] - lines[0]["eval_rsum"])
+        assert low <= gain <= high
+    assert f"({gain:+.1f}, 95 % {low:+.1f} to {high:+.1f})" in capsys.readouterr().err
+    assert result.gain == gains(config.output_dir / HISTORY)[result.best_step]
+    assert result.gain == TrainResult.of_complete_run(RunDirectory.open(config.output_dir)).gain
+    assert not set(GAIN) & set(json.loads((config.output_dir / "validation_metric.json").read_text()))
+
+
+def test_the_loss_is_shown_between_measurements(config, registry, capsys):
+    train(config, registry, Reporter())
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
+    between = [line for line in lines if "rsum" not in line]
+    assert [line.split()[1].partition("/")[0] for line in between] == ["1", "2", "3", "5", "6", "7"]
+    assert all("  loss " in line and "  lr " in line and line.endswith(" images/s") for line in between)
+
+
+def test_a_resumed_run_is_compared_with_the_same_step_0(config, registry, quiet):
+    whole = train(config, registry, quiet)
+    steps = list(gains(config.output_dir / HISTORY))
+    shutil.rmtree(config.output_dir / f"checkpoint-{steps[-1]}")
+    record = config.output_dir / "icclip.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "status": "running"}))
+    train(dataclasses.replace(config, resume=True), registry, quiet)
+    again = gains(config.output_dir / HISTORY)
+    assert list(again) == steps
+    assert whole.gain == again[whole.best_step]
+
+
+def test_an_overwritten_run_begins_with_a_step_0_of_its_own(config, registry, quiet):
+    train(config, registry, quiet)
+    first = (config.output_dir / BASELINE).stat().st_mtime_ns
+    train(dataclasses.replace(config, overwrite=True), registry, quiet)
+    assert (config.output_dir / BASELINE).stat().st_mtime_ns > first
+
+
 # Collapse ----------------------------------------------------------------------------------------
 
 
@@ -130,6 +199,14 @@ def test_a_collapsing_model_is_warned_of(ruined, registry, capsys):
     measured = evaluations_in(read_history(ruined.output_dir / "metrics.jsonl"))
     assert measured[4]["image_variance"] < 0.1 * measured[0]["image_variance"]
     assert f"warning: step 4: {collapsed(measured)}: try a smaller --lr" in capsys.readouterr().err
+
+
+def test_a_collapse_is_judged_after_the_warm_up(ruined, registry, capsys):
+    """While the rate rises, a model draws everything together; the whole run is a warm-up here."""
+    train(dataclasses.replace(ruined, epochs=2, warmup_ratio=1.0), registry, Reporter())
+    measured = evaluations_in(read_history(ruined.output_dir / "metrics.jsonl"))
+    assert collapsed(measured)
+    assert "embeddings collapse" not in capsys.readouterr().err
 
 
 # Not finite --------------------------------------------------------------------------------------
