@@ -28,7 +28,7 @@ def read_baseline(root: Path) -> Hits | None:
     """What `write_baseline` kept; None where there is none, or none that can be read."""
     try:
         with np.load(root / BASELINE, allow_pickle=False) as found:
-            shared = SharedCaptions(*(found[name] for name in _SHARED), int(found["n_kinds"]))
-            return Hits(found["own"], shared)
+            parts = {name: found[name] for name in _SHARED}
+            return Hits(found["own"], SharedCaptions(**parts, n_kinds=int(found["n_kinds"])))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None

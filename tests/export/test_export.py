@@ -18,8 +18,12 @@ from icclip.bundles.manifest import check_files, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
 from icclip.console import Reporter
+from icclip.data.gallery import load_gallery
+from icclip.evaluating.run import evaluate_split
 from icclip.plugins import OpenRequest
+from icclip.plugins.registry import Registry
 from icclip.runtime import Encoder
+from icclip.verifying.run import _check_retrieval
 from icclip_export.bundle import _checkpoint, fingerprint
 from icclip_export.precisions.search import fewest_kept
 
@@ -36,7 +40,6 @@ def outcomes(checkpoints, tmp_path_factory):
     """Family -> (bundle, JSON) of one export with every precision."""
     from icclip.exporting.request import export_config
     from icclip.exporting.run import export
-    from icclip.plugins.registry import Registry
 
     found = {}
     for family, checkpoint in checkpoints.items():
@@ -83,6 +86,34 @@ def test_every_file_is_hashed_and_the_parity_is_recorded(outcome):
     assert all(search.tried >= int8.attempts for search in int8.search.values())
     assert (parity.results[0].attempts, parity.results[0].search) == (1, {})
     assert outcome.sizes["int8"] < outcome.sizes["fp16"] < outcome.sizes["fp32"]
+
+
+def test_the_record_says_how_far_neighbours_move_a_row(outcome):
+    for result in read_parity(outcome.bundle).results:
+        for moved in result.measured["neighbours"].values():
+            assert moved["as_served"] <= result.thresholds.neighbours
+        limits = {check["name"]: check["limit"] for check in result.measured["checks"]}
+        assert limits["vision.neighbours"] == limits["text.neighbours"] == result.thresholds.neighbours
+    # One scale for a whole batch would make it depend on the rows beside it.
+    int8 = read_parity(outcome.bundle).result("int8").measured["neighbours"]
+    assert {moved["as_served"] for moved in int8.values()} == {0.0}
+    assert all(moved["in_a_batch"] > 0 for moved in int8.values())
+
+
+def test_verify_and_eval_measure_the_same(outcome):
+    """Whatever batches either of them uses: a bundle has one embedding for an input."""
+    gallery = load_gallery(
+        Registry(load_plugins=frozenset()), DatasetConfig(name="shapes"), "validation", Reporter(silent=True)
+    )
+    encoder, gated = Encoder.open(outcome.bundle, "int8", "cpu"), read_parity(outcome.bundle).result("int8")
+    evaluated = evaluate_split(encoder, gallery.images, gallery.relevance(), bootstrap=0)
+    assert evaluated == evaluate_split(
+        encoder, gallery.images, gallery.relevance(), image_batch=7, text_batch=5, bootstrap=0
+    )
+    found = {f.name.split()[1]: f.detail for f in _check_retrieval(encoder, gated, gallery, "int8:")}
+    assert found.keys() == gated.recall_limits.keys()
+    for key, detail in found.items():
+        assert detail.startswith(f"{100 * evaluated[key]:.2f} %")
 
 
 def test_the_manifest_says_what_the_checkpoint_is(outcome, loaded):

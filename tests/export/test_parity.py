@@ -45,7 +45,9 @@ class Fake:
 
     def encode_images(self, images, *, batch_size=32):
         rows = np.stack([OF_IMAGE[image.getpixel((0, 0))[0]] for image in images])
-        return _unit(self.damage(rows))
+        return np.concatenate(
+            [_unit(self.damage(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)]
+        )
 
     def encode_texts(self, texts, *, batch_size=32):
         return _unit(np.stack([OF_TEXT.get(text, OF_IMAGE[0]) for text in texts]))
@@ -136,6 +138,30 @@ def test_embeddings_of_another_width_fail():
             return super().encode_texts(texts)[:, :8]
 
     assert "8 values, but the checkpoint's have 16" in _gate(Narrow()).results[0].failures[0]
+
+
+def drawn_towards_each_other(rows):
+    """As activations that are quantized with one scale for a batch make them: a row depends on those beside it."""
+    return rows + 0.02 * rows.mean(axis=0) if len(rows) > 1 else rows
+
+
+def test_a_row_that_moves_with_its_neighbours_fails():
+    """Every cosine is within the precision's limits; the same input gives another embedding in another batch."""
+    result = _gate(Fake(drawn_towards_each_other), "int8").results[0]
+    assert [line.partition(" ")[0] for line in result.failures] == ["vision.neighbours"]
+    assert re.search(r"needs at most 1.0e-03, at image \d+$", result.failures[0])
+    moved = result.measured["neighbours"]["vision"]
+    assert moved["as_served"] == moved["in_a_batch"] > 1e-3
+
+
+def test_a_row_that_is_served_alone_does_not_move():
+    candidate = Fake(drawn_towards_each_other)
+    candidate.rows_alone = True
+    result = _gate(candidate, "int8").results[0]
+    assert result.passed
+    moved = result.measured["neighbours"]
+    assert moved["vision"]["as_served"] == moved["text"]["as_served"] == 0
+    assert moved["vision"]["in_a_batch"] > 1e-3, "the record says what the policy prevents"
 
 
 def test_an_empty_split_is_refused():

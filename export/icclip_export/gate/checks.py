@@ -91,21 +91,41 @@ def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Requirement]:
 
 def small_batch_checks(
     encoder: Encoder, known: Embeddings, data: Compared, limits: Thresholds
-) -> Iterator[Requirement]:
-    """One at a time, and padded by a text that fills the whole length: the same embeddings again."""
+) -> tuple[list[Requirement], dict[str, Any]]:
+    """One at a time, beside others, and padded by a text that fills the whole length: the same embeddings again.
+
+    Returns:
+        What is required, and how far neighbours move a row of either tower, as it is served and in a batch.
+    """
     images = [data.images[index] for index in range(min(BATCH, data.captions.n_images))]
-    alone = encoder.encode_images(images, batch_size=1)
-    yield _lowest("vision.alone", known.images[: len(images)], alone, limits, data.image_name)
-    together = encoder.encode_images(images, batch_size=measured_batch(encoder))
-    yield from _moved("vision.neighbours", alone, together, limits, data.image_name)
     texts = list(data.captions.texts[: BATCH - 1])
-    alone = encoder.encode_texts(texts, batch_size=1)
-    yield _lowest("text.alone", known.texts[: len(texts)], alone, limits, data.text_name)
-    together = encoder.encode_texts(texts, batch_size=measured_batch(encoder))
-    yield from _moved("text.neighbours", alone, together, limits, data.text_name)
+    towers = {
+        "vision": _alone_and_together(encoder, lambda size: encoder.encode_images(images, batch_size=size)),
+        "text": _alone_and_together(encoder, lambda size: encoder.encode_texts(texts, batch_size=size)),
+    }
+    checks: list[Requirement] = []
+    called = {"vision": data.image_name, "text": data.text_name}
+    for tower, (alone, served, _) in towers.items():
+        own = (known.images if tower == "vision" else known.texts)[: len(alone)]
+        checks.append(_lowest(f"{tower}.alone", own, alone, limits, called[tower]))
+        checks += _neighbours(f"{tower}.neighbours", _moved(alone, served), limits, called[tower])
     longest = " ".join(data.captions.texts[:BATCH] * BATCH)[:LONGEST]
     padded = encoder.encode_texts([*texts, longest], batch_size=BATCH)[:-1]
-    yield _lowest("text.padded", known.texts[: len(texts)], padded, limits, data.text_name)
+    checks.append(_lowest("text.padded", known.texts[: len(texts)], padded, limits, data.text_name))
+    moved = {
+        tower: {"as_served": float(_moved(alone, served).max()), "in_a_batch": float(_moved(alone, batch).max())}
+        for tower, (alone, served, batch) in towers.items()
+    }
+    return checks, moved
+
+
+def _alone_and_together(
+    encoder: Encoder, encode: Callable[[int], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same rows with a run for each, as they are served, and BATCH at a time."""
+    usual = measured_batch(encoder)
+    batch = encode(BATCH)
+    return encode(1), batch if usual == BATCH else encode(usual), batch
 
 
 def _lowest(
@@ -115,12 +135,17 @@ def _lowest(
     return Requirement(name, float(own.min()), limits.min_cosine, at_least=True, where=called(int(own.argmin())))
 
 
-def _moved(
-    name: str, alone: np.ndarray, together: np.ndarray, limits: Thresholds, called: Callable[[int], str]
+def _moved(alone: np.ndarray, together: np.ndarray) -> np.ndarray:
+    """Largest difference of a component, by row."""
+    moved: np.ndarray = np.abs(np.nan_to_num(alone - together, nan=np.inf)).max(axis=1)
+    return moved
+
+
+def _neighbours(
+    name: str, moved: np.ndarray, limits: Thresholds, called: Callable[[int], str]
 ) -> Iterator[Requirement]:
     """How far a row's embedding moves with the rows beside it, as the encoder is served."""
     if limits.neighbours is not None:
-        moved = np.abs(np.nan_to_num(alone - together, nan=np.inf)).max(axis=1)
         where = called(int(moved.argmax()))
         yield Requirement(name, float(moved.max()), limits.neighbours, at_least=False, where=where)
 

@@ -70,7 +70,7 @@ def check_precision(
         runs_on = asked = provider or encoder.choice.provider
         found = Embeddings.of(encoder, reference.data)
         _check_usable(reference.embeddings, found, reference.data)
-        small_batches = list(small_batch_checks(encoder, reference.embeddings, reference.data, limits))
+        small_batches, moved = small_batch_checks(encoder, reference.embeddings, reference.data, limits)
         probed, probes = _probed(encoder, reference, limits)
     except CheckpointError as error:
         return _does_not_run(precision, runs_on, limits, error)
@@ -99,6 +99,7 @@ def check_precision(
             "checks": [check.to_mapping() for check in checks],
             "towers": {name: dataclasses.asdict(tower) for name, tower in towers.items()},
             "rankings": {name: dataclasses.asdict(ranking) for name, ranking in rankings.items()},
+            "neighbours": moved,
             "probes": probes,
         },
         failures=tuple(check.line for check in checks if not check.passed),
