@@ -225,6 +225,8 @@ class TrainConfig(Config):
             "{near_duplicates} has no effect when {duplicates} is 'off': leave out one of them": (
                 near and self.duplicates == "off"
             ),
+            "{near_duplicates} has no effect where a caption is right only for its own image: leave it out, or "
+            "--relevance pair": near and self.data.relevance == "pair",
             "augmentation needs whole images, and the cache keeps resized ones: leave out --augment or "
             "--cache-images": self.augment != "off" and self.cache_images == "on",
         }

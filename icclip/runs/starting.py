@@ -160,6 +160,21 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Prob
             )
 
 
+def refuse_other_workers(run: RunDirectory, config: TrainConfig) -> None:
+    """Check that a stream comes in the order in which it began: its workers divide its shards among themselves.
+
+    Raises:
+        UsageError: there were more workers, or fewer.
+    """
+    if run.config.get("data", {}).get("streaming") and (before := run.config.get("workers") or 0) != (
+        config.workers or 0
+    ):
+        raise UsageError(
+            f"{run.path} began with {before} workers, which divide the stream among themselves, and not with "
+            f"{config.workers or 0}: give --workers {before}"
+        )
+
+
 def refuse_other_batch(run: RunDirectory, config: TrainConfig, processes: int) -> None:
     """Check that the processes together make the batches that the run began with: its negatives and its steps.
 

@@ -23,7 +23,14 @@ from icclip.runs.checkpoints import MEBI, sweep
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
 from icclip.runs.record import write_record
-from icclip.runs.starting import changed_settings, checkpoint_to_resume, clear, refuse_other_batch, refuse_other_data
+from icclip.runs.starting import (
+    changed_settings,
+    checkpoint_to_resume,
+    clear,
+    refuse_other_batch,
+    refuse_other_data,
+    refuse_other_workers,
+)
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.evaluation_mode import check_batch_norm
@@ -96,6 +103,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     require_agreement(of_content(splits, loaded))
+    arguments.dataloader_num_workers = _as_many_as_shards(arguments.dataloader_num_workers, splits["train"])
     steps = _steps(config, arguments, splits["train"])
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
@@ -145,6 +153,7 @@ def _check_what_is_resumed(
         return
     refuse_other_data(earlier, about["data"]["splits"])
     refuse_other_batch(earlier, config, about["processes"])
+    refuse_other_workers(earlier, config)
     reporter.note(f"resuming from {checkpoint}{_elastic(earlier, about['processes'])}")
     if changed := changed_settings(config, earlier):
         reporter.warn(f"these settings differ from those the run began with: {', '.join(changed)}")
@@ -219,6 +228,11 @@ def _workers(config: TrainConfig) -> int:
         return config.workers
     # The shards of a stream, not its rows, are what workers share; many streams have one.
     return 0 if config.data.streaming else default_workers()
+
+
+def _as_many_as_shards(workers: int, split: Gallery | IterableDataset) -> int:
+    """Of a stream's workers, those that get a shard."""
+    return workers if isinstance(split, Gallery) else min(workers, split.num_shards)
 
 
 def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | IterableDataset) -> int:

@@ -92,6 +92,10 @@ def test_all_problems_at_once():
         ),
         ({"near_duplicates": 17}, "near_duplicates is 17: it must be at least 0 and at most 16"),
         (
+            {"near_duplicates": 1, "data": {"name": "shapes", "relevance": "pair"}},
+            "near_duplicates has no effect where a caption is right only for its own image: leave it out",
+        ),
+        (
             {"near_duplicates": 1, "duplicates": "off"},
             "near_duplicates has no effect when duplicates is 'off': leave out one",
         ),

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from support.flickr import jpeg
-from support.formats import CAPTIONS, FORMATS, NAMES, ONE_CAPTION, ROWS, add, array, coco, images, img2dataset, karpathy
+from support.formats import (
+    CAPTIONS,
+    FORMATS,
+    NAMES,
+    ONE_CAPTION,
+    ROWS,
+    array,
+    coco,
+    images,
+    img2dataset,
+    karpathy,
+    many_shards,
+    shard,
+)
 
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
@@ -223,13 +235,6 @@ def test_a_folder_per_split(tmp_path):
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 12, "validation": 12}
 
 
-def shard(path, **members):
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            add(tar, name.replace("_", "."), content)
-    return path
-
-
 @pytest.mark.parametrize(
     ("members", "problem"),
     [
@@ -252,16 +257,6 @@ def test_a_damaged_shard(tmp_path):
     refused("webdataset", path, "incomplete or damaged tar file")
     path.write_bytes(b"no tar" * 300)
     refused("webdataset", path, "incomplete or damaged tar file")
-
-
-def many_shards(folder, shards, each=4):
-    folder.mkdir()
-    for number in range(shards):
-        members = {}
-        for i in range(each):
-            members |= {f"{number}{i}_jpg": jpeg(i), f"{number}{i}_txt": f"{number} {i}".encode()}
-        shard(folder / f"{number:03}.tar", **members)
-    return folder
 
 
 class Captions(torch.utils.data.IterableDataset):

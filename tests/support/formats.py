@@ -15,6 +15,7 @@ COUNT = 12
 NAMES = [f"{i:02}.jpg" for i in range(COUNT)]
 CAPTIONS = [[f"number {i} first", f"number {i}, second"] for i in range(COUNT)]
 SPLITS = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
+SHARDS = 3
 ROWS = list(zip(NAMES, CAPTIONS, SPLITS, strict=True))
 
 
@@ -126,6 +127,23 @@ def arrow(folder):
     with pa.OSFile(str(folder / "it.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     return folder / "it.arrow"
+
+
+def shard(path, **members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            add(tar, name.replace("_", "."), content)
+    return path
+
+
+def many_shards(folder, shards, each=4):
+    folder.mkdir(parents=True)
+    for number in range(shards):
+        members = {}
+        for i in range(each):
+            members |= {f"{number}{i}_jpg": jpeg(i), f"{number}{i}_txt": f"{number} {i}".encode()}
+        shard(folder / f"{number:03}.tar", **members)
+    return folder
 
 
 def img2dataset(folder, *, json_only=False):

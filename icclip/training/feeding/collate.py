@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler
+from torch.utils.data import Dataset, Sampler
 from typing_extensions import override
 
 from icclip.config import Augmentation, CaptionPolicy
@@ -21,14 +21,33 @@ from icclip.data.split import decode_cell
 from icclip.models.feeder import Feeder
 from icclip.retrieval.captions import CaptionMap
 from icclip.training.feeding.augmentation import light
-from icclip.training.feeding.duplicates import Duplicates, Shared, caption_id, kept_apart, stable_int
+from icclip.training.feeding.duplicates import Answers, Duplicates, Shared, kept_apart, stable_int
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
 IDS = "pair_ids"
-"""Key in a batch of the ids of caption and image, int64 [b, 2]; pairs that share an id are not negatives."""
+"""Key in a batch of the ids of caption, image and further right captions, int64 [b, 2 or more].
+
+`icclip.training.step.targets` says which pairs are then no negatives of each other.
+"""
+NONE = -1
+"""An id that no other agrees with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """An image of a stream. Only the process that trains on it decodes it, though all of them read it."""
+
+    cell: Mapping[str, Any]
+    """`{"bytes", "path"}`"""
+    where: str
+    """For messages."""
+
+    def decoded(self) -> Image:
+        """RGB, the right way up. Raises DataError where it cannot be read."""
+        return decode_cell(self.cell, self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +57,11 @@ class Example:
     epoch: int
     row: int
     """Identifies the image within the split."""
-    image: Image | np.ndarray
+    image: Image | np.ndarray | Undecoded
     """An RGB image, or one that is already resized, uint8 [3, h, w]."""
     captions: Sequence[str]
-    group: int
-    """A number that identical images share."""
+    answers: Answers
+    """Which numbers stand for the image and its captions, and what else is right for it."""
     caption: int | None = None
     """The index of the caption to train on; None lets the collator choose."""
 
@@ -82,7 +101,7 @@ class CaptionedImages(Dataset[Example]):
     Args:
         images: RGB, or already resized; decoded when asked for.
         captions: the captions of the images.
-        duplicates: which images are the same; None: none are.
+        duplicates: what the images have in common; None: as far as their own captions say.
     """
 
     def __init__(
@@ -103,8 +122,9 @@ class CaptionedImages(Dataset[Example]):
     def __getitem__(self, index: tuple[int, int]) -> Example:
         epoch, row = index
         start, end = self.captions.offsets[row : row + 2]
-        group = row if self.duplicates is None else self.duplicates.group(row)
-        return Example(epoch, row, self.images[row], self.captions.texts[start:end], group)
+        captions = self.captions.texts[start:end]
+        known = Answers.of_captions(captions, row) if self.duplicates is None else self.duplicates.answers(row)
+        return Example(epoch, row, self.images[row], captions, known)
 
 
 class CaptionedPairs(CaptionedImages):
@@ -132,26 +152,6 @@ class CaptionedPairs(CaptionedImages):
         return dataclasses.replace(super().__getitem__((epoch, row)), caption=text - int(self.captions.offsets[row]))
 
 
-class CaptionedStream(IterableDataset[Example]):
-    """A split without known length, in the order in which it comes after shuffling in a buffer.
-
-    Rows have no number there: the captions stand in for it, so that neither the number of processes
-    nor that of workers changes which caption is chosen.
-    """
-
-    def __init__(self, stream: Any, seed: int, buffer: int = 1000) -> None:
-        self.stream = stream.shuffle(seed=seed, buffer_size=buffer)
-        self.epoch = 0  # as EpochSampler's
-
-    def __iter__(self) -> Iterator[Example]:
-        self.stream.set_epoch(self.epoch)
-        for position, item in enumerate(self.stream):
-            captions = item["captions"]
-            image = decode_cell(item["image"], f"row {position} of the shuffled stream")
-            row = stable_int(*captions)
-            yield Example(self.epoch, row, image, captions, row)
-
-
 class Collator:
     """Turns examples into a batch of model inputs, with the ids that say which pairs are not negatives.
 
@@ -175,31 +175,47 @@ class Collator:
     ) -> None:
         self.feeder, self.seed, self.captions, self.augment = feeder, seed, captions, augment
 
-    def __call__(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Examples [b] -> the inputs of both towers, and the ids under IDS."""
-        captions = [self.choose(example) for example in examples]
-        ids = [(caption_id(caption), example.group) for caption, example in zip(captions, examples, strict=True)]
-        batch = self.feeder.image_inputs([self.picture(example) for example in examples])
-        batch.update(self.feeder.text_inputs(captions))
-        batch[IDS] = torch.tensor(ids, dtype=torch.int64)
+    def __call__(self, examples: Sequence[Example | None]) -> dict[str, Tensor]:
+        """Examples [b] -> the inputs of both towers, and the ids under IDS; nothing for what a worker sends at its end."""
+        there = [example for example in examples if example is not None]
+        if not there:
+            return {}
+        chosen = [self.choose(example) for example in there]
+        batch = self.feeder.image_inputs([self.picture(example) for example in there])
+        batch.update(self.feeder.text_inputs([one.captions[i] for one, i in zip(there, chosen, strict=True)]))
+        batch[IDS] = as_ids([one.answers for one in there], chosen)
         return batch
 
-    def choose(self, example: Example) -> str:
-        """The caption of this image in this epoch: the one the example names, the next in turn, or a random one."""
+    def choose(self, example: Example) -> int:
+        """Which caption of this image in this epoch: the one the example names, the next in turn, or a random one."""
         if example.caption is not None:
-            return example.captions[example.caption]
+            return example.caption
         in_turn = self.captions == "round-robin"
         number = example.epoch + example.row if in_turn else stable_int(self.seed, example.epoch, example.row)
-        return example.captions[number % len(example.captions)]
+        return number % len(example.captions)
 
     def picture(self, example: Example) -> Image | np.ndarray:
-        """The image, augmented for this epoch."""
+        """The image, augmented for this epoch. Raises DataError where one of a stream cannot be read."""
+        image = example.image.decoded() if isinstance(example.image, Undecoded) else example.image
         if self.augment == "off":
-            return example.image
+            return image
         # What a cache holds is cropped already: where images are augmented there is none.
-        return light(
-            cast("Image", example.image), example.captions, stable_int("light", self.seed, example.epoch, example.row)
-        )
+        return light(cast("Image", image), example.captions, stable_int("light", self.seed, example.epoch, example.row))
+
+
+def as_ids(answers: Sequence[Answers], chosen: Sequence[int]) -> Tensor:
+    """What IDS stands for, int64 [b, 2 + the further captions of the image that has most]; -1 where one has fewer.
+
+    Args:
+        answers: of the images of a batch.
+        chosen: which of its captions each is shown with.
+    """
+    ids = []
+    for one, caption in zip(answers, chosen, strict=True):
+        shown = one.captions[caption]
+        ids.append([shown, one.image, *(text for text in one.right if text != shown)])
+    width = max(map(len, ids))
+    return torch.tensor([row + [NONE] * (width - len(row)) for row in ids], dtype=torch.int64)
 
 
 def split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:

@@ -42,21 +42,43 @@ Shared = Sequence[frozenset[tuple[str, int]]]
 """For each row, the images and captions that it shares with other rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The captions of an image, and what else is right for it, as numbers that pairs are compared by."""
+
+    image: int
+    """The same for images that are the same."""
+    captions: Sequence[int]
+    """One for each caption that came with the image, the same for captions that are the same."""
+    right: Sequence[int] = ()
+    """The captions, wherever they stand, that are right for the image and that another image may be shown with."""
+
+    @classmethod
+    def of_captions(cls, captions: Sequence[str], image: int) -> Self:
+        """What is known of an image without its split: its own captions are right for it."""
+        numbers = list(map(caption_id, captions))
+        return cls(image, numbers, numbers)
+
+
 @dataclass(frozen=True)
 class Duplicates:
-    """What the images of a split have in common, as the relevance by content has it."""
+    """What the images of a split have in common, as its relevance has it."""
 
     relevance: Relevance
 
     @classmethod
     def of(cls, groups: np.ndarray, captions: CaptionMap) -> Self:
-        """From int64 [n], the same number for images that are the same, and their captions."""
+        """By content, from int64 [n], the same number for images that are the same, and their captions."""
         return cls(Relevance.of(captions, "text", groups.tolist()))
 
-    def group(self, image: int) -> int:
-        """A number that is the same for images that are the same: the first row with that image."""
-        images = self.relevance.images
-        return int(images.first[images.of_row[image]])
+    def answers(self, image: int) -> Answers:
+        """What is right for the image in that row."""
+        relevance = self.relevance
+        images, own = relevance.images, slice(*relevance.captions.offsets[image : image + 2].tolist())
+        kind = images.of_row[image]
+        right = relevance.members[slice(*relevance.offsets[kind : kind + 2].tolist())]
+        shared = right[relevance.shared_texts[right]]
+        return Answers(int(images.first[kind]), relevance.texts.of_row[own].tolist(), shared.tolist())
 
     def shared_by_images(self) -> Shared:
         """What each image shares with others."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from icclip.config import CacheImages, TrainConfig
+from icclip.config import CacheImages, RelevanceProtocol, TrainConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery
 from icclip.data.sameness import image_hashes, same_content, same_look
@@ -14,12 +14,12 @@ from icclip.data.split import SplitImages
 from icclip.errors import UsageError
 from icclip.models.feeder import Feeder
 from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
-from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, CaptionedStream
+from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs
 from icclip.training.feeding.duplicates import Duplicates
+from icclip.training.feeding.streams import CaptionedStream
 from icclip.training.processes.gather import on_first_process
 
 if TYPE_CHECKING:
-    import numpy as np
     from datasets import IterableDataset
 
 Images: TypeAlias = SplitImages | PixelCache
@@ -56,11 +56,21 @@ class Sources:
         if not isinstance(split, Gallery):
             return CaptionedStream(split, config.seed)
         mode = self._mode_of_training()
-        digests = _digests(split) if mode != "off" or config.duplicates != "off" else []
+        compared = config.duplicates != "off" and self._protocol == "text"
+        digests = _digests(split) if mode != "off" or compared else []
         images = self._images(split, mode, digests, again=seen > len(split.images))
         kind = CaptionedPairs if config.captions == "all" else CaptionedImages
-        duplicates = None if config.duplicates == "off" else self._duplicates(split, same_content(digests))
+        duplicates = None if config.duplicates == "off" else self._duplicates(split, digests)
         return kind(images, split.captions, duplicates)
+
+    @property
+    def _protocol(self) -> RelevanceProtocol:
+        """What counts as a right answer where the model learns.
+
+        That a dataset was published with another way of counting says nothing about what is true; that the
+        user asks for it does.
+        """
+        return self.config.data.relevance or "text"
 
     def validation(self, split: Gallery) -> Images:
         """The images of a split that is measured several times."""
@@ -90,8 +100,14 @@ class Sources:
         cached = cached_images(images, path, pixels, mode, worth_filling=again, workers=workers, reporter=reporter)
         return images if cached is None else cached
 
-    def _duplicates(self, split: Gallery, groups: np.ndarray) -> Duplicates:
-        distance = self.config.near_duplicates
+    def _duplicates(self, split: Gallery, digests: Sequence[bytes]) -> Duplicates:
+        if self._protocol == "pair":
+            self.reporter.note(
+                "a caption is right only for its own image (--relevance pair): the loss takes the same caption of "
+                "another image for a wrong answer"
+            )
+            return Duplicates(split.relevance("pair"))
+        groups, distance = same_content(digests), self.config.near_duplicates
         if distance is not None:
             groups = same_look(groups, on_first_process(lambda: image_hashes(split.images.rows)), distance)
         duplicates = Duplicates.of(groups, split.captions)

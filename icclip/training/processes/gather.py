@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 
 T = TypeVar("T")
 
@@ -62,6 +63,22 @@ def gather_rows(local: Tensor, exchanging: Exchanging = nullcontext) -> Tensor:
         return gathered
     with exchanging():
         return _all_gather(local)
+
+
+def of_one_width(local: Tensor, filling: int, exchanging: Exchanging = nullcontext) -> Tensor:
+    """Rows [b, k] of which k differs between processes -> [b, the largest k], filled up at their ends.
+
+    Args:
+        local: [b, k].
+        filling: the value of what is added.
+        exchanging: makes a context that is entered while processes talk.
+    """
+    if not is_distributed():
+        return local
+    width = torch.tensor(local.shape[1], device=local.device)
+    with exchanging():
+        distributed.all_reduce(width, op=distributed.ReduceOp.MAX)
+    return functional.pad(local, (0, int(width) - local.shape[1]), value=filling)
 
 
 def to_first_process(value: T) -> list[T] | None:

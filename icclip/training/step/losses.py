@@ -47,7 +47,7 @@ class Pairs:
     own: Tensor
     """int64 [b]: the column of each row's own partner."""
     ids: Tensor
-    """int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other. A negative id agrees with none."""
+    """int64 [b, k]: of text, image and further right texts; `not_negatives` says what follows from them."""
     all_ids: Tensor
     """int64 [n, k]."""
     soft: bool = False
@@ -75,16 +75,16 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
     Raises:
         UsageError: in a backward pass that asks for gradients of the gradients.
     """
-    targets, divisor = _targets(pairs), 2 * len(pairs.image)
+    divisor = 2 * len(pairs.image)
     if pairs.one_matrix:
         inputs = (pairs.image, pairs.text, logit_scale, None)
-        return _total(softmax_both_ways, pairs, targets, inputs, divisor=divisor)
+        return _total(softmax_both_ways, pairs, _targets(pairs), inputs, divisor=divisor)
     directions = (
-        (pairs.image, pairs.all_text, logit_scale, None),
-        (pairs.text, pairs.all_image, logit_scale, None),
+        (_targets(pairs), (pairs.image, pairs.all_text, logit_scale, None)),
+        (_targets(pairs, of_texts=True), (pairs.text, pairs.all_image, logit_scale, None)),
     )
     each = partial(_over_strips, _cross_entropy)
-    return torch.stack([_total(each, pairs, targets, one, divisor=divisor) for one in directions]).sum()
+    return torch.stack([_total(each, pairs, targets, one, divisor=divisor) for targets, one in directions]).sum()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # torch leaves it so
@@ -157,8 +157,8 @@ def _over_strips(of_strip: Callable[[Strip], Tensor], matrix: Matrix, _sizes: Si
 # Both ---------------------------------------------------------------------------------------------
 
 
-def _targets(pairs: Pairs) -> Targets:
-    return Targets(pairs.ids, pairs.all_ids, pairs.own, soft=pairs.soft, dtype=_dtype(pairs))
+def _targets(pairs: Pairs, *, of_texts: bool = False) -> Targets:
+    return Targets(pairs.ids, pairs.all_ids, pairs.own, soft=pairs.soft, dtype=_dtype(pairs), of_texts=of_texts)
 
 
 def _dtype(pairs: Pairs) -> torch.dtype:

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from typing_extensions import override
 
+from icclip.errors import UsageError
 from icclip.runs.checkpoints import CHECKPOINT
 
 
@@ -89,10 +90,17 @@ class Schedule(TrainerCallback, ExportableState):
 
     @override
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate if it is time. Raises UsageError where a pass over a stream has made no step."""
         if self.skipping:
             # The pass had been read to its end, which Trainer takes for an empty stream.
             control.should_training_stop = state.global_step >= state.max_steps
             self.skipping = False
+        elif self.streamed and not self.steps:
+            raise UsageError(
+                f"a pass over the stream makes no step: {'each worker' if args.dataloader_num_workers else 'it'} reads fewer "
+                f"than one batch of {args.train_batch_size * args.world_size} images: give a smaller --train-bs"
+                f"{' or fewer --workers' if args.dataloader_num_workers else ''}"
+            )
         self.done, self.steps = self.done + 1, 0
         if self.streamed:
             state.epoch = float(self.done)

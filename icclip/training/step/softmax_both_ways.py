@@ -26,8 +26,7 @@ exp(-27) of it, below its last digit for thousands of rows."""
 def softmax_both_ways(matrix: Matrix, sizes: Sizes) -> Tensor:
     """The cross-entropies of all rows and of all columns against their targets, summed, [].
 
-    The matrix is square, each row's own column is that of its number, and what is alike is so both ways. It
-    has taken the gradients afterwards.
+    The matrix is square, and each row's own column is that of its number. It has taken the gradients afterwards.
     """
     once = _OneExponential(matrix, sizes)
     total = once.sums()

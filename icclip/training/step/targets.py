@@ -3,33 +3,44 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+TEXT = 0
+"""The column of a pair's ids that holds its text."""
+OF_THE_PAIR = 2
+"""How many of a pair's ids are its own, its text and its image; those that follow are further texts."""
 
-def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor) -> Tensor:
-    """The columns that share an id with the row, its own column excepted.
+
+def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor, *, of_texts: bool = False) -> Tensor:
+    """The columns that are right answers to the row as well, its own column excepted.
+
+    A pair's ids are those of its text, of its image, and of further texts that are right for that image. A
+    text is right for an image where they came as one pair, where their pairs have the same text or the same
+    image, and where it is one of the image's further texts. This last is not so the other way round. A negative
+    id agrees with none, so that pairs may have fewer than k.
 
     Args:
-        ids: int64 [b, k]; pairs that agree in any of the k ids are no negatives of each other. A negative
-            id agrees with none, so that pairs may have fewer than k.
-        all_ids: int64 [n, k].
+        ids: int64 [b, k], of the rows.
+        all_ids: int64 [n, k], of the columns.
         own: int64 [b].
+        of_texts: whether the rows are texts and the columns images, instead of the reverse.
 
     Returns:
         bool [b, n].
     """
-    return _alike(ids, all_ids).scatter(1, own[:, None], value=False)
-
-
-def _alike(ids: Tensor, all_ids: Tensor) -> Tensor:
-    """Bool [b, n]."""
     found = torch.zeros(len(ids), len(all_ids), dtype=torch.bool, device=ids.device)
-    for mine, theirs in zip(ids.T, all_ids.T, strict=True):
+    for mine, theirs in zip(ids.T[:OF_THE_PAIR], all_ids.T[:OF_THE_PAIR], strict=True):
         found |= (mine[:, None] == theirs) & (mine[:, None] >= 0)
-    return found
+    images, texts = (all_ids, ids) if of_texts else (ids, all_ids)
+    for further in images.T[OF_THE_PAIR:]:
+        right = (further[:, None] == texts[:, TEXT]) & (further[:, None] >= 0)
+        found |= right.T if of_texts else right
+    return found.scatter(1, own[:, None], value=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +61,25 @@ class Targets:
     Only rows and columns that share an id with another are looked at: in most batches few, or none.
 
     Args:
-        ids: int64 [b, k], of the rows.
+        ids: int64 [b, k], of the rows; see `not_negatives`.
         all_ids: int64 [n, k], of the columns.
         own: int64 [b]: the column of each row's own partner.
         soft: those alike are positives too, instead of ignored.
         dtype: of the shares.
+        of_texts: whether the rows are texts and the columns images, instead of the reverse.
     """
 
-    def __init__(self, ids: Tensor, all_ids: Tensor, own: Tensor, *, soft: bool, dtype: torch.dtype) -> None:
-        self.ids, self.all_ids, self.own, self.soft = ids, all_ids, own, soft
+    def __init__(
+        self,
+        ids: Tensor,
+        all_ids: Tensor,
+        own: Tensor,
+        *,
+        soft: bool,
+        dtype: torch.dtype,
+        of_texts: bool = False,
+    ) -> None:
+        self.ids, self.all_ids, self.own, self.soft, self.of_texts = ids, all_ids, own, soft, of_texts
         self.columns, self.dtype = len(all_ids), dtype
         met = _met_again(all_ids)
         self._shared_columns = met.nonzero()[:, 0]
@@ -83,7 +104,7 @@ class Targets:
     def shares_of_columns(self, columns: Tensor) -> Tensor:
         """[p]: of their columns' targets, what positives have, where rows and columns are the same pairs."""
         assert self.weights is not None, "there are pairs alike"
-        return self.weights[columns]
+        return self._weights_of_columns[columns]
 
     def _alike_within(self, rows: slice) -> Tensor | None:
         """int64 [a]; None where there is surely nothing."""
@@ -101,20 +122,38 @@ class Targets:
     def _block(self, mine: Tensor) -> Tensor:
         """Bool [rows that share, columns that share]."""
         column = torch.searchsorted(self._shared_columns, self.own[mine])
-        return not_negatives(self.ids[mine], self.all_ids[self._shared_columns], column)
+        return not_negatives(self.ids[mine], self.all_ids[self._shared_columns], column, of_texts=self.of_texts)
 
     def _weights(self) -> Tensor:
         counts = torch.ones(len(self.own), dtype=self.dtype, device=self.own.device)
-        step = max(1, 2**20 // len(self._shared_columns))
-        for mine in torch.split(self._shared_rows, step):
+        for mine in self._shared_in_parts():
             counts[mine] += self._block(mine).sum(1)
         return counts.reciprocal()
 
+    @cached_property
+    def _weights_of_columns(self) -> Tensor:
+        """[n]: one over the positives of each column, where rows and columns are the same pairs."""
+        if self.ids.shape[1] <= OF_THE_PAIR:
+            assert self.weights is not None, "there are pairs alike"
+            return self.weights
+        counts = torch.ones(self.columns, dtype=self.dtype, device=self.own.device)
+        for mine in self._shared_in_parts():
+            counts[self._shared_columns] += self._block(mine).sum(0)
+        return counts.reciprocal()
+
+    def _shared_in_parts(self) -> Sequence[Tensor]:
+        """The rows that share, as many at once as there is room for."""
+        return torch.split(self._shared_rows, max(1, 2**20 // len(self._shared_columns)))
+
 
 def _met_again(ids: Tensor) -> Tensor:
-    """Bool [n]: whether another row has one of its ids, ids int64 [n, k]."""
+    """Bool [n]: whether another pair has one of its ids, ids int64 [n, k]."""
     again = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    for column in ids.T:
+    # `isin` takes nothing that is strided.
+    texts, further = ids[:, TEXT].contiguous(), ids[:, OF_THE_PAIR:].contiguous()
+    if further.numel():
+        again |= torch.isin(texts, further) | torch.isin(further, texts).any(1)
+    for column in ids.T[:OF_THE_PAIR]:
         ordered, order = column.sort()
         same = (ordered[1:] == ordered[:-1]) & (ordered[1:] >= 0)
         again[order[1:]] |= same

@@ -20,11 +20,19 @@ from typing_extensions import override
 from icclip.config import DuplicatePolicy
 from icclip.errors import TrainingStoppedError
 from icclip.models.loaded import LoadedModel
-from icclip.training.feeding.collate import IDS, CaptionedImages, CaptionedStream, Collator, EpochSampler, split_batch
+from icclip.training.feeding.collate import (
+    IDS,
+    NONE,
+    CaptionedImages,
+    Collator,
+    EpochSampler,
+    split_batch,
+)
+from icclip.training.feeding.streams import CaptionedStream, InTurns
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.plan import Gentle
 from icclip.training.gentle.rates import set_apart
-from icclip.training.processes.gather import Exchanging, gather_rows, is_distributed, own_columns
+from icclip.training.processes.gather import Exchanging, gather_rows, is_distributed, of_one_width, own_columns
 from icclip.training.step.cost import EXCHANGE, LOSS, Costs
 from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
 from icclip.training.step.losses import LOSSES, Pairs
@@ -85,9 +93,11 @@ class ContrastiveTrainer(SavingTrainer):
         )
         self.validate, self.micro_batch, self.duplicates = validate, micro_batch, duplicates
         self._sampler = None
+        step = args.train_batch_size * args.world_size
         if isinstance(train_dataset, CaptionedImages):
-            step = args.train_batch_size * args.world_size
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
+        else:
+            train_dataset.step = step
         self.remove_callback(PrinterCallback)
         self.add_callback(Schedule(self._sampler or train_dataset, cadence, self.reload_rng))
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
@@ -206,6 +216,8 @@ class ContrastiveTrainer(SavingTrainer):
         loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         if self.micro_batch is not None:
             loader.device = None
+        if self._sampler is None:
+            loader.base_dataloader = InTurns(loader.base_dataloader)
         return loader
 
     @overrides_private
@@ -287,9 +299,8 @@ def _pairs(
     """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
     image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
     own = own_columns(len(ids), ids.device)
-    if duplicates == "off":
-        # Each pair agrees with itself alone.
-        ids = own[:, None]
+    # Without duplicates each pair agrees with itself alone.
+    ids = own[:, None] if duplicates == "off" else of_one_width(ids, NONE, exchanging)
     all_image, all_text, all_ids = (gather_rows(rows, exchanging) for rows in (image, text, ids))
     return Pairs(image, text, all_image, all_text, own, ids, all_ids, soft=duplicates == "soft")
 

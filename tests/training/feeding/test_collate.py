@@ -16,15 +16,20 @@ from icclip.training.feeding.collate import (
     Collator,
     EpochSampler,
     Example,
-    caption_id,
     split_batch,
 )
+from icclip.training.feeding.duplicates import Answers, caption_id
 from icclip.training.step.losses import not_negatives
 
 
 @pytest.fixture
 def collator(registry, tiny):
     return Collator(open_model(registry, ModelConfig(name=str(tiny["softmax"]))).feeder, seed=1)
+
+
+def example(epoch, row, image, captions=("a", "b", "c")):
+    """An image with captions that no other has."""
+    return Example(epoch, row, image, captions, Answers.of_captions(captions, row))
 
 
 def epochs(collator, data, epochs, **options):
@@ -44,6 +49,9 @@ def test_a_batch_is_model_inputs_and_ids(collator, pictures, captions):
     assert len(inputs["input_ids"]) == 2
     assert IDS not in inputs
     assert ids[:, 1].tolist() == [3, 5]
+    # Each has another caption, which another image might be shown with.
+    assert ids.shape == (2, 3)
+    assert len(set(ids[:, [0, 2]].flatten().tolist())) == 4
 
 
 def test_workers_that_outlive_an_epoch_choose_as_none_do(collator, pictures, captions):
@@ -67,18 +75,16 @@ def test_each_epoch_has_its_own_order_and_all_rows(pictures):
 
 
 def test_all_captions_of_an_image_have_their_turn(collator, pictures):
-    chosen = Counter(collator.choose(Example(epoch, 3, pictures[0], ("a", "b", "c"), 3)) for epoch in range(300))
-    assert set(chosen) == {"a", "b", "c"}
+    chosen = Counter(collator.choose(example(epoch, 3, pictures[0])) for epoch in range(300))
+    assert set(chosen) == {0, 1, 2}
     # Binomial with n = 300 and p = 1/3: five standard deviations are 41.
     assert all(59 < count < 141 for count in chosen.values())
 
 
 def test_round_robin_takes_the_next_caption_each_epoch(collator, pictures):
     collator = Collator(collator.feeder, seed=1, captions="round-robin")
-    turns = [
-        [collator.choose(Example(epoch, row, pictures[0], ("a", "b", "c"), 3)) for epoch in range(4)] for row in (0, 1)
-    ]
-    assert turns == [["a", "b", "c", "a"], ["b", "c", "a", "b"]]
+    turns = [[collator.choose(example(epoch, row, pictures[0])) for epoch in range(4)] for row in (0, 1)]
+    assert turns == [[0, 1, 2, 0], [1, 2, 0, 1]]
 
 
 def test_all_captions_are_shown_once_an_epoch_each_with_its_image(collator, pictures, captions):
@@ -89,7 +95,7 @@ def test_all_captions_are_shown_once_an_epoch_each_with_its_image(collator, pict
         sampler.epoch = epoch
         shown = [data[index] for index in sampler]
         assert {example.epoch for example in shown} == {epoch}
-        assert Counter((e.row, collator.choose(e)) for e in shown) == Counter(
+        assert Counter((e.row, e.captions[collator.choose(e)]) for e in shown) == Counter(
             zip(captions.image_of_text.tolist(), captions.texts, strict=True)
         )
         assert all(example.image is pictures[example.row] for example in shown)
@@ -116,7 +122,7 @@ def test_workers_change_nothing_of_captions_and_augmentation(collator, pictures,
 def test_an_image_is_augmented_anew_each_epoch_and_by_the_seed(collator, pictures):
     def shown(seed, epoch, row, augment="light"):
         one = Collator(collator.feeder, seed, augment=augment)
-        return np.asarray(one.picture(Example(epoch, row, pictures[0], ("a",), row)))
+        return np.asarray(one.picture(example(epoch, row, pictures[0], ("a",))))
 
     assert np.array_equal(shown(1, 0, 3), shown(1, 0, 3))
     for other in ((2, 0, 3), (1, 1, 3), (1, 0, 4)):

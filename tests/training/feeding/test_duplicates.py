@@ -5,6 +5,7 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.images import photo
 
@@ -12,8 +13,10 @@ from icclip.data.columns import dataset_of
 from icclip.data.sameness import difference_hash, image_digests, image_hashes, same_content, same_look
 from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
-from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, EpochSampler
-from icclip.training.feeding.duplicates import Duplicates, kept_apart
+from icclip.retrieval.relevance import Relevance
+from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, EpochSampler, as_ids
+from icclip.training.feeding.duplicates import Answers, Duplicates, caption_id, kept_apart
+from icclip.training.step.targets import not_negatives
 
 
 def encoded(image, form="PNG", **options):
@@ -155,11 +158,45 @@ def test_the_sampler_keeps_apart_what_meets_in_a_step_and_depends_on_seed_and_ep
 def test_duplicate_images_have_one_id_and_keep_their_own_captions():
     pictures = [photo(8, 8, seed) for seed in range(4)]
     data = CaptionedImages(pictures, CAPTIONS, DUPLICATES)
-    assert [data[0, row].group for row in range(4)] == [0, 1, 2, 2]
+    assert [data[0, row].answers.image for row in range(4)] == [0, 1, 2, 2]
     assert data[0, 3].captions == ("a bird", "a tit")
     assert data[0, 3].row == 3
     assert data.shared() == DUPLICATES.shared_by_images()
     pairs = CaptionedPairs(pictures, CAPTIONS, DUPLICATES)
-    assert [pairs[0, text].group for text in range(7)] == [0, 0, 1, 1, 2, 2, 2]
+    assert [pairs[0, text].answers.image for text in range(7)] == [0, 0, 1, 1, 2, 2, 2]
     assert pairs.shared() == DUPLICATES.shared_by_texts()
     assert CaptionedImages(pictures, CAPTIONS).shared() is CaptionedPairs(pictures, CAPTIONS).shared() is None
+
+
+def test_what_is_right_for_an_image_by_hand():
+    # "a dog" stands at two images; the last two images are the same one, whose captions meet no other image.
+    first, second, third, fourth = map(DUPLICATES.answers, range(4))
+    assert first == Answers(0, [0, 1], [0])
+    assert second == Answers(1, [0, 2], [0])
+    assert third == Answers(2, [3], [])
+    assert fourth == Answers(2, [4, 5], [])
+
+
+def test_without_its_split_an_images_own_captions_are_right_for_it():
+    known = Answers.of_captions(["A  dog", "a cat"], 7)
+    assert known == Answers(7, [caption_id("a dog"), caption_id("a cat")], [caption_id("a dog"), caption_id("a cat")])
+
+
+def negatives_of(relevance, shown):
+    """Bool [images, images]: by the definition, whether the text shown with j is a wrong answer to image i."""
+    return [[text not in relevance.texts_of(image) for text in shown] for image in range(len(shown))]
+
+
+@pytest.mark.parametrize("protocol", ["text", "pair"])
+@pytest.mark.parametrize("seed", range(20))
+def test_what_the_loss_takes_for_negatives_is_what_the_relevance_says(protocol, seed):
+    chance = np.random.default_rng(seed)
+    lists = [[f"caption {n}" for n in chance.integers(12, size=chance.integers(1, 4))] for _ in range(15)]
+    captions = CaptionMap.from_lists(lists)
+    relevance = Relevance.of(captions, protocol, chance.integers(12, size=15).tolist())
+    duplicates = Duplicates(relevance)
+    chosen = [int(chance.integers(len(own))) for own in lists]
+    ids = as_ids([duplicates.answers(image) for image in range(15)], chosen)
+    shown = [int(first) + one for first, one in zip(captions.offsets, chosen, strict=False)]
+    found = ~not_negatives(ids, ids, torch.arange(15)) & ~torch.eye(15, dtype=torch.bool)
+    assert found.tolist() == negatives_of(relevance, shown)

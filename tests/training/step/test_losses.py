@@ -110,6 +110,29 @@ def test_rows_of_one_process_among_the_columns_of_two():
     assert second_half.nonzero().tolist() == [[0, 0], [1, 1]]
 
 
+FURTHER = torch.tensor([[7, 0, 8, -1], [8, 1, -1, -1], [9, 2, 7, 8]])
+"""Image 0 has the caption of pair 1 as well, image 2 those of both others; no other image has caption 9."""
+
+
+def test_a_caption_that_another_image_has_too_is_no_negative_of_that_image_though_it_shows_another():
+    found = not_negatives(FURTHER, FURTHER, torch.arange(3))
+    assert found.int().tolist() == [[0, 1, 0], [0, 0, 0], [1, 1, 0]]
+    of_texts = not_negatives(FURTHER, FURTHER, torch.arange(3), of_texts=True)
+    assert torch.equal(of_texts, found.T)
+
+
+def test_further_captions_leave_the_softmax_both_ways():
+    # The logits are [[2, 1.2, 0], [0, 1.6, 2], [1.2, 2, 1.6]]; images 0 and 2 ignore text 1, image 2 text 0 too.
+    left_out = -math.inf
+    logits = [[2, left_out, 0], [0, 1.6, 2], [left_out, left_out, 1.6]]
+    rows = sum(math.log(sum(map(math.exp, row))) - row[place] for place, row in enumerate(logits))
+    columns = sum(
+        math.log(sum(map(math.exp, column))) - column[place] for place, column in enumerate(zip(*logits, strict=True))
+    )
+    whole = dataclasses.replace(pairs(*THREE), ids=FURTHER, all_ids=FURTHER)
+    assert softmax_loss(whole, LOG_2).item() == pytest.approx((rows + columns) / 6, abs=1e-6)
+
+
 @pytest.mark.parametrize("loss", [softmax_loss, sigmoid_loss])
 def test_ignored_pairs_get_no_gradient(loss):
     batch = pairs(*TWO, ids=[5, 5])
@@ -148,6 +171,14 @@ def batch_of(size, dimensions=16, dtype=torch.float64, temperature=20.0, repeate
     return [value.to(dtype).requires_grad_() for value in values], ids
 
 
+def with_further(ids, seed=0):
+    """Ids [b, 2] -> [b, 5]: some images have up to three captions more, most of them of other pairs."""
+    generator = torch.Generator().manual_seed(seed)
+    further = ids[torch.randint(len(ids), (len(ids), 3), generator=generator), 0]
+    further[torch.rand(further.shape, generator=generator) < 0.6] = -1
+    return torch.cat([ids, further], 1)
+
+
 def ours(family, leaves, ids, policy="mask", **options):
     """The loss of one process that holds all pairs."""
     image, text, *temperature = leaves
@@ -181,8 +212,10 @@ def blocks_of(monkeypatch):
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 333])
-def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
+@pytest.mark.parametrize("ids_of", [torch.clone, with_further])
+def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size, ids_of):
     leaves, ids = batch_of(size)
+    ids = ids_of(ids)
     expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
 
@@ -190,9 +223,11 @@ def test_loss_and_gradients_are_those_of_the_plain_matrix(family, policy, size):
 @pytest.mark.parametrize("sizes", [(0, 0, 0), (5000, 1000, 0), (5000, 2000, 20000), (9999, 1, 10**6)])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_blocks_of_any_size_give_the_same(family, policy, sizes, blocks_of):
+@pytest.mark.parametrize("ids_of", [torch.clone, with_further])
+def test_blocks_of_any_size_give_the_same(family, policy, sizes, ids_of, blocks_of):
     # 41 rows of 328 bytes: one row at once; 15 and 3; 15 and 6 with the first 45 kept, which is all; 30 and 1, all kept.
     leaves, ids = batch_of(41)
+    ids = ids_of(ids)
     expected = with_gradients(plain_loss(family, leaves, ids, policy), leaves)
     blocks_of(*sizes)
     assert_close(with_gradients(ours(family, leaves, ids, policy), leaves), expected)
