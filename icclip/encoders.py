@@ -1,4 +1,4 @@
-"""From what the user calls a checkpoint to something that encodes."""
+"""Open what the user names as a checkpoint, so that it can encode."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
 
 
 def open_encoder(registry: Registry, config: EncoderConfig, reporter: Reporter) -> Encoder:
-    """Open whatever kind of checkpoint it is.
+    """Open a checkpoint of any kind.
 
     Raises:
-        UsageError: it is not there, cannot be used as it is, or an option is for the other kind.
+        UsageError: the checkpoint does not exist or cannot be used, or an option is for another kind of checkpoint.
     """
     path = bundle_or_record(config.checkpoint, config.revision) or Path(config.checkpoint)
     target = registry.target_of(path, reporter.warn)

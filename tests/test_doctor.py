@@ -112,7 +112,7 @@ def test_without_torch_the_gpu_is_not_looked_at(monkeypatch):
 
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    finding = doctor._place("images", tmp_path)
+    finding = doctor._directory("images", tmp_path)
     assert (finding.status, finding.detail) == ("warning", f"{tmp_path}: 0.00 GiB, but it cannot be written to")
 
 

@@ -1,4 +1,4 @@
-"""What `icclip assemble` is asked for."""
+"""The configuration of `icclip assemble`, built from the options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from icclip.errors import UsageError
 
 
 def assemble_config(options: Mapping[str, Any]) -> AssembleConfig:
-    """The whole request.
+    """Build the complete configuration.
 
     Args:
-        options: fields of AssembleConfig; None means not said.
+        options: fields of AssembleConfig; None means that the user did not give it.
 
     Raises:
         UsageError: an option is wrong, or something is already in the output directory.

@@ -1,4 +1,4 @@
-"""Two pretrained towers -> one checkpoint that trains, evaluates and exports like any other."""
+"""Join two pretrained towers into one checkpoint that trains, evaluates and exports like any other."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ MODEL_TYPE = "vision-text-dual-encoder"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembleResult:
-    """What was written."""
+    """What `icclip assemble` wrote."""
 
     output_dir: Path
     vision: str
     """The vision tower's model type."""
     text: str
     vision_width: int
-    """Of the pooled output that is projected."""
+    """The width of the pooled output that is projected."""
     text_width: int
     embedding_dim: int
     parameters: int
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain values for JSON."""
         return {
             "output_dir": str(self.output_dir),
             "vision": {"model_type": self.vision, "width": self.vision_width},
@@ -51,22 +51,22 @@ class AssembleResult:
         }
 
     def renderables(self) -> Iterable[RenderableType]:
-        """A row for each tower."""
+        """A table with a row for each tower."""
         towers = (("vision", self.vision, self.vision_width), ("text", self.text, self.text_width))
         title = f"{self.output_dir}, {self.parameters / 1e6:.1f} M parameters"
         return [assembly_table(title, towers, self.embedding_dim)]
 
     def verdict(self) -> None:
-        """An untrained model has nothing to miss."""
+        """Assembling always succeeds, because an untrained model has no threshold to miss."""
 
 
 def assemble(config: AssembleConfig, registry: Registry, reporter: Reporter) -> AssembleResult:
-    """Write a dual encoder of two pretrained towers, whose projections are new, with its whole processor.
+    """Write a dual encoder of two pretrained towers and new projections, with its whole processor.
 
     Raises:
         UsageError: a tower is not found.
-        CheckpointError: a tower cannot serve; the message says why.
-        OSError: the disk is full, ...
+        CheckpointError: a model cannot serve as a tower; the message says why.
+        OSError: the files cannot be written, for example because the disk is full.
     """
     with claimed(config.output_dir, claim_beside(config.output_dir), reporter.note):
         return _assemble(config, registry, reporter)
@@ -111,7 +111,7 @@ def _joined(vision: OpenedTower, text: OpenedTower, config: AssembleConfig, back
     from icclip.models.quiet import quiet_transformers
 
     for tower in (vision, text):
-        # The path that it was read from says nothing to whoever reads the configuration.
+        # The path that it was read from means nothing on another machine.
         tower.model.config.name_or_path = ""
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         joined = VisionTextDualEncoderConfig.from_vision_text_configs(
@@ -120,14 +120,14 @@ def _joined(vision: OpenedTower, text: OpenedTower, config: AssembleConfig, back
         model = VisionTextDualEncoderModel(joined, vision_model=vision.model, text_model=text.model)
         torch.manual_seed(config.seed)
         for projection in (model.visual_projection, model.text_projection):
-            # As CLIP's own begin: the embedding is as long as what is projected, whatever the widths.
+            # Initialised like CLIP's own projections, so that the embedding is about as long as its input, whatever the widths.
             torch.nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
         processor = VisionTextDualEncoderProcessor(vision.feeder, text.feeder)
     return LoadedModel.of(model.eval(), processor, backend, str(config.output_dir))
 
 
 def _check_written(loaded: LoadedModel, directory: Path) -> None:
-    """What was written must open again and be the same: not every library version reads what it has written."""
+    """Check that the checkpoint opens again unchanged, because not every library version can read what it wrote."""
     again = loaded.backend.load(ModelConfig(name=str(directory)))
     for before, after in zip(_features(loaded), _features(again), strict=True):
         if not before.allclose(after, rtol=1e-4, atol=1e-5):

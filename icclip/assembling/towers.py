@@ -1,4 +1,4 @@
-"""Pretrained models as towers of a dual encoder: opened, tried out, and refused if they cannot serve."""
+"""Open pretrained models as towers of a dual encoder, try them out, and refuse those that cannot serve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from icclip.config import Tower
 
 TEXT_LIMIT = 512
-"""Tokens, for a text tower that names no limit itself; captions are far shorter."""
+"""Maximum length in tokens for a text tower that names no limit itself; captions are far shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +37,21 @@ class OpenedTower:
     feeder: Any
     """Its image processor or its tokenizer."""
     source: str
-    """Where it came from, for messages."""
+    """The source of the model, for messages."""
     new: tuple[str, ...]
-    """Weights that its checkpoint does not have, and that begin at random: those of a pooler."""
+    """The weights of a pooler that its checkpoint does not have and that start out random."""
 
     @property
     def width(self) -> int:
-        """Of its pooled output."""
+        """The width of its pooled output."""
         return int(self.model.config.hidden_size)
 
 
 def open_vision(config: ModelConfig) -> OpenedTower:
-    """A vision tower, with its image processor.
+    """Open a vision tower with its image processor.
 
     Raises:
-        CheckpointError: it cannot serve, for one of many reasons.
+        CheckpointError: the model cannot serve as a tower; the message says why.
     """
     model, source, new = _open(config, "vision", "pixel_values")
     processor = image_processor_in(resolve(config), config)
@@ -70,17 +70,17 @@ def open_vision(config: ModelConfig) -> OpenedTower:
 
 
 def open_text(config: ModelConfig) -> OpenedTower:
-    """A text tower, with its tokenizer, whose `model_max_length` is what the tower can take.
+    """Open a text tower with its tokenizer, whose `model_max_length` is set to what the tower can take.
 
     Raises:
-        CheckpointError: it cannot serve, for one of many reasons.
+        CheckpointError: the model cannot serve as a tower; the message says why.
     """
     model, source, new = _open(config, "text", "input_ids")
     tokenizer = tokenizer_in(resolve(config), config)
     check_vocabulary(tokenizer, model.config.vocab_size, f"--text {source}")
     where = f"--text {source}"
     _set_width(model, _pooled(model, _texts(tokenizer, "a caption"), where, "on a caption"), where)
-    # A tokenizer remembers, and saves, that it has cut a text: the one to save has seen none.
+    # A tokenizer saves the truncation it last used, so the one that is saved has not tokenized any text.
     fresh = tokenizer_in(resolve(config), config)
     fresh.model_max_length = _longest(model, tokenizer, where)
     return OpenedTower(model, fresh, source, new)
@@ -120,7 +120,7 @@ def _pooled(model: Any, inputs: Mapping[str, Tensor], where: str, on: str) -> Te
     try:
         with torch.inference_mode():
             output = model(**inputs)
-    # Whatever a model of any family raises when it is given what it cannot take.
+    # A model may raise any exception for inputs that it cannot take.
     except Exception as error:
         line = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{where}: {model.config.model_type} does not run {on}: {line}") from error
@@ -151,7 +151,7 @@ def _set_width(model: Any, pooled: Tensor, where: str) -> None:
 
 
 def _longest(model: Any, tokenizer: Any, where: str) -> int:
-    """How many tokens of a text the tower takes: as many as it has positions, or a few less as in RoBERTa."""
+    """The number of tokens that the tower can take: its number of positions, or slightly fewer as in RoBERTa."""
     positions = getattr(model.config, "max_position_embeddings", None) or TEXT_LIMIT
     most = int(min(tokenizer.model_max_length, positions))
     for length in (most, most - tokenizer.pad_token_id - 1):

@@ -1,1 +1,1 @@
-"""The way between two checkpoints."""
+"""Mixtures of two checkpoints (WiSE-FT)."""

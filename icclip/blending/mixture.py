@@ -1,4 +1,4 @@
-"""Weights on the straight line between two models."""
+"""Interpolate the weights of two models."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Blend:
     """Two models of one architecture, and a model that becomes any mixture of them.
 
     Args:
-        first: at alpha 0.
-        second: at alpha 1; its model takes the mixtures, and its processor goes with them.
+        first: the model at alpha 0.
+        second: the model at alpha 1; it is overwritten with the mixtures, which use its processor.
 
     Raises:
-        CheckpointError: they differ in more than their weights.
+        CheckpointError: the models differ in more than their weights.
     """
 
     def __init__(self, first: LoadedModel, second: LoadedModel) -> None:
@@ -36,17 +36,17 @@ class Blend:
         )
 
     def at(self, alpha: float) -> LoadedModel:
-        """The mixture, in place: the same LoadedModel each time."""
-        # A bias that only the fine-tuned model has goes with the loss that it was trained with.
+        """Set the model to the mixture and return it; it is the same LoadedModel each time."""
+        # A bias that only the fine-tuned model has belongs to the loss that it was trained with.
         self.loaded.model.load_state_dict({**self._second, **interpolated(self._first, self._second, alpha)})
         return self.loaded
 
 
 def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """(1 - alpha) * first + alpha * second, name by name; at 0 and 1 to the bit.
+    """Compute (1 - alpha) * first + alpha * second for every weight; at 0 and 1 the result is exact to the bit.
 
-    Between a pretrained model and what was fine-tuned from it this is WiSE-FT (Wortsman et al. 2022,
-    arXiv:2109.01903, equation 1). Counters, which are integers, are those of the second model.
+    Between a pretrained model and the model fine-tuned from it, this is WiSE-FT (Wortsman et al. 2022,
+    arXiv:2109.01903, equation 1). Integer counters are taken from the second model.
     """
     return {
         name: torch.lerp(weight, second[name], alpha) if weight.is_floating_point() else second[name]
@@ -55,7 +55,7 @@ def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], alph
 
 
 def check_alike(first: LoadedModel, second: LoadedModel) -> None:
-    """Whether a mixture of the two can mean anything.
+    """Check that a mixture of the two models is meaningful.
 
     Raises:
         CheckpointError: the families, shapes, tokens or preprocessing differ.

@@ -1,4 +1,4 @@
-"""What `icclip blend` is asked for, completed by what the run says that it began with."""
+"""The configuration of `icclip blend`, completed with the model that the run began with."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from icclip.runs.directory import RunDirectory
 
 
 def blend_config(registry: Registry, said: Mapping[str, Any]) -> BlendConfig:
-    """The whole request.
+    """Build the complete configuration.
 
     Args:
         registry: knows presets and datasets.
         said: fields of BlendConfig, nested, as `icclip.evaluating.request.eval_config` takes them; `other` is
-            the name of a model, and without it the one that the run began with.
+            the name of a model; without it, the model that the run began with is used.
 
     Raises:
-        UsageError: it is not known what the run began with, or what to measure on; an option is wrong.
+        UsageError: the model that the run began with or the data is unknown, or an option is wrong.
     """
     encoder, other, alphas = said["encoder"], said.get("other"), said.get("alphas")
     model = step_zero(registry, str(encoder["checkpoint"])) if other is None else {"name": other}
@@ -38,7 +38,7 @@ def step_zero(registry: Registry, checkpoint: str) -> Mapping[str, Any]:
     """The model that a run began with, as its `icclip.json` names it: fields of ModelConfig.
 
     Raises:
-        UsageError: the run does not say, or began with random weights.
+        UsageError: the run does not record it, or began with random weights.
     """
     model = RunDirectory.open(checkpoint).config.get("model")
     if not isinstance(model, Mapping):

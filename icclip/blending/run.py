@@ -1,4 +1,4 @@
-"""Between a fine-tuned model and what it was trained from: how far to go is decided on the validation split."""
+"""Mix a fine-tuned model with the one it was trained from; the share is chosen on the validation split."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 SPLIT = "validation"
-"""Never the test split: a number that chose something is not a measurement of it."""
+"""The split that the share is chosen on; never the test split, because a number used for a choice no longer measures it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendResult:
-    """What was written, and how it was chosen."""
+    """The mixture that was written, and how it was chosen."""
 
     output_dir: Path
     alpha: float
     """The share of the fine-tuned model."""
     rsums: Mapping[float, float]
-    """Alpha -> rsum on the validation split; empty where there was nothing to choose."""
+    """Alpha -> rsum on the validation split; empty if there was nothing to choose."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -45,7 +45,7 @@ class BlendResult:
         return {"output_dir": str(self.output_dir), "alpha": self.alpha, "validation": tried}
 
     def renderables(self) -> Iterable[RenderableType]:
-        """A row for each mixture that was measured."""
+        """A table with a row for each mixture that was measured."""
         return [blend_table(str(self.output_dir), self.rsums, self.alpha)]
 
     def verdict(self) -> None:
@@ -53,12 +53,12 @@ class BlendResult:
 
 
 def blend(config: BlendConfig, registry: Registry, reporter: Reporter) -> BlendResult:
-    """Write the best mixture of two models as a checkpoint that evaluates and exports as it is.
+    """Write the best mixture of two models as a checkpoint that can be evaluated and exported.
 
-    Of mixtures with the same rsum the one nearest to the other model is kept.
+    If mixtures have the same rsum, the one nearest to the other model is kept.
 
     Raises:
-        UsageError: something is in the way of the result, or a model or the data cannot be used.
+        UsageError: the output directory exists already, or a model or the data cannot be used.
         CheckpointError: the models differ in more than their weights.
     """
     with claimed(config.output_dir, claim_beside(config.output_dir), reporter.note):

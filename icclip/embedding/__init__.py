@@ -1,1 +1,1 @@
-"""Embeddings of many inputs into a file."""
+"""Embed many inputs and write the embeddings to a file."""

@@ -1,4 +1,4 @@
-"""What `icclip embed` is asked for."""
+"""The configuration of `icclip embed`, built from the options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from icclip.plugins.registry import Registry
 
 
 def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
-    """The whole request.
+    """Build the complete configuration.
 
     Args:
         registry: knows the datasets.
@@ -18,7 +18,7 @@ def embed_config(registry: Registry, said: Mapping[str, Any]) -> EmbedConfig:
 
     Raises:
         UsageError: the dataset is unknown, an option is wrong, or not exactly one kind of input is given.
-        MissingExtraError: a dataset without the package `datasets`.
+        MissingExtraError: a dataset is given, but the package `datasets` is not installed.
     """
     values = {**overlaid(said), "data": None}
     if said.get("data", {}).get("name") is not None:

@@ -1,4 +1,4 @@
-"""Embeddings of any number of inputs into one file, row by row as the inputs came."""
+"""Embed any number of inputs and write one file, with one row per input in their order."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedResult:
-    """What was written."""
+    """What `icclip embed` wrote."""
 
     written: Written
     encoder: str
-    """Which encoder ran, and where."""
+    """The encoder that ran, and its device."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {**self.written.to_mapping(), "encoder": self.encoder}
 
     def renderables(self) -> Iterable[RenderableType]:
-        """Nothing: the file is the result, and a line on stderr has said that it is written."""
+        """Nothing, because the file is the result and a line on stderr has already announced it."""
         return ()
 
     def verdict(self) -> None:
@@ -54,10 +54,10 @@ class EmbedResult:
 
 
 def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedResult:
-    """Write the embeddings, a part at a time, so that an interrupted run can go on.
+    """Write the embeddings part by part, so that an interrupted run can continue.
 
     Raises:
-        UsageError: anything that the user can correct: inputs, checkpoint, provider, output.
+        UsageError: something that the user can correct: the inputs, checkpoint, provider or output.
     """
     check_format(config.output)
     check_paths(config.images)
@@ -81,7 +81,7 @@ def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedR
 
 
 def _source(config: EmbedConfig, registry: Registry, reporter: Reporter) -> Callable[[Done], Iterator[Piece]]:
-    """What is done -> the pieces after that."""
+    """A function from what an earlier run has done to the remaining pieces."""
     size = math.ceil(PART / config.batch_size) * config.batch_size
     if config.texts is not None:
         texts = config.texts
@@ -89,7 +89,7 @@ def _source(config: EmbedConfig, registry: Registry, reporter: Reporter) -> Call
         return lambda done: pieces(lines_of(texts), size, "texts", done)
     if config.data is None:
         return lambda done: pieces(image_paths(config.images), size, "images", done)
-    # Images that cannot be read are left out here, part by part, so that rows keep their numbers.
+    # Images that cannot be read are left out part by part, so that rows keep their numbers.
     data = dataclasses.replace(config.data, on_bad_image="fail")
     gallery = load_gallery(registry, data, config.split, reporter)
     reporter.note(f"{gallery.label}: {gallery.captions.n_images:,} images")
@@ -98,7 +98,7 @@ def _source(config: EmbedConfig, registry: Registry, reporter: Reporter) -> Call
 
 
 def _about(config: EmbedConfig, encoder: Encoder) -> Mapping[str, Any]:
-    """What must be the same where a run goes on; names as they appear in the message."""
+    """What must be the same for a run to continue; the keys appear in the message."""
     asked = config.to_mapping()
     names = ("images", "texts", "data", "split", "on_bad_image", "batch_size")
     model = {name: value for name, value in asked["encoder"].items() if name not in ("workers", "threads", "device")}
@@ -107,7 +107,7 @@ def _about(config: EmbedConfig, encoder: Encoder) -> Mapping[str, Any]:
 
 
 def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], parts: Parts, reporter: Reporter) -> int:
-    """Part after part. Returns the width of the vectors, 0 where there was nothing left to do."""
+    """Encode part after part. Returns the width of the vectors, or 0 if there was nothing left to do."""
     dim = count = 0
     cut: CutCaptions | None = None
     began = said = time.monotonic()
@@ -155,7 +155,7 @@ def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
 
 
 def _known_dim(encoder: Encoder) -> int:
-    """Where every part was there already."""
+    """The width of the vectors if every part already existed."""
     return int(encoder.encode_texts(["a"]).shape[1])
 
 

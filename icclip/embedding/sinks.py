@@ -1,7 +1,7 @@
-"""Where embeddings go: part after part beside the output while the work goes on, one file at its end.
+"""Write embeddings: in parts beside the output during the work, and as one file at the end.
 
-`OUTPUT.parts/` holds `about.json`, what is being embedded by what, and for each part its vectors and
-its names; icclip never leaves a half-written file there. An interrupted run goes on after its last part.
+`OUTPUT.parts/` holds `about.json`, which describes the inputs and the encoder, and for each part its vectors and
+its names; icclip never leaves a half-written file there. An interrupted run continues after its last part.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FORMATS = (".npy", ".parquet")
 
 
 def check_format(path: Path) -> None:
-    """Before the work: is `path` a file that can be written?
+    """Check before the work that `path` has a format that can be written.
 
     Raises:
-        UsageError: the suffix is none of FORMATS.
-        MissingExtraError: parquet without pyarrow.
+        UsageError: the suffix is not one of FORMATS.
+        MissingExtraError: the format is parquet, but pyarrow is not installed.
     """
     if path.suffix not in FORMATS:
         raise UsageError(f"cannot write {path}: give -o a name that ends in {' or '.join(FORMATS)}")
@@ -48,7 +48,7 @@ class Written:
     skipped: int = 0
     """The number of inputs that were left out."""
     skipped_list: Path | None = None
-    """The file that names them, and says why."""
+    """The file that lists them with the reasons."""
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -61,8 +61,8 @@ class Parts:
     """The parts of one output.
 
     Args:
-        output: the file that they become.
-        about: what makes two runs the same: inputs, encoder, size of the parts.
+        output: the file that the parts become.
+        about: what must be the same for a run to continue: the inputs, the encoder and the size of the parts.
     """
 
     output: Path
@@ -74,13 +74,13 @@ class Parts:
         return self.output.with_name(f"{self.output.name}.parts")
 
     def begin(self, *, resume: bool) -> Done:
-        """Make the folder, or go on in it.
+        """Create the folder, or continue in it.
 
         Returns:
-            what earlier parts took, inputs that were skipped included.
+            What earlier parts hold, including inputs that were skipped.
 
         Raises:
-            UsageError: parts exist and `resume` is not set, or they belong to a different request.
+            UsageError: parts exist and `resume` is not set, or they belong to other inputs or options.
         """
         file = self.folder / "about.json"
         if self.folder.exists():
@@ -104,16 +104,16 @@ class Parts:
         if found != dict(self.about):
             differing = [key for key in self.about if not isinstance(found, dict) or found.get(key) != self.about[key]]
             raise UsageError(
-                f"{self.folder} belongs to a different request ({', '.join(differing)} differ): repeat that one with --resume, "
+                f"{self.folder} belongs to other inputs or options ({', '.join(differing)} differ): repeat that one with --resume, "
                 "or remove it to start over"
             )
 
     def add(self, embeddings: np.ndarray, names: Sequence[str], skipped: Mapping[str, str], last: str) -> None:
-        """Write the next part: its vectors first, then the names, with which it counts.
+        """Write the next part: first its vectors, then its names, which make it complete.
 
         Args:
             embeddings: float32 [n, dim].
-            names: n inputs.
+            names: the names of the n inputs.
             skipped: inputs that were left out -> why.
             last: the last input of the part.
         """
@@ -125,7 +125,7 @@ class Parts:
         atomic_write_text(self.folder / f"{number:06}.json", json.dumps(note))
 
     def finish(self, dim: int) -> Written:
-        """Put the parts together, a part at a time, and remove them.
+        """Join the parts to one file, a part at a time, and remove them.
 
         Raises:
             UsageError: the output cannot be written.
@@ -155,7 +155,7 @@ class Parts:
         return Written(self.output, rows, dim, skipped, skipped_file if skipped else None)
 
     def discard_empty(self) -> None:
-        """Remove a folder that holds no part yet: after an error there is nothing to go on with."""
+        """Remove a folder without any part after an error, since there is nothing to continue."""
         if self.folder.exists() and not self._files():
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What is embedded, in pieces: images in files, folders and patterns, lines of text, a dataset's split.
+"""The inputs to embed, in pieces: images in files, folders and patterns, lines of text, or a dataset's split.
 
 No source holds all of its inputs at once, so that memory does not grow with their number.
 """
@@ -27,7 +27,7 @@ class Piece:
 
     kind: Literal["images", "texts"]
     names: Sequence[str]
-    """What each row is called in the output."""
+    """The name of each row in the output."""
     items: Sequence[Any]
     """Images, decoded when asked for, or texts."""
 
@@ -66,11 +66,11 @@ class Chosen(Sequence[Any]):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What an earlier run has embedded."""
+    """What an earlier run has already embedded."""
 
     inputs: int = 0
     last: str = ""
-    """The name of the last of them."""
+    """The name of the last input that was embedded."""
 
 
 def pieces(inputs: Iterator[Any], size: int, kind: Literal["images", "texts"], done: Done) -> Iterator[Piece]:
@@ -98,10 +98,10 @@ def split_pieces(images: SplitImages, label: str, size: int, done: Done) -> Iter
 
 
 def image_paths(given: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are, every image below a directory in the order of the names, and what matches a pattern.
+    """List image files: the given files, every image below a directory ordered by name, and files that match a pattern.
 
     Raises:
-        UsageError: a directory or a pattern has no image, or there is no such file.
+        UsageError: a directory or a pattern has no images, or a file does not exist.
     """
     for path in given:
         found = iter(_images_of(path))
@@ -113,7 +113,7 @@ def image_paths(given: Iterable[Path]) -> Iterator[Path]:
 
 
 def check_paths(given: Sequence[Path]) -> None:
-    """Look for what was given before any work is done. Raises UsageError as `image_paths` does."""
+    """Check the given paths before any work is done. Raises UsageError like `image_paths`."""
     for path in given:
         next(image_paths([path]))
         if not path.is_dir() and not has_magic(str(path)) and not path.exists():
@@ -133,7 +133,7 @@ def _images_of(path: Path) -> Iterable[Path]:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, an empty line being an empty text. Raises UsageError."""
+    """The lines of a UTF-8 file; an empty line is an empty text. Raises UsageError."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -149,7 +149,7 @@ def lines_of(path: Path) -> Iterator[str]:
 
 
 def readable(piece: Piece) -> tuple[list[int], dict[str, str]]:
-    """The rows of a piece that can be decoded, and for the others what is wrong with them."""
+    """The rows of a piece that can be decoded, and the reasons why the others cannot."""
     good, bad = [], {}
     for row in range(len(piece.items)):
         try:

@@ -1,9 +1,9 @@
-"""What `icclip eval` is asked for, completed by what the run directory says about itself.
+"""The configuration of `icclip eval`, completed with what the run directory records.
 
 A run is evaluated as it was trained: on its own data unless the user names another, split by the same
-seed and share, so that no image of a made test split was trained on; and in the same batches and
-precision, so that the numbers are the same to the last digit. Other data is measured whole where it has
-no splits: these are made for training alone.
+seed and fraction, so that no image of a test split that icclip made was trained on; and in the same batches and
+precision, so that the numbers are the same to the last digit. Other data without splits is measured as a
+whole, because splits are only made for training.
 """
 
 from __future__ import annotations

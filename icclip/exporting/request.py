@@ -59,7 +59,7 @@ class ExportResult:
 
 
 def export_config(registry: Registry, said: Mapping[str, Any]) -> ExportConfig:
-    """The whole request; the data is the run's own unless another is named, as `icclip eval` has it.
+    """Build the complete configuration; as in `icclip eval`, the data is the run's own unless another is named.
 
     Args:
         registry: knows the datasets.

@@ -1,4 +1,4 @@
-"""What `icclip data inspect` is asked for."""
+"""The configuration of `icclip data inspect`, built from the options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icclip.plugins.registry import Registry
 
 
 def inspect_config(registry: Registry, dataset: str, said: Mapping[str, Any]) -> InspectConfig:
-    """The whole request.
+    """Build the complete configuration.
 
     Args:
         registry: knows the datasets.

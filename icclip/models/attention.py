@@ -1,4 +1,4 @@
-"""Which implementation of attention a model computes with."""
+"""Choose the implementation of attention that a model uses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from icclip.models.quiet import quiet_transformers
 
 
 def set_attention(model: Any, wanted: str) -> None:
-    """Set it for a whole model; a tower that does not have it, such as a convolutional network, keeps what it has.
+    """Set it for a whole model; a tower without it, such as a convolutional network, stays as it is.
 
     Args:
-        model: a transformers PreTrainedModel, which may consist of others.
-        wanted: `sdpa`, `eager`.
+        model: a transformers PreTrainedModel, which may contain others.
+        wanted: the implementation, such as `sdpa` or `eager`.
     """
     from transformers import PreTrainedModel
 

@@ -1,4 +1,4 @@
-"""Encodes images and texts as unit vectors, with torch."""
+"""Encode images and texts as unit vectors with torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTOCAST: Mapping[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torc
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name`; None: the GPU if there is one, else the CPU.
+    """Find the device called `name`; None chooses the GPU if there is one, or else the CPU.
 
     Raises:
         UsageError: this machine has no such device.
@@ -50,10 +50,10 @@ class TorchEncoder:
     """Encodes with a loaded model; see `icclip.plugins.specs.Encoder`.
 
     Args:
-        loaded: its model is moved to the device.
-        device: as `choose_device` takes it.
-        precision: of the matrix products; the weights and the embeddings are float32.
-        workers: processes that decode and preprocess images; None chooses from the number of cores.
+        loaded: the model, which is moved to the device.
+        device: the name of a device, or None; see `choose_device`.
+        precision: the precision of the matrix products; the weights and the embeddings are float32.
+        workers: number of processes that decode and preprocess images; None chooses from the number of cores.
         reporter: shows the progress.
 
     Raises:
@@ -81,7 +81,7 @@ class TorchEncoder:
 
     @property
     def description(self) -> str:
-        """For people: `siglip, 3.1 M parameters, cpu, fp32`."""
+        """A short description for people: `siglip, 3.1 M parameters, cpu, fp32`."""
         about = self.loaded.describe()
         return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
 
@@ -107,7 +107,7 @@ class TorchEncoder:
         Raises:
             CheckpointError: an embedding is not finite.
         """
-        # Texts of like length share a batch, so that little is spent on padding.
+        # Texts of similar length share a batch, so that there is little padding.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         inputs = (
             self.loaded.feeder.text_inputs([texts[i] for i in order[start : start + batch_size]])
@@ -119,7 +119,7 @@ class TorchEncoder:
         return restored
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
-        """Which texts are longer than what the text tower reads."""
+        """Which texts are longer than the text tower can read."""
         return self.loaded.feeder.cut_captions(texts)
 
     def _encode(
@@ -149,7 +149,7 @@ class TorchEncoder:
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        """No gradients, no dropout, the wanted precision; a model in training goes on training after."""
+        """Encode without gradients and dropout in the chosen precision, and restore the model's mode afterwards."""
         model, dtype = self.loaded.model, AUTOCAST.get(self.precision)
         training = model.training
         model.eval()

@@ -1,4 +1,4 @@
-"""From images and texts to the inputs of a model, without the model itself."""
+"""Turn images and texts into the inputs of a model, without the model itself."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Feeder:
         return dataclasses.replace(self, tokens=Tokens(texts, self._token_ids))
 
     def image_inputs(self, images: Sequence[Image | np.ndarray]) -> dict[str, Tensor]:
-        """RGB images of any size -> the vision tower's inputs: `pixel_values` float32 [b, 3, h, w], ...
+        """Turn RGB images of any size into the vision tower's inputs: `pixel_values` float32 [b, 3, h, w], ...
 
         With `pixels`, `pixel_values` are uint8, and an image may also be a row of a PixelCache.
         """
@@ -51,7 +51,7 @@ class Feeder:
         return dict(processor(images=list(images), return_tensors="pt", **axes(processor, images)))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Texts -> the text tower's inputs: `input_ids` int64 [b, length], and what else the policy asks for."""
+        """Turn texts into the text tower's inputs: `input_ids` int64 [b, length], and others if the policy needs them."""
         policy, known = self.text_policy, self.tokens
         if known is not None and all(text in known for text in texts):
             return padded([known[text] for text in texts], self.processor.tokenizer, policy)
@@ -59,14 +59,14 @@ class Feeder:
         return {name: tokens[name] for name in policy.inputs}
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
-        """Which texts are longer than what the text tower reads."""
+        """Which texts are longer than the text tower can read."""
         return CutCaptions.among(texts, self.text_policy.max_length, self._lengths)
 
     def save(self, directory: Path) -> None:
         """Write the image processor and the tokenizer, as transformers lays them out.
 
-        The tokenizer will give transformers just the inputs that the text tower reads: SigLIP was trained
-        without a mask, and one that is passed on changes its embeddings.
+        The saved tokenizer gives transformers only the inputs that the text tower reads. SigLIP was trained without
+        a mask, for example, and a mask would change its embeddings.
         """
         tokenizer, names = self.processor.tokenizer, list(self.text_policy.inputs)
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
@@ -80,7 +80,7 @@ class Feeder:
         return ids
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
-        """Token counts, uncut. The tokenizer's own warning about each long text is not wanted."""
+        """Token counts before cutting, without the tokenizer's own warnings about long texts."""
         ids = self.processor.tokenizer(self._cased(texts), return_attention_mask=False, verbose=False)["input_ids"]
         return [len(own) for own in ids]
 

@@ -35,17 +35,17 @@ class LoadedModel:
     source: str
     """Where the model came from, for headers and records."""
     loss: LossFamily
-    """What it was trained with last, or is being trained with: mostly its family's."""
+    """The loss that it was last trained with, or is being trained with; usually that of its family."""
 
     @classmethod
     def of(cls, model: Any, processor: Any, backend: BackendSpec, source: str) -> Self:
-        """From a transformers model and its processor; the backend says how the model expects its text."""
+        """Wrap a transformers model and its processor; the backend tells how the model expects its text."""
         policy = backend.text_policy(model.config, processor.tokenizer)
         attach_bias(model)
         return cls(model, Feeder(processor, policy), backend, source, trained_loss(model.config, backend.loss))
 
     def ready_for(self, texts: Sequence[str]) -> Self:
-        """The same model, ready to train on these texts: they are tokenized now, and pixels are normalised in the model.
+        """Prepare the model to train on these texts: they are tokenized now, and pixels are normalised in the model.
 
         The features stay the same; only the type in which pixels reach the model changes.
         """
@@ -73,7 +73,7 @@ class LoadedModel:
         self.feeder.save(directory)
 
     def describe(self) -> dict[str, Any]:
-        """What to record about the model beside a result; plain values for JSON."""
+        """What a result records about the model, as plain values for JSON."""
         return {
             "source": self.source,
             "backend": self.backend.name,

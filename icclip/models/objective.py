@@ -1,9 +1,9 @@
-"""The loss that a checkpoint was trained with, where that is not the one of its family.
+"""The loss that a checkpoint was trained with, if it differs from that of its family.
 
 A model's probabilities (softmax or sigmoid) follow from the loss that it was trained with last, so this
 is part of the checkpoint. It is kept in `config.json` as `icclip_loss`, and so is the bias that the
 sigmoid loss needs and that CLIP's models do not have, as `icclip_logit_bias`: the weights stay those of
-the family, and whatever opens the family's models opens these.
+the family, so any program that opens the family's models opens these, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def trained_loss(config: Any, family: LossFamily) -> LossFamily:
     """The loss in a model's configuration, or else that of its family.
 
     Raises:
-        CheckpointError: there is another word in its place.
+        CheckpointError: the configuration holds something that is not a loss.
     """
     found = getattr(config, LOSS, None)
     if found is None:
@@ -41,13 +41,13 @@ def trained_loss(config: Any, family: LossFamily) -> LossFamily:
 
 
 def set_loss(model: Any, loss: LossFamily, family: LossFamily, bias: float) -> None:
-    """Let a model train with a loss, in place.
+    """Prepare a model to train with a loss; the model is changed.
 
     Args:
-        model: of any family.
-        loss: the one to train with.
-        family: the one that its family has.
-        bias: where a bias begins that the model does not have yet.
+        model: a model of any family.
+        loss: the loss to train with.
+        family: the loss of its family.
+        bias: the initial value of a bias that the model does not have yet.
     """
     setattr(model.config, LOSS, None if loss == family else loss)
     own = getattr(model, PARAMETER, None)
@@ -55,7 +55,7 @@ def set_loss(model: Any, loss: LossFamily, family: LossFamily, bias: float) -> N
         setattr(model.config, BIAS, bias)
         attach_bias(model)
     elif loss == "softmax" and own is not None:
-        # It cancels out, and would get no gradient.
+        # The bias cancels out in this loss, and would get no gradient.
         own.requires_grad = False
         if getattr(model.config, BIAS, None) is not None:
             delattr(model, PARAMETER)
@@ -66,7 +66,7 @@ def attach_bias(model: Any) -> None:
     """Give a model the bias that its configuration holds, as a parameter `logit_bias` []; nothing if there is none.
 
     Raises:
-        CheckpointError: it is not a finite number.
+        CheckpointError: the bias is not a finite number.
     """
     import torch
 
@@ -88,7 +88,7 @@ def storable(model: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_bias(model: Any, checkpoint: Path) -> None:
-    """Set an attached bias to the one of a checkpoint, whose weights do not hold it."""
+    """Set an attached bias to that of a checkpoint, which stores it in the configuration instead of the weights."""
     import torch
 
     if getattr(model.config, BIAS, None) is None:

@@ -1,7 +1,7 @@
-"""From a name to a model that can be fed: presets, directories, hub repositories.
+"""Open a model by name: a preset, a directory or a hub repository.
 
-A hub repository is first brought to the disk as a whole (only JSON, text, tokenizer and safetensors
-files), so that everything after that is one path, with one set of checks and messages.
+A hub repository is first downloaded (only JSON, text, tokenizer and safetensors files), so that everything
+afterwards works on directories, with one set of checks and messages.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 def open_model(
     registry: Registry, config: ModelConfig, captions: Callable[[], Sequence[str]] | None = None
 ) -> LoadedModel:
-    """The model that `config` names, in float32 on the CPU, with its processor.
+    """Open the model that `config` names, in float32 on the CPU, with its processor.
 
     Args:
-        registry: where backends and presets are looked up.
+        registry: the registry in which backends and presets are looked up.
         config: a preset's name, a local directory (a HF directory, a run directory or a checkpoint in
             it) or a hub id.
-        captions: gives the texts that a preset's tokenizer is trained on; called only for a preset
+        captions: a function that returns the texts that a preset's tokenizer is trained on; called only for a preset
             without a tokenizer of its own.
 
     Raises:
         UnknownNameError: there is no such model, or no backend serves its model type.
-        CheckpointError: the model is there and cannot be used as it is.
+        CheckpointError: the model exists, but cannot be used as it is.
     """
     found = registry.preset(config.name)
     if found is not None:
@@ -63,10 +63,10 @@ def open_model(
 
 
 def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
-    """What a backend's `load` does when transformers' Auto classes know its models.
+    """Load a model that transformers' Auto classes know; backends use it as their `load`.
 
     Raises:
-        CheckpointError: something is missing, broken or does not fit together.
+        CheckpointError: something is missing or damaged, or does not fit together.
     """
     directory = resolve(config)
     model = _load_weights(directory, config)
@@ -86,7 +86,7 @@ def _resized(model: Any, processor: Any, side: int, backend: BackendSpec) -> Any
 
 
 def source_label(config: ModelConfig) -> str:
-    """How records and messages call the model."""
+    """The name of the model in records and messages."""
     return f"{config.name}@{config.revision}" if config.revision else config.name
 
 
@@ -94,15 +94,15 @@ def source_label(config: ModelConfig) -> str:
 
 
 def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
-    """The local directory that holds the model, downloaded first where `config.name` is a hub id.
+    """Find the local directory that holds the model; if `config.name` is a hub id, the model is downloaded first.
 
     Args:
-        config: its `name` and `revision` are read.
+        config: the model's configuration, of which `name` and `revision` are used.
         presets: names to suggest when there is no such model.
 
     Raises:
-        UnknownNameError: neither a directory nor a hub id.
-        CheckpointError: the hub does not have it, or cannot be reached; or a run was killed while it
+        UnknownNameError: the name is neither a directory nor a hub id.
+        CheckpointError: the hub does not have the model or cannot be reached, or a run was killed while it
             replaced its model.
     """
     path = Path(config.name).expanduser()
@@ -131,7 +131,7 @@ def model_type(directory: Path) -> str:
     """The `model_type` in a directory's config.json.
 
     Raises:
-        CheckpointError: there is no config.json, it is not a JSON object, or it does not say.
+        CheckpointError: config.json is missing, is not a JSON object, or has no model type.
     """
     values = read_json(directory / "config.json", _where_else(directory))
     found = values.get("model_type")
@@ -141,10 +141,10 @@ def model_type(directory: Path) -> str:
 
 
 def read_json(path: Path, hint: str = "") -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        CheckpointError: it is missing (followed by `hint`), unreadable or not a JSON object.
+        CheckpointError: the file is missing (the message then ends with `hint`), unreadable, or not a JSON object.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -158,7 +158,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
 
 def _where_else(directory: Path) -> str:
-    """After an interrupted run only its checkpoints are complete."""
+    """A hint for directories of interrupted runs, in which only the checkpoints are complete."""
     return _last_checkpoint(directory) or ": it is not a model directory"
 
 
@@ -176,14 +176,14 @@ def _step(checkpoint: Path) -> int:
 
 
 def _load_weights(directory: Path, config: ModelConfig) -> Any:
-    """The model in float32. Every weight must come from the file: a random tower gives wrong numbers."""
+    """Load the model in float32; every weight must come from the file, because random weights give wrong numbers."""
     model, info = read_weights(directory, config)
     _check_keys(directory, info)
     return model
 
 
 def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, Any]]:
-    """The model of a directory in float32, and transformers' loading info: names that are missing, unexpected, ...
+    """Load the model of a directory in float32, with transformers' loading info (missing and unexpected names, ...).
 
     Raises:
         CheckpointError: the weights are missing, damaged, or do not fit the model.
@@ -207,7 +207,7 @@ def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, A
             )
     except SafetensorError as error:
         raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {_line(error)}") from error
-    # What the library raises for a configuration that makes no model, or a shard that is absent.
+    # The library raises these if the configuration does not make a model, or if a shard is missing.
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
     return model, info
@@ -242,7 +242,7 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 
 
 def load_processor(directory: Path, *, trust_remote_code: bool = False) -> Any:
-    """A directory's processor, with an image processor and a tokenizer.
+    """Load a directory's processor, which has an image processor and a tokenizer.
 
     Raises:
         CheckpointError: files are missing or cannot be read.
@@ -260,23 +260,23 @@ def load_processor(directory: Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def load_tokenizer(config: ModelConfig, name: str) -> Any:
-    """The tokenizer in a directory or hub repository, for a model made from scratch.
+    """Load the tokenizer of a directory or hub repository, for a model trained from scratch.
 
     Raises:
-        UnknownNameError, CheckpointError: as `resolve`; or files are missing or cannot be read.
+        UnknownNameError, CheckpointError: see `resolve`; also if files are missing or cannot be read.
     """
     return tokenizer_in(resolve(dataclasses.replace(config, name=name, revision=None)), config)
 
 
 def tokenizer_in(directory: Path, config: ModelConfig) -> Any:
-    """A directory's tokenizer. Raises CheckpointError where files are missing or cannot be read."""
+    """Load a directory's tokenizer. Raises CheckpointError if files are missing or cannot be read."""
     from transformers import AutoTokenizer
 
     return _from_files(AutoTokenizer, directory, "tokenizer", trust_remote_code=config.trust_remote_code)
 
 
 def image_processor_in(directory: Path, config: ModelConfig) -> Any:
-    """A directory's image processor. Raises CheckpointError where it has none, or one that cannot be read."""
+    """Load a directory's image processor. Raises CheckpointError if there is none, or if it cannot be read."""
     from transformers import AutoImageProcessor
 
     if not any((directory / name).exists() for name in PREPROCESSORS):
@@ -295,7 +295,7 @@ def _read(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> 
     try:
         with quiet_transformers():
             return auto.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
-    # The tokenizers library raises plain Exception for a broken file, and so this cannot be narrower.
+    # The tokenizers library raises a plain Exception for a damaged file, so this cannot be narrower.
     except Exception as error:
         raise CheckpointError(
             f"the {what} in {directory} cannot be read: {type(error).__name__}: {_line(error)}"
@@ -303,10 +303,10 @@ def _read(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> 
 
 
 def check_vocabulary(tokenizer: Any, embeddings: int, source: str) -> None:
-    """Every token must have a row in the text tower's embedding table.
+    """Check that every token has a row in the text tower's embedding table.
 
     Raises:
-        CheckpointError: there are ids beyond it, or the tokenizer cannot pad.
+        CheckpointError: the tokenizer has ids beyond the table, or it cannot pad.
     """
     largest = max(tokenizer.get_vocab().values())
     if largest >= embeddings:
@@ -330,6 +330,6 @@ def _captions(config: ModelConfig, captions: Callable[[], Sequence[str]] | None)
 
 
 def _line(error: BaseException, most: int = 300) -> str:
-    """An error's message on one line, not too long."""
+    """The message of an error, shortened to one line."""
     text = " ".join(str(error).split())
     return text if len(text) <= most else f"{text[:most]}..."

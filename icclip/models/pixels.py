@@ -1,7 +1,7 @@
-"""An image processor's work in two halves: resizing where images are read, normalising where the model is.
+"""Split an image processor's work in two: resizing where images are read, and normalising on the model's device.
 
-Resizing and cropping end in 8-bit levels, and what rescaling and normalising make of a level depends
-only on its channel. So batches are sent and cached as uint8, a quarter of the size of floats. Nothing is
+Resizing and cropping end in 8-bit levels, and the rescaled and normalised value of a level depends only on
+its channel. Therefore batches are sent and cached as uint8, a quarter of the size of floats. Nothing is
 lost: the value of each level is taken from the processor itself, so the floats are the same to the bit.
 """
 
@@ -55,7 +55,7 @@ class Pixels:
         return {name: value for name, value in self.processor.to_dict().items() if name not in after}
 
     def resized(self, images: Sequence[Image.Image | np.ndarray]) -> Tensor:
-        """RGB images of any size, or images that are all resized already -> uint8 [b, 3, h, w]."""
+        """Turn RGB images of any size, or images that are already resized, into uint8 [b, 3, h, w]."""
         rows = [image for image in images if isinstance(image, np.ndarray)]
         if rows:
             return torch.from_numpy(np.stack(rows))
@@ -65,13 +65,13 @@ class Pixels:
         return values
 
     def normalised(self, pixels: Tensor) -> Tensor:
-        """uint8 [b, 3, h, w] -> float32 [b, 3, h, w], on the same device."""
+        """Turn uint8 [b, 3, h, w] into float32 [b, 3, h, w] on the same device."""
         if pixels.device.type == "cpu":
             return torch.from_numpy(_looked_up(pixels.numpy(), self.levels.numpy()))
         return self.indexed(pixels)
 
     def indexed(self, pixels: Tensor) -> Tensor:
-        """The same as `normalised`, in a way that works on any device."""
+        """Like `normalised`, in a way that works on any device."""
         if pixels.device not in self._tables:
             self._tables[pixels.device] = self.levels.flatten().to(pixels.device)
         starts = torch.arange(0, CHANNELS * LEVELS, LEVELS, device=pixels.device, dtype=torch.int32)
@@ -105,19 +105,19 @@ def _call(processor: Any, images: Sequence[Any], **switches: bool) -> Any:
 
 
 def axes(processor: Any, images: Sequence[Any]) -> dict[str, str]:
-    """What to tell an image processor about the order of axes: something only where it would guess wrongly.
+    """The order of axes to tell an image processor, but only if it would guess wrongly.
 
-    transformers' processors for Pillow take an image that is 1 or 3 pixels high for one whose channels come first.
+    transformers' processors for Pillow mistake an image that is 1 or 3 pixels high for one whose channels come first.
     """
     ambiguous = any(isinstance(image, Image.Image) and image.height in (1, CHANNELS) for image in images)
     return {"input_data_format": "channels_last"} if ambiguous and not getattr(processor, "is_fast", False) else {}
 
 
 def _looked_up(pixels: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Several times faster than torch's indexing, which wants wider integers."""
+    """Look the values up; this is several times faster than torch's indexing, which needs wider integers."""
     result = np.empty(pixels.shape, np.float32)
     for image, target in zip(pixels, result, strict=True):
         for channel, table in enumerate(levels):
-            # The mode that needs no check of the indices, and so no copy of the output.
+            # This mode does not check the indices, and so needs no copy of the output.
             np.take(table, image[channel], out=target[channel], mode="clip")
     return result

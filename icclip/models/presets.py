@@ -1,7 +1,7 @@
-"""What from-scratch presets of any family are made with.
+"""The parts that presets of all families are built from.
 
-A preset's processor is written as files and opened like any other, so that what trains is what a
-saved checkpoint gives back, whichever image processor and tokenizer the installed transformers has.
+A preset's processor is written to files and opened like any other, so that training uses what a saved
+checkpoint gives back, whichever image processor and tokenizer the installed transformers has.
 The families themselves are in the backends.
 """
 
@@ -22,7 +22,7 @@ from icclip.models.resizing import check_side
 from icclip.models.tokenizers import write_tokenizer
 
 SIDE, PATCH = 64, 16
-"""16 patches; patches of 8 would be 64, and about four times the work in the vision tower."""
+"""The patch size gives 16 patches; patches of 8 would give 64 and about four times the work in the vision tower."""
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
 VOCABULARY = 4096
@@ -38,7 +38,7 @@ PREPROCESSING: dict[str, Any] = {
 
 
 def preset_side(config: ModelConfig) -> int:
-    """The side of its square images, in pixels. Raises UsageError where the patches do not fill it."""
+    """The side of its square images in pixels. Raises UsageError if the patches do not fill it."""
     side = config.image_resize or SIDE
     check_side(side, PATCH)
     return side
@@ -47,13 +47,13 @@ def preset_side(config: ModelConfig) -> int:
 def preset_processor(
     config: ModelConfig, captions: Sequence[str], preprocessing: dict[str, Any], max_length: int
 ) -> Any:
-    """A processor opened from files, with a tokenizer trained on `captions` unless `config` names one.
+    """Make a processor, with a tokenizer trained on `captions` unless `config` names one.
 
     Args:
-        config: of the model.
+        config: the configuration of the model.
         captions: texts to train the tokenizer on.
         preprocessing: the content of preprocessor_config.json.
-        max_length: in tokens.
+        max_length: the maximum length of a text in tokens.
 
     Raises:
         CheckpointError: the tokenizer that `config` names cannot be used.
@@ -80,7 +80,7 @@ def vocabulary_fields(tokenizer: Any, max_length: int) -> dict[str, int]:
 
 
 def seeded(model_class: Any, model_config: Any, config: ModelConfig) -> Any:
-    """An initialised model, without touching the caller's random state."""
+    """Initialise a model without touching the caller's random state."""
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(config.seed)
         model = model_class(model_config)

@@ -1,4 +1,4 @@
-"""Keeping transformers' own chatter off the user's terminal."""
+"""Keep transformers' own messages off the user's terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def quiet_transformers() -> Iterator[None]:
     """Silence warnings, log lines and progress bars of transformers and the hub; errors still raise.
 
-    They warn of things that the user of a checkpoint cannot change (slow image processors, deprecated
-    settings of old checkpoints); icclip checks for itself what is wrong with a checkpoint, and raises.
+    The warnings are about things that the user of a checkpoint cannot change (slow image processors, deprecated
+    settings of old checkpoints); icclip itself checks checkpoints and raises errors.
     """
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging

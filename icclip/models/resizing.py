@@ -1,4 +1,4 @@
-"""Another image size for a model: preprocessing, position embeddings and config together."""
+"""Give a model another image size: its preprocessing, position embeddings and config."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from icclip.errors import UsageError
 
 
 def check_side(side: int, patch: int) -> None:
-    """The patches must fill the image.
+    """Check that patches fill the image.
 
     Raises:
-        UsageError: they do not; names the nearest sides that work.
+        UsageError: they do not; the message names the nearest sides that work.
     """
     if side % patch:
         below = side // patch * patch
@@ -26,15 +26,15 @@ def check_side(side: int, patch: int) -> None:
 
 
 def resize_patches(model: Any, processor: Any, side: int, *, config_name: str, positions: str) -> Any:
-    """A patch transformer like `model` for square images of `side` pixels; `processor` is changed to match.
+    """Make a patch transformer like `model` for square images of `side` pixels; `processor` is changed to match.
 
     The grid of learned position embeddings is interpolated bicubically, as transformers'
     `interpolate_pos_encoding` does it, but once and saved: the checkpoint stays self-consistent.
 
     Args:
         model: a dual encoder whose vision tower cuts images into patches.
-        processor: the model's.
-        side: pixels.
+        processor: the model's processor.
+        side: the side of the images in pixels.
         config_name: the part of the model's configuration that has `image_size` and `patch_size`.
         positions: name of the weight [extra + patches, dim] that holds a position's embedding in each row.
 
@@ -61,7 +61,7 @@ def resize_patches(model: Any, processor: Any, side: int, *, config_name: str, p
 
 
 def _set_processor_side(image_processor: Any, side: int) -> None:
-    """Both the size that images are scaled to and, where there is one, the crop."""
+    """Set the size that images are scaled to and, if there is one, the crop."""
     for name in ("size", "crop_size"):
         current = getattr(image_processor, name, None)
         if current:
@@ -71,7 +71,7 @@ def _set_processor_side(image_processor: Any, side: int) -> None:
 
 
 def _interpolate(weights: torch.Tensor, old: int, new: int) -> torch.Tensor:
-    """[extra + old * old, dim] -> [extra + new * new, dim]; extra rows (a class token) stay as they are."""
+    """[extra + old * old, dim] -> [extra + new * new, dim]; extra rows, such as a class token, stay as they are."""
     extra = len(weights) - old * old
     grid = weights[extra:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)

@@ -1,4 +1,4 @@
-"""A tokenizer made from the captions at hand, for models trained from scratch."""
+"""Train a tokenizer on the captions of a dataset, for models trained from scratch."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_tokenizer(directory: Path, captions: Iterable[str], *, vocab_size: int
 
 
 def _learn(captions: Iterable[str], vocab_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges. Every byte is in it, inside and at the end of a word: nothing is unknown."""
+    """Learn the vocabulary and merges. Every byte is in the vocabulary, inside and at the end of a word, so nothing is unknown."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     alphabet += [letter + END_OF_WORD for letter in alphabet]
     tokenizer = _pipeline(BPE(end_of_word_suffix=END_OF_WORD))
@@ -74,7 +74,7 @@ def _learn(captions: Iterable[str], vocab_size: int) -> tuple[dict[str, int], li
 
 
 def _pipeline(model: BPE) -> Tokenizer:
-    """What CLIP does to a text before its BPE."""
+    """The steps that CLIP applies to a text before BPE."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

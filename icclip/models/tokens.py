@@ -1,4 +1,4 @@
-"""Token ids of texts that are known in advance, made once instead of in every epoch."""
+"""Token ids of texts that are known in advance, computed once instead of in every epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from icclip.plugins.specs import TextPolicy
 
 AT_ONCE = 10_000
-"""Texts tokenized in one call; the tokenizer's own result takes kilobytes for each."""
+"""Number of texts tokenized in one call; the tokenizer's own result takes kilobytes per text."""
 
 
 class Tokens:
@@ -33,7 +33,7 @@ class Tokens:
             for start in range(0, len(distinct), AT_ONCE)
             for ids in tokenize(distinct[start : start + AT_ONCE])
         ]
-        # Two arrays instead of one a text: forked workers would copy what they count references to.
+        # Two arrays instead of one per text, because forked workers copy objects when they count references to them.
         self._ends = np.cumsum([len(ids) for ids in rows], dtype=np.int64)
         self._ids = np.concatenate(rows) if rows else np.empty(0, np.int32)
 
@@ -47,9 +47,9 @@ class Tokens:
 
 
 def padded(rows: Sequence[np.ndarray], tokenizer: Any, policy: TextPolicy) -> dict[str, Tensor]:
-    """Ids [length] of each text -> the policy's inputs, each int64 [b, length].
+    """Pad the ids [length] of each text to the policy's inputs, each int64 [b, length].
 
-    It gives what `tokenizer.pad` gives, which takes lists and warns that it is slow.
+    The result is that of `tokenizer.pad`, which takes lists and warns that it is slow.
     """
     width = policy.max_length if policy.padding == "max_length" else max(map(len, rows))
     ids = np.full((len(rows), width), tokenizer.pad_token_id, np.int64)

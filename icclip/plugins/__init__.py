@@ -1,4 +1,4 @@
-"""What plugins are made of: the specs they return, the hooks they implement, and the mark on an implementation."""
+"""Everything that plugin authors import: the specs that plugins return, and the decorator that marks a hook."""
 
 from icclip.config import LossFamily
 from icclip.plugins.hooks import hookimpl

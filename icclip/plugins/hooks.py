@@ -27,22 +27,22 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def icclip_model_backends() -> list[BackendSpec]:  # type: ignore[empty-body]
-    """Families of dual encoders: how to load them, their loss and their text policy."""
+    """Return families of dual encoders: how they are loaded, their loss and their text policy."""
 
 
 @hookspec
 def icclip_datasets() -> list[DatasetSpec]:  # type: ignore[empty-body]
-    """Sources of captioned images, by name."""
+    """Return sources of captioned images."""
 
 
 @hookspec
 def icclip_metrics() -> list[MetricSpec]:  # type: ignore[empty-body]
-    """Numbers computed from the ranks of a retrieval run."""
+    """Return metrics that are computed from the ranks of a retrieval run."""
 
 
 @hookspec
 def icclip_export_targets() -> list[ExportTargetSpec]:  # type: ignore[empty-body]
-    """Formats that trained encoders are shipped in."""
+    """Return formats that trained encoders are exported to."""
 
 
 @hookspec

@@ -1,7 +1,7 @@
-"""Loading one plugin so that nothing it does can reach another.
+"""Load one plugin in isolation, so that nothing it does can affect another.
 
-Importing a plugin and calling its hooks runs code of strangers. Whatever that raises, prints or
-returns ends here as a `Plugin` that holds good specs, and one line for each thing that was wrong.
+Importing a plugin and calling its hooks runs foreign code. Whatever it raises, prints or
+returns ends here, as a `Plugin` that holds the usable specs and one line for each problem.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ KINDS: Mapping[type[Any], tuple[str, str]] = {
     MetricSpec: ("metric", "icclip_metrics"),
     ExportTargetSpec: ("export target", "icclip_export_targets"),
 }
-"""Spec type -> what it is called, and the hook that returns it."""
+"""Spec type -> the word for it, and the hook that returns it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plugin:
-    """One plugin: what it offers, and why it does not offer the rest."""
+    """One plugin: what it offers, and what is wrong with the rest."""
 
     name: str
     origin: str
     """`built in`, or the distribution that installed it."""
     version: str
     module: str = ""
-    """What is imported to load it."""
+    """The module that is imported to load it."""
     specs: tuple[Spec, ...] = ()
     commands: Mapping[str, Any] = field(default_factory=dict)
     """Subcommands by name, as Typer builds them."""
@@ -50,12 +50,12 @@ class Plugin:
 
     @property
     def owner(self) -> str:
-        """For messages: who provides something."""
+        """The provider of something, for messages."""
         return f"{self.name} ({self.origin if self.origin == BUILT_IN else f'from {self.origin}'})"
 
 
 def load_built_in(module: str, version: str) -> Plugin:
-    """Load one of the default plugins, called by its module's name below `icclip_plugins`."""
+    """Load one of the default plugins by its module's name below `icclip_plugins`."""
     name = module.removeprefix("icclip_plugins.")
     return load_plugin(name, BUILT_IN, version, lambda: importlib.import_module(module), module)
 
@@ -63,8 +63,8 @@ def load_built_in(module: str, version: str) -> Plugin:
 def installed_plugins() -> Iterator[tuple[str, str, Callable[[], Plugin]]]:
     """Every entry point of our group: its name, its distribution, and how to load it.
 
-    One that cannot be read loads as a failed plugin. The standard library's `entry_points()` would
-    raise for one bad file and so hide all the others.
+    An entry point that cannot be read becomes a failed plugin. The standard library's `entry_points()` would
+    raise for one bad file and so hide all others.
     """
     seen = set()
     for distribution in importlib.metadata.distributions():
@@ -84,10 +84,10 @@ def installed_plugins() -> Iterator[tuple[str, str, Callable[[], Plugin]]]:
 
 
 def load_plugin(name: str, origin: str, version: str, load: Callable[[], object], module: str) -> Plugin:
-    """Import a plugin with `load` and ask its hooks, everything guarded but Ctrl-C.
+    """Import a plugin with `load` and call its hooks, guarding against every exception but Ctrl-C.
 
-    Each plugin gets a pluggy manager of its own, and its implementations are called one by one: in
-    a shared call the first implementation that raises hides the results of all the others.
+    Each plugin gets a pluggy manager of its own, and its implementations are called one by one,
+    because in a shared call, the first implementation that raises hides the results of all others.
     """
     specs: list[Spec] = []
     commands: dict[str, Any] = {}
@@ -106,7 +106,7 @@ def load_plugin(name: str, origin: str, version: str, load: Callable[[], object]
 def isolated(errors: list[str], where: str = "") -> Iterator[None]:
     """Turn whatever the block raises into one line in `errors`, and what it prints into stderr.
 
-    SystemExit and a plugin's own BaseExceptions count as failures. Only KeyboardInterrupt passes: it
+    SystemExit and a plugin's own BaseExceptions count as failures. Only KeyboardInterrupt passes, because it
     comes from the user. stdout is kept clean because it may carry a JSON document.
     """
     try:
@@ -119,7 +119,7 @@ def isolated(errors: list[str], where: str = "") -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """An exception as one line; pluggy's messages have several, and a plugin's may not print."""
+    """Describe an exception in one line; pluggy's messages have several, and a plugin's may fail to print."""
     try:
         message = " ".join(str(error).split())
     except Exception:  # noqa: BLE001 - __str__ is a plugin's code too
@@ -131,8 +131,8 @@ def _implementations(plugin: object) -> list[tuple[str, pluggy.HookImpl]]:
     """The hook implementations of a plugin, validated against the hook specifications.
 
     Raises:
-        pluggy.PluginValidationError: a misspelled hook, or an argument that the hook has not.
-        TypeError: it implements nothing, or something that cannot work.
+        pluggy.PluginValidationError: a hook is misspelled, or has an argument that the specification lacks.
+        TypeError: the plugin implements nothing, or something that cannot work.
     """
     if plugin is None:
         raise TypeError("the entry point resolves to None: name a module with hooks")
@@ -181,7 +181,7 @@ def _without_repeats(specs: list[Spec], errors: list[str]) -> tuple[Spec, ...]:
 
 
 def _commands(implementation: pluggy.HookImpl) -> dict[str, Any]:
-    """The subcommands that a plugin adds to an app of its own, built, so that mistakes show here."""
+    """Build the subcommands that a plugin adds to an app of its own, so that mistakes show here."""
     import typer
 
     app = typer.Typer()
@@ -192,7 +192,7 @@ def _commands(implementation: pluggy.HookImpl) -> dict[str, Any]:
 
 
 def _entry_points_text(distribution: importlib.metadata.Distribution) -> str:
-    """What the distribution declares, or nothing where it cannot be read or has none."""
+    """The entry points that a distribution declares; empty if they cannot be read or there are none."""
     try:
         return distribution.read_text("entry_points.txt") or ""
     except (OSError, UnicodeDecodeError):
@@ -200,7 +200,7 @@ def _entry_points_text(distribution: importlib.metadata.Distribution) -> str:
 
 
 def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
-    """Both are missing, or raise, where METADATA is missing or empty."""
+    """The name and version of a distribution; both are missing, or raise, if METADATA is missing or empty."""
     try:
         return str(distribution.metadata["Name"] or "unknown"), str(distribution.metadata["Version"] or "")
     except Exception:  # noqa: BLE001 - what it raises differs between Python's versions

@@ -1,8 +1,8 @@
-"""Finding what plugins offer, by name.
+"""Find what plugins offer, by name.
 
 The registry is built explicitly and passed on; there is no global one. The default plugins resolve
 first. Third-party plugins (entry points of the group `icclip`) are loaded only when a name is not
-among the defaults, or for a listing. Loading one of them is `icclip.plugins.loading`'s business.
+among the defaults, or for a listing. `icclip.plugins.loading` loads them.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Listing:
 
 @dataclass
 class Registry:
-    """What is on offer.
+    """Everything that plugins offer.
 
     Args:
-        default_plugins: module names that are looked at first.
+        default_plugins: names of the modules that are searched first.
         load_plugins: names of the third-party plugins (entry point or distribution) to consider;
-            None: all. The environment variable ICCLIP_LOAD_PLUGINS, comma-separated, sets it.
+            None means all. The environment variable ICCLIP_LOAD_PLUGINS sets it, separated by commas.
     """
 
     default_plugins: Sequence[str] = DEFAULT_PLUGINS
@@ -96,16 +96,16 @@ class Registry:
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
-        """All of them."""
+        """All plugins."""
         return self.built_in + self.third_party
 
     def tiers(self) -> Iterator[tuple[Plugin, ...]]:
-        """The default plugins, then the others, which load only when they are asked for."""
+        """The default plugins, then the others, which are only loaded when they are needed."""
         yield self.built_in
         yield self.third_party
 
     def failures(self) -> str:
-        """One line that names the plugins that failed to load; empty where none did."""
+        """One line that names the plugins that failed to load; empty if none did."""
         failed = [plugin.owner for plugin in self.plugins if plugin.errors]
         return f"failed to load: {', '.join(failed)} (see: icclip plugins list)" if failed else ""
 
@@ -135,8 +135,8 @@ class Registry:
         """The first dataset that recognises a bare path, or None.
 
         Raises:
-            PluginError: none does, and a plugin failed when asked.
-            MissingExtraError: the one that does lacks a dependency.
+            PluginError: no dataset recognises it, and a plugin failed when asked.
+            MissingExtraError: the dataset that recognises it lacks a dependency.
         """
         errors: list[str] = []
         for plugin, spec in self._each(DatasetSpec):
@@ -151,7 +151,7 @@ class Registry:
         return self._find(MetricSpec, name)
 
     def default_metrics(self) -> tuple[MetricSpec, ...]:
-        """The metrics every evaluation reports."""
+        """The metrics that every evaluation reports."""
         return tuple(_specs(self.built_in, MetricSpec))
 
     def export_target(self, name: str) -> ExportTargetSpec:
@@ -161,9 +161,9 @@ class Registry:
     def target_of(self, path: Path, warn: Callable[[str], None]) -> ExportTargetSpec | None:
         """The export target that wrote what is at `path`: the first that recognises it, or None.
 
-        A target that fails when it is asked is passed over, and `warn` hears of it.
+        A target that fails when it is asked is skipped, with a message to `warn`.
         """
-        # A hub id, or nothing: no plugin has to be loaded to see that.
+        # No plugin has to be loaded for a hub id, or for a path that does not exist.
         if not path.exists():
             return None
         errors: list[str] = []
@@ -175,7 +175,7 @@ class Registry:
         return None
 
     def preset(self, name: str) -> tuple[BackendSpec, Preset] | None:
-        """A from-scratch preset and its backend, or None where no backend has one of that name."""
+        """A from-scratch preset and its backend, or None if no backend has a preset of that name."""
         found = self._only("preset", name, _presets_called(name))
         return None if found is None else (_usable(found[0], "backend"), found[1])
 
@@ -191,7 +191,7 @@ class Registry:
         """A row for everything on offer and every failure, default plugins first.
 
         Args:
-            own_commands: names of subcommands that no plugin can take.
+            own_commands: names of our own subcommands, which no plugin can take.
         """
         found = [(plugin, *offer) for plugin in self.plugins for offer in offers(plugin)]
         owners: dict[tuple[str, str], list[str]] = {}
@@ -223,7 +223,7 @@ class Registry:
             yield Plugin(name, "unknown", "", errors=(f"{LOAD_PLUGINS_VARIABLE} names it, but it is not installed",))
 
     def _each(self, spec_type: type[S]) -> Iterator[tuple[Plugin, S]]:
-        """Every spec of a kind with its plugin; third parties load once the defaults are used up."""
+        """Every spec of a kind with its plugin; third-party plugins are only loaded after the defaults."""
         for plugins in self.tiers():
             yield from ((plugin, spec) for plugin in plugins for spec in _specs([plugin], spec_type))
 
@@ -235,7 +235,7 @@ class Registry:
         return _usable(found, kind)
 
     def _only(self, kind: str, name: str, offered: Callable[[Plugin], Iterable[T]]) -> T | None:
-        """What the default plugins offer, else what one third party offers. Raises PluginError for two."""
+        """What the default plugins offer, or else what one third party offers. Raises PluginError if two offer it."""
         for plugins in self.tiers():
             found = [(plugin, offer) for plugin in plugins for offer in offered(plugin)]
             if len(found) > 1:
@@ -273,7 +273,7 @@ def _recognises(plugin: Plugin, spec: DatasetSpec | ExportTargetSpec, path: Path
     try:
         return bool(spec.recognises(path))
     except (Exception, SystemExit) as error:
-        # A bug of ours keeps its traceback.
+        # A bug in icclip keeps its traceback.
         if plugin.origin == BUILT_IN:
             raise
         kind, _ = KINDS[type(spec)]
@@ -282,7 +282,7 @@ def _recognises(plugin: Plugin, spec: DatasetSpec | ExportTargetSpec, path: Path
 
 
 def offers(plugin: Plugin) -> Iterator[tuple[str, str, str, Spec | None]]:
-    """Kind, name, summary and, where there is one, the spec whose requirements count."""
+    """The kind, name and summary of each offer and, if there is one, the spec that names its requirements."""
     for spec in plugin.specs:
         yield KINDS[type(spec)][0], spec.name, spec.summary, spec
         for preset in spec.presets if isinstance(spec, BackendSpec) else ():
@@ -296,14 +296,14 @@ def _joined(*parts: str) -> str:
 
 
 def missing_requirements(spec: Spec) -> list[str]:
-    """Required modules that are not installed; nothing is imported to find out."""
+    """The required modules that are not installed; nothing is imported to find out."""
     return [name for name in spec.requires if not _installed(name)]
 
 
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    # A parent package that is not there, or a module that hides its spec.
+    # The parent package is missing, or the module hides its spec.
     except (ImportError, ValueError):
         return False
 
@@ -316,7 +316,7 @@ def _usable(spec: S, kind: str) -> S:
 
 
 def _status(plugin: Plugin, owners: Sequence[str], spec: Spec | None) -> tuple[str, str]:
-    """Whether one offer can be used, and why not. `owners` has everyone who offers that name."""
+    """Whether one offer can be used, and if not, why. `owners` holds everyone who offers that name."""
     others = [owner for owner in owners if owner != plugin.owner]
     if others and plugin.origin != BUILT_IN:
         taken = [owner for owner in others if owner.endswith(f"({BUILT_IN})")]

@@ -1,7 +1,7 @@
-"""What plugins return: frozen descriptions, and the protocols they speak.
+"""What plugins return: frozen descriptions, and the protocols of what they build.
 
-A spec is data. It is cheap to make (no torch, no transformers, no datasets is imported for it) and
-says by itself what it needs; only its callables do work.
+A spec is data. It is cheap to make (without importing torch, transformers or datasets) and names what it
+requires; only its callables do work.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def largest_list(tower: str) -> Callable[[Any], tuple[str, ...]]:
         ]
         if not lists:
             return ()
-        # The first of the largest is the outermost: what is inside it is smaller, or as large.
+        # The first of the largest lists is the outermost one, since lists inside it are at most as large.
         largest = max(lists, key=lambda name: sum(p.numel() for p in modules[name].parameters()))
         return tuple(f"{largest}.{item}" for item, _ in modules[largest].named_children())
 
@@ -91,31 +91,30 @@ def largest_list(tower: str) -> Callable[[Any], tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TowerLayout:
-    """Where one tower lies in the models of a family, and how its exported encoder names what it takes and gives.
+    """Where one tower is in the models of a family, and the names of its exported encoder's input and output.
 
-    Freezing, layer-wise learning rates, adapters, sharding, uint8 pixels and export find their way by
-    these values alone.
+    Freezing, layer-wise learning rates, adapters, sharding, uint8 pixels and export use these values alone.
     """
 
     module: str
-    """The tower's module inside the model: `vision_model`."""
+    """The name of the tower's module inside the model, such as `vision_model`."""
     parameters: tuple[str, ...]
-    """What the names of the tower's parameters begin with, its projection included."""
+    """The prefixes of the names of the tower's parameters, including its projection."""
     projection: tuple[str, ...] = ()
-    """What the names of the parameters begin with that project the tower's pooled output; empty: it has none.
+    """The prefixes of the parameters that project the tower's pooled output; empty if there is no projection.
 
-    They train on where both towers are frozen.
+    These parameters go on training if both towers are frozen.
     """
     freezes_projection: bool = True
     """Whether freezing this tower alone freezes its projection too, so that its embeddings stay as they are."""
     blocks: Callable[[Any], Sequence[str]]
-    """(model) -> names of the modules that are the tower's repeated blocks, the first one first.
+    """A function from the model to the names of the tower's repeated blocks, in their order.
 
     A parameter of the tower that is defined before its first block belongs to the embeddings; one that
     is in no block and is defined later belongs to the head.
     """
     config: str
-    """The attribute of the model's configuration that describes the tower: `vision_config`."""
+    """The attribute of the model's configuration that describes the tower, such as `vision_config`."""
     graph_input: str
     """The name of the exported encoder's only input."""
     graph_output: str
@@ -141,8 +140,8 @@ class Preset:
 class BackendSpec:
     """A family of dual-encoder models.
 
-    The differences between families are here as values: nothing else in the project asks what a
-    model is called.
+    The differences between families are values of this spec; nothing else in the project depends on the name
+    of a model.
     """
 
     name: str
@@ -151,18 +150,19 @@ class BackendSpec:
     """The values of a checkpoint's `config.model_type` that this backend serves."""
     loss: LossFamily
     load: Callable[[ModelConfig], LoadedModel]
-    """Loads a model from a local directory or a hub id. Raises CheckpointError."""
+    """A function that loads a model from a local directory or a hub id. Raises CheckpointError."""
     text_policy: Callable[[Any, Any], TextPolicy]
-    """(transformers config, tokenizer) -> policy."""
+    """A function from the transformers config and the tokenizer to the text policy."""
     unwrap: Callable[[Any], Any]
-    """What `get_image_features`/`get_text_features` return -> tensor [batch, dim]."""
+    """A function from the result of `get_image_features` or `get_text_features` to a tensor [batch, dim]."""
     vision: TowerLayout
+    """The layout of the vision tower."""
     text: TowerLayout
-    """Where the two towers are in the model."""
+    """The layout of the text tower."""
     resize: Callable[[Any, Any, int], Any] | None = None
-    """(model, processor, side) -> a model for square images of `side` pixels; changes the processor to match.
+    """A function (model, processor, side) that returns a model for square images of `side` pixels and changes the processor to match.
 
-    Raises UsageError for a side that the model cannot take. None: images cannot be resized.
+    Raises UsageError for a side that the model cannot take. None means that images cannot be resized.
     """
     presets: tuple[Preset, ...] = ()
     requires: tuple[str, ...] = ("torch", "transformers")
@@ -186,8 +186,8 @@ class DatasetSpec:
     recognises: Callable[[Path], bool] | None = None
     """Whether the dataset reads a bare path given as `--dataset`; the first dataset that says yes is used."""
     relevance: RelevanceProtocol = "text"
-    """What counts as a right answer where the user does not say: `text`, the same caption for every image that has
-    it; `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
+    """What counts as a right answer unless the user chooses: with `text`, a caption is right for every image that has
+    it; with `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 
@@ -209,27 +209,27 @@ class Encoder(Protocol):
 
     @property
     def description(self) -> str:
-        """What runs, and where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
+        """A short description of what runs where, for headers: `siglip, 3.1 M parameters, cpu, fp32`."""
 
     def encode_images(self, images: Sequence[Image], *, batch_size: int = 128) -> np.ndarray:
-        """`images`: RGB; may decode lazily. Returns float32 [n, dim] with rows of length 1."""
+        """Encode RGB images, which may be decoded lazily. Returns float32 [n, dim] with rows of length 1."""
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> np.ndarray:
-        """Returns float32 [n, dim] with rows of length 1."""
+        """Encode texts. Returns float32 [n, dim] with rows of length 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenRequest:
-    """For `ExportTargetSpec.open`: what to open, and how it is to run."""
+    """What `ExportTargetSpec.open` is asked to open, and how to run it."""
 
     path: Path
     """The path of what `export` wrote, which may have been moved since."""
     precision: str | None = None
-    """One of the target's precisions. None: the most exact one that was exported."""
+    """One of the target's precisions; None means the most exact one that was exported."""
     provider: str | None = None
-    """Where to run, in the target's own terms (onnxruntime: `tensorrt`, `cuda`, `cpu`). None: the best that works."""
+    """Where to run, in the target's own terms (for onnxruntime `tensorrt`, `cuda` or `cpu`); None means the best that works."""
     threads: int | None = None
-    """The number of CPU threads. None: chosen to suit the machine."""
+    """The number of CPU threads; None means a number that suits the machine."""
     hashed: bool = False
     """Whether the content of all files has just been compared with its hashes."""
     reporter: Reporter
@@ -238,9 +238,9 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportTargetSpec:
-    """A format that trained encoders are shipped in.
+    """A format that trained encoders are exported to.
 
-    `icclip eval`, `embed` and `verify` open what it wrote like any other checkpoint. `verify` compares
+    `icclip eval`, `embed` and `verify` open what the target wrote like any other checkpoint. `verify` compares
     it with `golden/` and `parity.json`, which `export` writes beside it (`icclip.bundles`), and with the
     hashes of `icclip.json` if there is one.
     """
@@ -250,16 +250,16 @@ class ExportTargetSpec:
     precisions: tuple[str, ...]
     """All precisions that the target can export, the most exact one first."""
     export: Callable[[ExportRequest], ExportResult]
-    """Raises UsageError for what the user can correct, GateError where nothing usable came out."""
+    """Exports. Raises UsageError for what the user can correct, and GateError if nothing usable came out."""
     recognises: Callable[[Path], bool]
-    """Whether it wrote what is at a path; cheap, and False for whatever else is there, or for nothing."""
+    """A cheap function that tells whether the target wrote what is at a path; False for anything else, or nothing."""
     open: Callable[[OpenRequest], Encoder]
-    """Raises CheckpointError for damaged files, UsageError for a precision or provider that cannot be had.
+    """Opens. Raises CheckpointError for damaged files, and UsageError for a precision or provider that is not available.
 
     The encoder may have an attribute `provider` that names where it runs; `verify` shows it.
     """
     requires: tuple[str, ...] = ()
-    """Modules that `export` needs; `open` says by itself what it lacks (MissingExtraError)."""
+    """The modules that `export` needs; `open` itself raises MissingExtraError for what it lacks."""
     install: str = "pip install 'icclip[export]'"
 
 
@@ -269,15 +269,15 @@ Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec
 # Checking ---------------------------------------------------------------------------------------
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""What a spec or a command may be called: `name@path` and `owner/name` mean something else."""
+"""The characters of a name; `@` and `/` are not allowed, because `name@path` and `owner/name` have other meanings."""
 METRIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
-"""Metrics have no path, and `nDCG@10` is their custom."""
+"""The characters of a metric's name; `@` is allowed, because names such as `nDCG@10` are usual."""
 
 
 def spec_problems(spec: Any) -> list[str]:
-    """What is wrong with the fields of a spec: dataclasses do not check, and plugins are strangers.
+    """List what is wrong with the fields of a spec, because dataclasses do not check what plugins put into them.
 
-    Returns one line a problem, the field first. Nothing of the spec is called.
+    Returns one line per problem, beginning with the field. Nothing of the spec is called.
     """
     found = []
     for field_ in fields(spec):
@@ -295,7 +295,7 @@ def spec_problems(spec: Any) -> list[str]:
 
 
 def _layout_problems(layout: TowerLayout) -> list[str]:
-    """Names that cannot be any; a field of the wrong type is reported elsewhere."""
+    """Problems with the names in a layout; a field of the wrong type is reported elsewhere."""
     names = ("module", "config", "graph_input", "graph_output")
     found = [f"{name} is empty: give a name" for name in names if getattr(layout, name) == ""]
     if layout.parameters == () or "" in layout.parameters:

@@ -1,1 +1,1 @@
-"""Tables, model cards and other things people read."""
+"""Tables, model cards and everything else that people read."""

@@ -1,4 +1,4 @@
-"""What was assembled, as a table."""
+"""The parts of an assembled model, as a table."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def assembly_table(title: str, towers: Iterable[tuple[str, str, int]], embedding_dim: int) -> Table:
-    """A row for each tower.
+    """Make a table with a row for each tower.
 
     Args:
-        title: of the table.
-        towers: each one's name, its model type and the width of its pooled output.
-        embedding_dim: what both are projected to.
+        title: the title of the table.
+        towers: the name, model type and pooled width of each tower.
+        embedding_dim: the width of the common space.
     """
     from rich import box
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""What a blend gave, as a table."""
+"""The measured mixtures of a blend, as a table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def blend_table(name: str, rsums: Mapping[float, float], kept: float) -> Table:
-    """A row for each mixture that was measured, with the kept one marked.
+    """Make a table with a row for each mixture that was measured, and a mark at the chosen one.
 
     Args:
-        name: of the result.
+        name: the name of the result.
         rsums: share -> rsum (0..600) on the validation split; empty if nothing was measured.
         kept: the share that was chosen.
     """

@@ -72,7 +72,7 @@ def cache_table(entries: Sequence[CacheEntry]) -> Table:
 
 
 def cleared_line(cleared: Cleared) -> str:
-    """What was deleted, and what was left because a process is filling it."""
+    """One line about what was deleted and what was kept because another process is filling it."""
     line = f"deleted {len(cleared.removed)} cached files, {size_text(cleared.bytes)}"
     return line + (f"; kept {len(cleared.kept)} that another process is filling" if cleared.kept else "")
 

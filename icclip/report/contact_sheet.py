@@ -1,4 +1,4 @@
-"""A picture of what a model finds: one row a query, its best images, right and wrong ones framed."""
+"""A picture of what a model finds: one row per query with its best images, framed by right and wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from icclip.retrieval.relevance import Relevance
 
 TILE, GAP, FRAME, LINE = 112, 12, 4, 16
-"""Pixels: an image's side, the space between them, a frame's width, a line of text."""
+"""In pixels: the side of an image, the space between images, the width of a frame, and the height of a line."""
 PAPER, INK, RIGHT, WRONG = "white", "black", "#2a9d3a", "#c8352b"
 
 
@@ -38,14 +38,14 @@ class Query:
 def search(
     encoder: Encoder, images: Sequence[Image.Image], relevance: Relevance, *, queries: int = 6, best: int = 5
 ) -> list[Query]:
-    """Ask for images with captions spread evenly over the distinct ones of a split.
+    """Search for images with captions taken at even distances from the distinct ones of a split.
 
     Args:
-        encoder: gives unit vectors.
-        images: as many as `relevance` has, in its order.
+        encoder: the encoder, which returns unit vectors.
+        images: the images, in the order of `relevance`.
         relevance: the captions, and the right answers to them.
-        queries: the maximum number of captions to ask for.
-        best: images kept for each.
+        queries: the maximum number of captions to search with.
+        best: number of images to keep for each caption.
     """
     texts, distinct = relevance.captions.texts, relevance.texts.first
     chosen = distinct[np.linspace(0, len(distinct) - 1, min(queries, len(distinct))).astype(int)].tolist()
@@ -59,7 +59,7 @@ def search(
 
 
 def contact_sheet(queries: Sequence[Query], title: str) -> Image.Image:
-    """Draw the queries below each other: RGB, as wide as the longest row."""
+    """Draw the queries below each other; returns an RGB image as wide as the longest row."""
     columns = max(len(query.answers) for query in queries)
     row_height = LINE + GAP // 2 + TILE + LINE + GAP
     font = ImageFont.load_default(LINE - 3)
@@ -88,5 +88,5 @@ def _draw_answer(
     colour = RIGHT if answer.right else WRONG
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), colour)
     sheet.paste(ImageOps.pad(answer.image, inside, color=PAPER), (left + FRAME, top + FRAME))
-    # Said in words too: red and green look alike to many.
+    # Right and wrong are also written out, because red and green look alike to many people.
     draw.text((left, top + TILE + 1), f"{'right' if answer.right else 'wrong'} {answer.cosine:.2f}", colour, font)

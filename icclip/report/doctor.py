@@ -14,7 +14,7 @@ _COLOURS = {"ok": "green", "absent": "dim", "warning": "yellow", "broken": "bold
 
 
 def diagnosis_table(diagnosis: Diagnosis) -> Table:
-    """One row for everything that was looked at."""
+    """Make a table with one row for each finding."""
     table = Table("area", "what", "status", "detail", box=None, header_style="bold")
     shown = ""
     for finding in diagnosis.findings:

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SHOWN = 5
-"""Unreadable images that are named."""
+"""Number of unreadable images that are named."""
 
 
 def inspection(found: Mapping[str, Any]) -> list[RenderableType]:
-    """A column for each split, then a line for each thing that may be wrong."""
+    """Make a table with a column for each split, then a line for each possible problem."""
     from rich.table import Table
     from rich.text import Text
 

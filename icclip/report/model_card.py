@@ -1,4 +1,4 @@
-"""The model card of a run: what was trained on what, what it scores, and how to use it.
+"""The model card of a run: how it was trained, what it scores, and how to use it.
 
 Every number comes from the arguments; nothing is claimed that was not measured.
 """
@@ -66,13 +66,13 @@ def model_card(
     own_data: bool = False,
     cost: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with the hub's front matter.
+    """Write the card in Markdown with the hub's front matter.
 
     Args:
-        model: `LoadedModel.describe()`.
-        config: of the run.
-        splits: name -> `images` and `captions`, their numbers (None where unknown).
-        step0: metrics on the validation split before the first step; empty where not measured.
+        model: the result of `LoadedModel.describe()`.
+        config: the configuration of the run.
+        splits: name -> `images` and `captions`, their numbers (None if unknown).
+        step0: metrics on the validation split before the first step; empty if not measured.
         validation: metrics on the validation split of the checkpoint that was kept.
         test: metrics on the test split of that checkpoint, if there is one.
         text_policy: how texts are padded, cut and lower-cased, as `icclip.json` has it.
@@ -103,7 +103,7 @@ def model_card(
 
 
 def _usage(policy: Mapping[str, Any]) -> str:
-    """The snippet with this model's own way of preparing texts."""
+    """The code example, with this model's way of preparing texts."""
     cut = f"max_length={policy['max_length']}"
     padding = f'padding="max_length", {cut}' if policy["padding"] == "max_length" else f"padding=True, {cut}"
     texts = "[text.lower() for text in texts]" if policy["lowercase"] else "texts"
@@ -111,7 +111,7 @@ def _usage(policy: Mapping[str, Any]) -> str:
 
 
 def _cost(cost: Mapping[str, Any]) -> list[str]:
-    """Where it was trained, and what that took."""
+    """The hardware, time and work that training took."""
     if not cost:
         return []
     where = f"{cost['processes']} x {cost['device']}" + (f", driver {cost['driver']}" if cost.get("driver") else "")
@@ -132,7 +132,7 @@ def _front_matter(config: TrainConfig, *, own_data: bool) -> str:
         fields["datasets"] = [_dataset(config.data, own=False)]
     if _is_hub_id(config.model.name):
         fields["base_model"] = config.model.name
-    # JSON is YAML: quoting a strange name is left to it.
+    # JSON is valid YAML, so it is used to quote unusual names.
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
 
 
@@ -215,7 +215,7 @@ def _dataset(config: DatasetConfig, *, own: bool) -> str:
 
 
 def _shown(name: str) -> str:
-    """A model's public name; of a local directory only the last part."""
+    """A model's public name; for a local directory, only the last part."""
     return name if _is_hub_id(name) else Path(name).name
 
 

@@ -20,21 +20,21 @@ COSINES = {
     "lowest centred cosine": ("centred_min_cosine", "centred_cosine"),
     "mean centred cosine": ("centred_mean_cosine", "centred_mean_cosine"),
 }
-"""Row -> the name of what was measured, and of its check."""
+"""Row -> the name of the measured value, and of its requirement."""
 BATCHES = {"lowest cosine, batch of 1": "alone", "lowest cosine, padded": "padded"}
-"""Row -> the name of a check that holds its own measure."""
+"""Row -> the name of a requirement that contains its own value."""
 SHOWN_FAILURES = 6
 SHOWN_NODES = 3
 
 
 def parity_tables(record: ParityRecord, sizes: Mapping[str, int] | None = None) -> Iterator[RenderableType]:
-    """A heading, and for each result its numbers beside their limits, what it took, and what failed where.
+    """Make a heading and, for each result, a table of numbers and limits, with what the result took and what failed.
 
-    Made for 80 columns; the lines below a table wrap.
+    The tables fit into 80 columns; the lines below a table wrap.
 
     Args:
-        record: what the gate wrote.
-        sizes: bytes of both encoders, by precision.
+        record: the gate's record.
+        sizes: the size of both encoders in bytes, by precision.
     """
     from rich.text import Text
 
@@ -52,7 +52,7 @@ def parity_tables(record: ParityRecord, sizes: Mapping[str, int] | None = None) 
 
 
 def _making(result: PrecisionParity, size: int | None) -> Iterator[str]:
-    """How large it is, and what it took to pass."""
+    """Lines about the size of a precision, and what it took to pass."""
     if size is not None:
         yield f"{size / 1e6:.1f} MB"
     for tower, search in result.search.items():
@@ -77,9 +77,9 @@ def _table(result: PrecisionParity, reference: Mapping[str, Any]) -> Table:
     table.add_column("against the checkpoint", no_wrap=True)
     for name in ("images", "texts", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
-    # Nothing else was measured of what does not run.
+    # Nothing else was measured if the encoder does not run.
     if result.metrics:
-        # A target of a plugin may measure less than our gate does.
+        # A plugin's target may measure less than our gate.
         checks = {check["name"]: check for check in result.measured.get("checks", ())}
         if "towers" in result.measured:
             for row in _embedding_rows(result.measured["towers"], checks):
@@ -139,12 +139,12 @@ def _ranking_rows(result: PrecisionParity, checks: Requirements) -> Iterator[Row
 
 
 def _marked(text: str, check: Mapping[str, Any] | None) -> str:
-    """Red, and crossed for those who see no red, where the number is beyond its limit."""
+    """Mark a number beyond its limit in red, and with a cross for people who do not see red."""
     return text if check is None or check["passed"] else f"[red]{text} ✗[/]"
 
 
 def _limit(checks: Sequence[Mapping[str, Any] | None], written: Callable[[float], str]) -> str:
-    """The looser one where two directions have other numbers of queries; empty where nothing is held to any."""
+    """The limit to show: the looser one if both directions differ, and nothing if there is none."""
     held = [check for check in checks if check]
     if not held:
         return ""

@@ -72,7 +72,7 @@ def listing_table(rows: Sequence[Listing]) -> Table:
 
 
 def check_lines(checks: Sequence[Check]) -> Iterator[Text]:
-    """One line a check, with what is wrong or why it was skipped."""
+    """One line per check, with what is wrong or why it was skipped."""
     for check in checks:
         words = ": ".join(filter(None, (check.subject, check.what, check.detail)))
         yield Text.assemble(_status(check.status.ljust(7)), "  ", words)

@@ -20,7 +20,7 @@ MIN_BAR, MAX_BAR = 8, 50
 
 @dataclass(frozen=True)
 class Bar:
-    """A horizontal bar as long as `fraction` (0..1) of the room it gets; `#` where there is only ASCII."""
+    """A horizontal bar that fills `fraction` (0..1) of its width; it consists of `#` on ASCII terminals."""
 
     fraction: float
 
@@ -41,11 +41,11 @@ class Bar:
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
-    """Recall in both directions with bars, and 95 % intervals where `metrics` has them; ranks; sums.
+    """Make a table of recalls with bars and, if `metrics` has them, 95 % intervals, followed by ranks and sums.
 
     Args:
-        metrics: as `icclip.retrieval.metrics.retrieval_metrics` gives them, with or without `confidence_95`.
-        title: whose numbers these are.
+        metrics: the result of `icclip.retrieval.metrics.retrieval_metrics`, with or without `confidence_95`.
+        title: the title of the table.
     """
     from rich import box
     from rich.table import Table
@@ -68,7 +68,7 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
 
 
 def relevance_line(metrics: Mapping[str, Any]) -> str | None:
-    """How many captions are shared and what another protocol makes of them; None where all count the same."""
+    """One line about shared captions and the numbers by another protocol; None if both protocols agree."""
     about = metrics.get("relevance", {})
     for protocol, others in about.items():
         if isinstance(others, Mapping):
@@ -117,7 +117,7 @@ def _rows(metrics: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[
 
 
 def plugin_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What plugins have computed: the numbers that are not among those that icclip computes itself."""
+    """The metrics of plugins: all numbers that icclip does not compute itself."""
     own = {"avg_best_cosine", "n_images", "n_texts", "rsum", *(f"mR@{k}" for k in CUTOFFS)}
     own |= {f"{prefix}_{rank}" for prefix in DIRECTIONS for rank in ("MedR", "MeanR", *(f"R@{k}" for k in CUTOFFS))}
     return {

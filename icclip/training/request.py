@@ -1,4 +1,4 @@
-"""What `icclip train` is asked for, put together; nothing heavy is imported before the data is looked at."""
+"""The configuration of `icclip train`, put together; nothing heavy is imported before the data is looked at."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from icclip.training.trackers import check_trackers
 def train_config(
     registry: Registry, file: Path | None, model: str | None, dataset: str | None, options: Mapping[str, Any]
 ) -> TrainConfig:
-    """The whole request. What a preset suits wins over our defaults, the file over that, options over all.
+    """Build the complete configuration: options win over the file, the file over the preset, the preset over the defaults.
 
     Args:
         registry: knows the presets and the datasets.
         file: TOML with the fields of TrainConfig, or the run (its directory or `icclip.json`) to repeat.
         model: a preset, directory or hub id; None: as in the file.
         dataset: as `dataset_config` takes it; None: as in the file.
-        options: fields of TrainConfig, nested; None means 'not said'.
+        options: fields of TrainConfig, nested; None means that the user did not give it.
 
     Raises:
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
@@ -58,18 +58,18 @@ def train_config(
 
 
 def asked(registry: Registry, said: Mapping[str, Any], file: Path | None = None) -> TrainConfig:
-    """As `train_config`; `said` holds the names of the model and the dataset too, as the user wrote them."""
+    """Like `train_config`, but `said` also holds the names of the model and the dataset as the user wrote them."""
     model, data = dict(said.get("model", {})), dict(said.get("data", {}))
     names = model.pop("name", None), data.pop("name", None)
     return train_config(registry, file, *names, {**said, "model": model, "data": data})
 
 
 def checked(registry: Registry, file: Path) -> TrainConfig:
-    """The request in a file, looked at as far as that goes without data, weights and network.
+    """Check the configuration in a file as far as possible without data, weights and network.
 
     Raises:
-        ConfigError: all that is wrong, at once.
-        UsageError: it cannot be read.
+        ConfigError: everything that is wrong, at once.
+        UsageError: the file cannot be read.
     """
     said = _read(file)
     names = {table: said[table].get("name") for table in ("model", "data") if isinstance(said.get(table), Mapping)}
@@ -120,7 +120,7 @@ def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
 
 
 def _is_run(file: Path) -> bool:
-    """A run that is resumed by its own record goes on where it is."""
+    """Whether the file is a run or its record; a run that is resumed by its own record stays where it is."""
     return file.is_dir() or file.name == RECORD
 
 
@@ -136,7 +136,7 @@ def _read(file: Path) -> Mapping[str, Any]:
         raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{file} is not the icclip.json of a run: give that, or a TOML file") from error
-    # Where the earlier run went, and how it was started, is no part of repeating it.
+    # The directory of the earlier run, and how it was started, are not repeated.
     return {name: content[name] for name in content if name not in ("output_dir", "resume", "overwrite")}
 
 

@@ -180,7 +180,9 @@ def test_a_part_counts_once_its_names_are_there(tmp_path):
 
 def test_parts_of_another_request(tmp_path):
     Parts(tmp_path / "out.npy", {"a": 1, "b": 2}).begin(resume=False)
-    with pytest.raises(UsageError, match=r"belongs to a different request \(b differ\): repeat that one with --resume"):
+    with pytest.raises(
+        UsageError, match=r"belongs to other inputs or options \(b differ\): repeat that one with --resume"
+    ):
         Parts(tmp_path / "out.npy", {"a": 1, "b": 3}).begin(resume=True)
 
 
