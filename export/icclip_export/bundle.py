@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle that has passed the gate."""
+"""Export a checkpoint to a bundle that has passed the gate."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
 PROVED_CAPTIONS = 500
-"""Real captions whose token ids are compared with the checkpoint's before anything else is done."""
+"""Number of real captions whose token ids are compared with the checkpoint's before anything else."""
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -60,27 +60,27 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Data:
-    """Images and captions of the split that decides, and of one that the search may look at."""
+    """Images and captions of the split that decides, and of the one that the search may use."""
 
     tested: Gallery
     searched: Gallery
 
 
 def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportResult:
-    """Make, measure and keep a bundle; nothing of it is at `output_dir` before it has passed.
+    """Make and measure a bundle; nothing appears at `output_dir` before it has passed the gate.
 
-    One that does not pass is kept under `failed_name`.
+    A bundle that does not pass is kept under `failed_name`.
 
     Args:
-        request: what is asked for.
+        request: the configuration of the export, with the registry and the reporter.
         eager_attention: see `export_towers`.
 
     Raises:
-        UsageError: anything the user can correct.
-        GateError: a graph is not what torch computes; nothing is kept.
+        UsageError: something that the user can correct.
+        GateError: a graph does not compute what torch computes; nothing is kept.
     """
     config, reporter = request.config, request.reporter
-    # Whatever can be refused is refused before the work.
+    # Everything that can be refused is refused before the work.
     choose_provider(config.provider)
     limits = {name: thresholds_for(name, config.thresholds) for name in config.precisions}
     check_destination(config.output_dir, overwrite=config.overwrite)
@@ -120,7 +120,7 @@ def _open(request: ExportRequest) -> LoadedModel:
 
 
 def _data(request: ExportRequest) -> Data:
-    """Nodes are chosen on the validation (or else the training) split, so that the test split is a test."""
+    """Load the splits; nodes are chosen on the validation or else the training split, so that the test split stays a test."""
     from icclip.data.gallery import Gallery, open_gallery
     from icclip.data.loading import is_whole, load_splits
 
@@ -147,7 +147,7 @@ def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, 
 
 
 def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
-    """Every precision is made from the float32 graphs, wanted or not."""
+    """Remove the float32 graphs, from which every precision is made, if the user did not ask for them."""
     if "fp32" in config.precisions:
         return
     for tower in TOWERS:
@@ -157,7 +157,7 @@ def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
 
 
 def _write_inputs(staging: Path, loaded: LoadedModel, data: Data, probes: Probes, config: ExportConfig) -> None:
-    """What feeds the encoders (config, processor, tokenizer), and golden inputs: some of the split, and the probes."""
+    """Write what feeds the encoders (config, processor, tokenizer), and golden inputs from the split and the probes."""
     import numpy as np
 
     from icclip_export.gate.comparison import Scoring
@@ -193,7 +193,7 @@ def _probes(loaded: LoadedModel, config: ExportConfig) -> Probes:
 
 @contextlib.contextmanager
 def _checkpoint(loaded: LoadedModel, config: ExportConfig, reporter: Reporter | None = None) -> Iterator[TorchEncoder]:
-    """The checkpoint as it encodes in full float32; afterwards it is back on the CPU, where it is exported."""
+    """Let the checkpoint encode in full float32; afterwards it is back on the CPU, where it is exported."""
     import torch
 
     from icclip.models.encoder import TorchEncoder
@@ -201,7 +201,7 @@ def _checkpoint(loaded: LoadedModel, config: ExportConfig, reporter: Reporter | 
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     encoder = TorchEncoder(loaded, device=config.device, workers=config.workers, reporter=reporter)
     try:
-        # TF32 is further from float32 than the gate lets a float32 bundle be.
+        # TF32 differs from float32 by more than the gate allows a float32 bundle.
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.allow_tf32 = False
         yield encoder
@@ -293,7 +293,7 @@ def _proven(
     *,
     limits: Mapping[str, Thresholds],
 ) -> ParityRecord:
-    """Every precision, made and measured; fp32 first, which the others are made from."""
+    """Make and measure every precision; fp32 comes first, because the others are made from it."""
     from icclip_export.gate.parity import parity_record
     from icclip_export.reduction import ATTEMPTS, Reducer
 
@@ -306,7 +306,7 @@ def _proven(
         if precision == "fp32":
             results[precision] = check()
             continue
-        # Nothing can be left in float32 where float32 itself fails.
+        # If float32 itself fails, leaving nodes in float32 cannot help.
         attempts = ATTEMPTS if "fp32" not in results or results["fp32"].passed else 1
         results[precision] = reducer.reduce_until_passed(precision, limits[precision], check, attempts)
     ordered = [results[precision] for precision in config.precisions]
@@ -347,12 +347,12 @@ def _checked(
     precision: str,
     limits: Thresholds,
 ) -> PrecisionParity:
-    """The gate's word on the graphs of one precision as they are now."""
+    """The gate's result for the current graphs of one precision."""
     from icclip_export.gate.parity import check_precision
 
     config, reporter = request.config, request.reporter
     seal(staging, _manifest(loaded, dataclasses.replace(config, precisions=(precision,)), staging))
-    # What the sessions choose and how far they are would be said for every precision again.
+    # Otherwise the provider and the progress would be reported again for every precision.
     quiet = dataclasses.replace(reporter, silent=True)
     engines = engine_directory(config.output_dir)
     return check_precision(

@@ -1,4 +1,4 @@
-"""Where a bundle goes: what may be replaced, whether it fits, and what becomes of one that failed."""
+"""Where a bundle is written: what may be replaced, whether there is space, and where a failed bundle is kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from icclip.errors import UsageError
 from icclip_export.precisions import precision
 
 _MARGIN = 1.5
-"""Embedding tables in float32, intermediate files and what lies beside the graphs."""
+"""Factor for embedding tables in float32, intermediate files and the files beside the graphs."""
 
 
 def check_destination(directory: Path, *, overwrite: bool) -> None:
-    """Refuse to write over what is there; only a bundle can be replaced at all.
+    """Refuse to overwrite anything but a bundle.
 
     Raises:
         UsageError: something is already there and cannot be replaced.
@@ -28,12 +28,12 @@ def check_destination(directory: Path, *, overwrite: bool) -> None:
 
 
 def needed_bytes(parameters: int, precisions: tuple[str, ...]) -> int:
-    """About what a bundle takes on the disk while it is made; float32 graphs are always made first."""
+    """Roughly the disk space that a bundle needs while it is made; float32 graphs are always made first."""
     return int(_MARGIN * parameters * sum(precision(name).bytes_per_weight for name in {*precisions, "fp32"}))
 
 
 def check_space(directory: Path, needed: int, free: int | None = None) -> None:
-    """Raises UsageError where the disk of `directory` (which need not exist) has less than `needed` bytes free."""
+    """Raise UsageError if the disk of `directory`, which need not exist, has less than `needed` bytes free."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free if free is None else free
     if free < needed:
@@ -44,5 +44,5 @@ def check_space(directory: Path, needed: int, free: int | None = None) -> None:
 
 
 def failed_name(directory: Path) -> Path:
-    """What a bundle is called that did not pass the gate: `<name>.failed`, beside where it would have been."""
+    """The path of a bundle that did not pass the gate: `<name>.failed`, beside the intended path."""
     return directory.with_name(f"{directory.name}.failed")

@@ -29,18 +29,19 @@ def export_onnx(request: ExportRequest) -> ExportResult:
 
 
 def recognises(path: Path) -> bool:
-    """Whether a directory says that it is a bundle; both targets write those."""
+    """Whether a directory is a bundle; both targets write bundles."""
     from icclip.bundles.manifest import is_bundle
 
     return is_bundle(path)
 
 
 def open_onnx(request: OpenRequest) -> Encoder:
-    """A bundle with onnxruntime, in full float32 where a graph is float32. Needs neither torch nor transformers.
+    """Open a bundle with onnxruntime, in full float32 if its graphs are float32. Needs neither torch nor transformers.
 
     Raises:
-        CheckpointError: it is damaged.
-        UsageError: the precision or provider cannot be had; MissingExtraError: there is no onnxruntime.
+        CheckpointError: the bundle is damaged.
+        UsageError: the precision or provider is not available.
+        MissingExtraError: onnxruntime is not installed.
     """
     from icclip.runtime import Encoder
 
@@ -50,7 +51,7 @@ def open_onnx(request: OpenRequest) -> Encoder:
         _provider(request.provider),
         threads=request.threads,
         verify_hashes=not request.hashed,
-        # Numbers that are compared with the checkpoint's must be as exact as they are.
+        # Numbers that are compared with the checkpoint's must be as exact as the checkpoint's.
         tf32=False,
         reporter=request.reporter,
     )
@@ -76,13 +77,13 @@ def export_tensorrt(request: ExportRequest) -> ExportResult:
 
 
 def open_tensorrt(request: OpenRequest) -> Encoder:
-    """As `open_onnx`, on TensorRT or not at all, unless the request names another provider."""
+    """Open a bundle like `open_onnx`, but only on TensorRT, unless the request names another provider."""
     return open_onnx(dataclasses.replace(request, provider=request.provider or "tensorrt"))
 
 
 @hookimpl
 def icclip_export_targets() -> list[ExportTargetSpec]:
-    """ONNX, and TensorRT through onnxruntime."""
+    """Return the targets `onnx` and `tensorrt`."""
     return [
         ExportTargetSpec(
             name="onnx",
@@ -98,7 +99,7 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
             summary="two ONNX encoders and the engines of onnxruntime's TensorRT provider",
             precisions=TENSORRT_PRECISIONS,
             export=export_tensorrt,
-            # The same files as the target onnx, which is asked first and opens them.
+            # It writes the same files as the target onnx, which is asked first and opens them.
             recognises=recognises,
             open=open_tensorrt,
             requires=REQUIRES,

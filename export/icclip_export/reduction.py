@@ -1,4 +1,4 @@
-"""Reduced precisions of a bundle's float32 graphs, made more strictly until the gate lets them pass."""
+"""Make reduced precisions from a bundle's float32 graphs, with stricter limits until they pass the gate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from icclip_export.precisions.search import Found
 
 FIRST_BAR = 0.5
-"""Of the thresholds' distance from 1, that the search has to keep to: the split that decides has worse inputs."""
+"""Fraction of the thresholds' distance from 1 that the search allows, because the split that decides has worse inputs."""
 STRICTER = 0.25
-"""Of the error that the gate did not let pass."""
+"""Fraction of the rejected error that the next attempt allows."""
 ATTEMPTS = 3
 
 
@@ -34,7 +34,7 @@ class Reducer:
     reporter: Reporter
 
     def reduce(self, precision: str, limits: Thresholds, bar: float = FIRST_BAR) -> dict[Tower, Found]:
-        """Both towers, and the nodes that stayed in float32."""
+        """Make both towers, and return the nodes that stayed in float32."""
         return {tower: self._tower(tower, precision, limits, bar) for tower in self.calibrated}
 
     def _tower(self, tower: Tower, precision: str, limits: Thresholds, bar: float) -> Found:
@@ -56,7 +56,7 @@ class Reducer:
         check: Callable[[], PrecisionParity],
         attempts: int = ATTEMPTS,
     ) -> PrecisionParity:
-        """Reduce, let the gate `check`, and where it says no reduce less; its last word, and how it came to that."""
+        """Reduce and let the gate `check`; if it fails, reduce less. Returns the last result and how it was reached."""
         bar, tried = FIRST_BAR, dict.fromkeys(self.calibrated, 0)
         for attempt in range(1, attempts + 1):
             found = self.reduce(precision, limits, bar)

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer as one tokenizer.json that gives the same ids without transformers."""
+"""Save a checkpoint's tokenizer as one tokenizer.json that gives the same ids without transformers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PROBES = (
     "café naïve Übergröße — “quoted” … 漢字 🙂",
     "word " * 200,
 )
-"""Case, punctuation, whitespace, digits, scripts, and a text that is cut."""
+"""Texts that differ in case, punctuation, white space, digits and scripts, and one that is cut."""
 
 
 def text_inputs(loaded: LoadedModel) -> TextInputs:
-    """The checkpoint's text policy with what its tokenizer pads with."""
+    """The checkpoint's text policy with the token that its tokenizer pads with."""
     tokenizer, policy = loaded.feeder.processor.tokenizer, loaded.feeder.text_policy
     return TextInputs(
         padding=policy.padding,
@@ -42,15 +42,15 @@ def text_inputs(loaded: LoadedModel) -> TextInputs:
 
 
 def write_tokenizer(loaded: LoadedModel, directory: Path, texts: Sequence[str]) -> None:
-    """Write tokenizer.json where the processor's own files lack it, and prove it on texts.
+    """Write tokenizer.json if the processor's own files lack it, and prove it on texts.
 
     Args:
         loaded: the checkpoint.
-        directory: where its processor has been saved.
-        texts: real ones, checked beside PROBES.
+        directory: the directory in which its processor was saved.
+        texts: real texts, which are checked in addition to PROBES.
 
     Raises:
-        CheckpointError: there is no way to the same ids without transformers.
+        CheckpointError: the same ids cannot be had without transformers.
     """
     tokenizer = loaded.feeder.processor.tokenizer
     if tokenizer.pad_token_id is None:
@@ -61,7 +61,7 @@ def write_tokenizer(loaded: LoadedModel, directory: Path, texts: Sequence[str]) 
 
 
 def check_tokens(loaded: LoadedModel, directory: Path, texts: Sequence[str]) -> None:
-    """Raises CheckpointError where tokenizer.json gives other ids than the checkpoint's processor."""
+    """Raise CheckpointError if tokenizer.json gives other ids than the checkpoint's processor."""
     tokenization = Tokenization.open(directory, text_inputs(loaded))
     for text in texts:
         expected = loaded.feeder.text_inputs([text])["input_ids"].numpy()
@@ -73,10 +73,10 @@ def check_tokens(loaded: LoadedModel, directory: Path, texts: Sequence[str]) -> 
 
 
 def _fast_from_sentencepiece(tokenizer: Any, source: str) -> Any:
-    """A sentencepiece tokenizer as a `tokenizers.Tokenizer`.
+    """Convert a sentencepiece tokenizer to a `tokenizers.Tokenizer`.
 
-    SigLIP's cleans texts in Python before sentencepiece sees them (big_vision's `canonicalize`): here
-    that becomes part of the normaliser.
+    SigLIP's tokenizer cleans texts in Python before sentencepiece (big_vision's `canonicalize`); here, that becomes
+    part of the normaliser.
     """
     from tokenizers import Regex, normalizers
     from transformers.convert_slow_tokenizer import T5Converter
@@ -85,7 +85,7 @@ def _fast_from_sentencepiece(tokenizer: Any, source: str) -> Any:
         raise CheckpointError(
             f"{source}: {type(tokenizer).__name__} has no fast version: save the checkpoint with a fast tokenizer"
         )
-    # Only T5 has the extra ids that the converter of its family asks for.
+    # The converter of this family asks for extra ids, which only T5 has.
     tokenizer._extra_ids = getattr(tokenizer, "_extra_ids", 0)  # noqa: SLF001
     with quiet_transformers():
         fast = T5Converter(tokenizer).converted()

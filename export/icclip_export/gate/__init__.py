@@ -1,1 +1,1 @@
-"""The gate: what an export is compared by with its checkpoint, and what it has to keep to."""
+"""The gate: how an export is compared with its checkpoint, and which limits it must keep."""

@@ -1,4 +1,4 @@
-"""What a reduced precision is judged by while it is being made: a few real inputs, and what torch makes of them."""
+"""Judge a reduced precision while it is made, by a few real inputs and their embeddings in torch."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Calibration:
 
     io: TowerIO
     inputs: np.ndarray
-    """[b, ...], as the graph takes them."""
+    """The inputs of the graph, [b, ...]."""
     known: np.ndarray
     """float32 [b, dim], rows of length 1."""
 
     def score(self, limits: Thresholds, margin: float = 1.0) -> Score:
-        """A graph's distance from torch, 1 where it is just at a threshold; it passes up to `margin`."""
+        """Score a graph by its distance from torch, which is 1 exactly at a threshold; it passes up to `margin`."""
 
         def measure(graph: Path) -> Measure:
             found = tower_agreement(self.known, self._embeddings(graph))
@@ -64,7 +64,7 @@ class Calibration:
 
 
 def calibrations(loaded: LoadedModel, images: Sequence[Image], captions: CaptionMap) -> dict[Tower, Calibration]:
-    """Both towers on the first IMAGES images of a split and a caption of each."""
+    """Calibrate both towers on the first IMAGES images of a split, with one caption each."""
     from icclip_export.onnx.towers import tower_ios
 
     count, ios = min(IMAGES, captions.n_images), tower_ios(loaded)

@@ -1,4 +1,4 @@
-"""The single numbers that a bundle is judged by, each beside what it is held to."""
+"""The numbers that a bundle is judged by, each with its limit."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from icclip.runtime import Encoder as BundleEncoder
 
 ENOUGH_IMAGES = 1000
-"""Fewer tell whether the encoders agree, but too little of what retrieval costs: a smoke test."""
+"""With fewer images, the gate is only a smoke test: it tells whether the encoders agree, but little about retrieval."""
 CHANCE = 2.576
 """Standard deviations that chance exceeds once in a hundred times."""
 
 LONGEST = 100_000
-"""Characters of the text that fills the whole length; the runtime takes no endless ones."""
+"""Number of characters of the text that fills the whole length; the runtime limits the length of texts."""
 
 _ROUNDING = 1e-9
 _SAME = 1e-6
@@ -36,16 +36,16 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Requirement:
-    """A number and what it is held to."""
+    """A number and its limit."""
 
     name: str
-    """`vision.cosine`, `t2i.R@1`, ..."""
+    """The name of the number, such as `vision.cosine` or `t2i.R@1`."""
     value: float
     limit: float
     at_least: bool
-    """Else its absolute value may be `limit` at most."""
+    """Whether the number must be at least `limit`; otherwise its absolute value must be at most `limit`."""
     where: str = ""
-    """The inputs that it comes from."""
+    """The inputs that the number comes from."""
 
     @property
     def passed(self) -> bool:
@@ -54,25 +54,25 @@ class Requirement:
 
     @property
     def line(self) -> str:
-        """For the report: what, how far, where."""
+        """One line for the report: the name, the number, its limit and its inputs."""
         needs = "at least" if self.at_least else "at most"
         at = f", at {self.where}" if self.where else ""
         return f"{self.name} is {number(self.value)}, needs {needs} {number(self.limit)}{at}"
 
     def to_mapping(self) -> dict[str, Any]:
-        """For parity.json."""
+        """Plain values for parity.json."""
         return {**dataclasses.asdict(self), "passed": self.passed}
 
 
 def number(value: float) -> str:
-    """A cosine with all the digits that count, a small difference by its magnitude."""
+    """Format a cosine with all digits that matter, and a small difference by its magnitude."""
     if value and abs(value) < 1e-2:  # noqa: PLR2004  below it, leading zeros would hide the digits
         return f"{value:.1e}"
     return f"{value:.7f}".rstrip("0").rstrip(".")
 
 
 def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Requirement]:
-    """What ran, in the sessions' own word: onnxruntime falls back to the CPU without saying so."""
+    """Require the provider that was asked for, because onnxruntime silently falls back to the CPU."""
     towers: tuple[Tower, ...] = ("vision", "text")
     for tower in towers:
         ran = encoder.session(tower).session.get_providers()[0]
@@ -81,7 +81,7 @@ def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Require
 
 
 def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Requirement]:
-    """Scores are made of cosines with the checkpoint's own temperature, bias and function."""
+    """Require the checkpoint's own temperature, bias and function for turning cosines into scores."""
     right = float(now.loss == before.loss)
     yield Requirement("scoring.loss", right, 1.0, at_least=True, where=f"{now.loss} instead of {before.loss}")
     for name in ("logit_scale", "logit_bias"):
@@ -144,7 +144,7 @@ def _moved(alone: np.ndarray, together: np.ndarray) -> np.ndarray:
 def _neighbours(
     name: str, moved: np.ndarray, limits: Thresholds, called: Callable[[int], str]
 ) -> Iterator[Requirement]:
-    """How far a row's embedding moves with the rows beside it, as the encoder is served."""
+    """Limit how much an embedding depends on the other inputs of its batch, as the encoder is served."""
     if limits.neighbours is not None:
         where = called(int(moved.argmax()))
         yield Requirement(name, float(moved.max()), limits.neighbours, at_least=False, where=where)
@@ -153,7 +153,7 @@ def _neighbours(
 def tower_checks(
     name: str, found: TowerAgreement, limits: Thresholds, called: Callable[[int], str]
 ) -> Iterator[Requirement]:
-    """Every number that the limits hold a tower's embeddings to; those of one input say which."""
+    """Every requirement on a tower's embeddings; those on a single input name it."""
     values = {
         "cosine": (found.min_cosine, limits.min_cosine, "; ".join(called(index) for index in found.worst)),
         "mean_cosine": (found.mean_cosine, limits.mean_cosine, ""),
@@ -168,7 +168,7 @@ def tower_checks(
 
 
 def ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) -> Iterator[Requirement]:
-    """Similarities, and the first answers to every query."""
+    """Requirements on the similarities and on the first answers to every query."""
     if limits.similarity_abs is not None:
         yield Requirement("similarity", found["i2t"].similarity_abs, limits.similarity_abs, at_least=False)
     if limits.top10_overlap is not None:
@@ -177,7 +177,7 @@ def ranking_checks(found: Mapping[str, RankingAgreement], limits: Thresholds) ->
 
 
 def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Thresholds) -> Iterator[Requirement]:
-    """The change of every R@K, as a fraction of the queries."""
+    """Limit the change of every R@K, as a fraction of the queries."""
     allowed = dict(zip(CUTOFFS, (limits.drop_r1, limits.drop_r5, limits.drop_r10), strict=True))
     smoke = before.captions.n_images < ENOUGH_IMAGES
     for direction in DIRECTIONS:
@@ -190,10 +190,10 @@ def recall_checks(before: RetrievalRanks, now: RetrievalRanks, limits: Threshold
 
 
 def recall_tolerance(limit: float, queries: int, changed: int, *, smoke: bool) -> float:
-    """How far a recall may move: by `limit`, and always by one query, the smallest step there is.
+    """How far a recall may change: by `limit`, and at least by one query, which is the smallest possible change.
 
-    In a smoke test also by what chance makes of the `changed` queries that won or lost their place
-    (McNemar's test at 1 %): with 100 images two answers that were tied are already two points.
+    In a smoke test, it may also change by as much as chance explains, given the `changed` queries that won or lost
+    (McNemar's test at 1 %), because with 100 images, two answers that were tied are already two points.
     """
     chance = CHANCE * math.sqrt(changed) / queries if smoke else 0.0
     return max(limit, 1 / queries, chance) + _ROUNDING

@@ -1,4 +1,4 @@
-"""What the gate compares: images and captions of a split, what the checkpoint makes of them, and what a bundle does."""
+"""What the gate compares: images and captions of a split, as the checkpoint and a bundle encode them."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ SHOWN_CAPTION = 40
 
 @dataclass(frozen=True)
 class Compared:
-    """The images and captions that both sides encode, and what the split calls them."""
+    """The images and captions that both sides encode, and their names in the split."""
 
     images: Sequence[Image]
     relevance: Relevance
     rows: np.ndarray
-    """int64 [n_images]: their rows in the split."""
+    """int64 [n_images]: the rows of the images in the split."""
     protocol: RelevanceProtocol
-    """Of the relevance."""
+    """The protocol of the relevance."""
 
     @property
     def captions(self) -> CaptionMap:
-        """Of these images."""
+        """The captions of these images."""
         return self.relevance.captions
 
     @classmethod
@@ -54,18 +54,18 @@ class Compared:
         protocol: RelevanceProtocol = "text",
         digests: Sequence[bytes] | None = None,
     ) -> Compared:
-        """All of a split, or a seeded sample of it.
+        """Take all of a split, or a seeded sample of it.
 
         Args:
-            images: of the whole split.
-            captions: theirs.
-            sample: how many images are compared at most.
-            seed: of their choice.
+            images: the images of the whole split.
+            captions: the captions of these images.
+            sample: the maximum number of images to compare.
+            seed: the seed of the sample.
             protocol: what counts as a right answer.
-            digests: of the images' content; None: no two images are the same.
+            digests: digests of the images' content; None means that no two images are the same.
 
         Raises:
-            DataError: there is no image.
+            DataError: the split has no images.
         """
         if not captions.n_images:
             raise DataError("the split holds no image: choose another with --split")
@@ -77,11 +77,11 @@ class Compared:
         return cls(images, Relevance.of(captions, protocol, keys), rows, protocol)
 
     def image_name(self, index: int) -> str:
-        """The image's row in the split."""
+        """Name an image by its row in the split."""
         return f"image {self.rows[index]}"
 
     def text_name(self, index: int) -> str:
-        """A caption by its place, its image and its beginning."""
+        """Name a caption by its index, its image and its beginning."""
         image = int(self.captions.image_of_text[index])
         start = textwrap.shorten(self.captions.texts[index], SHOWN_CAPTION, placeholder="...")
         return f"caption {index - self.captions.offsets[image]} of {self.image_name(image)} {start!r}"
@@ -103,7 +103,7 @@ class Rows(Sequence["Image"]):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What an encoder makes of a split: float32, unit rows."""
+    """The embeddings of a split by one encoder: float32, unit rows."""
 
     images: np.ndarray
     """[n_images, dim]"""
@@ -112,7 +112,7 @@ class Embeddings:
 
     @classmethod
     def of(cls, encoder: Encoder, data: Compared) -> Embeddings:
-        """Both towers over all the data."""
+        """Encode all the data with both towers."""
         batch = measured_batch(encoder)
         return cls(
             encoder.encode_images(data.images, batch_size=batch),
@@ -126,7 +126,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Scoring:
-    """What makes a score of a cosine."""
+    """How a cosine becomes a score."""
 
     loss: LossFamily
     logit_scale: float
@@ -135,22 +135,22 @@ class Scoring:
 
     @classmethod
     def of_model(cls, loaded: LoadedModel) -> Scoring:
-        """The checkpoint's."""
+        """The scoring of a checkpoint."""
         bias = getattr(loaded.model, "logit_bias", None)
         return cls(loaded.loss, loaded.model.logit_scale.item(), None if bias is None else bias.item())
 
     @classmethod
     def of_manifest(cls, manifest: Manifest) -> Scoring:
-        """A bundle's."""
+        """The scoring of a bundle."""
         return cls(manifest.loss, manifest.logit_scale, manifest.logit_bias)
 
     @property
     def factor(self) -> float:
-        """On the cosine."""
+        """The factor on the cosine."""
         return math.exp(self.logit_scale)
 
     def log_scores(self, cosines: np.ndarray) -> np.ndarray:
-        """Cosines [n] of one image with n texts -> float64 [n]: logarithms of probabilities, as the model was trained."""
+        """Turn cosines [n] of one image with n texts into logarithms of probabilities, float64 [n], as the model was trained."""
         import numpy as np
 
         logits: np.ndarray = cosines.astype(np.float64) * self.factor + (self.logit_bias or 0.0)
@@ -162,14 +162,14 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the checkpoint makes of the data."""
+    """The checkpoint's side of the comparison."""
 
     data: Compared
     embeddings: Embeddings
     ranks: RetrievalRanks
     scoring: Scoring
     probes: Probes | None = None
-    """None: an encoder without a pipeline of its own to be probed."""
+    """The checkpoint's probes; None for an encoder without a pipeline that can be probed."""
 
     @classmethod
     def of(cls, encoder: Encoder, scoring: Scoring, data: Compared, probes: Probes | None = None) -> Reference:
@@ -177,7 +177,7 @@ class Reference:
 
         Raises:
             DataError: an image cannot be decoded.
-            CheckpointError: the checkpoint gives embeddings that cannot be compared.
+            CheckpointError: the checkpoint's embeddings cannot be compared.
         """
         embeddings = Embeddings.of(encoder, data)
         return cls(data, embeddings, embeddings.ranks(data.relevance), scoring, probes)

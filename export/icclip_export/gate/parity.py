@@ -1,8 +1,8 @@
 """The gate: the checkpoint in torch and the bundle in onnxruntime, on the same real images and captions.
 
-Each side does everything itself, from the decoded image and the raw text on. What comes out is
+Each side does everything itself, from the decoded image and the raw text on. The results are
 compared three times: embeddings (raw and centred cosines, single components), rankings (answers that
-changed) and retrieval (recall). A precision passes where every number keeps to its threshold.
+changed) and retrieval (recall). A precision passes if every number is within its limit.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ def check_precision(
     """Hold one precision of a bundle to its limits.
 
     Args:
-        reference: the data, and what the checkpoint makes of it.
-        open_candidate: opens the bundle in a precision; what it raises as CheckpointError is a failure of the gate.
-        precision: the one to open.
-        limits: its row of the table.
-        provider: the one that has to run; None: whichever the candidate chose.
-        reporter: hears of what passes but is doubtful.
+        reference: the data, and the checkpoint's embeddings of it.
+        open_candidate: a function that opens the bundle in a precision; if it raises CheckpointError, the gate fails.
+        precision: the precision to open.
+        limits: the limits of the precision.
+        provider: the provider that must run; None accepts the one that the candidate chooses.
+        reporter: shows warnings about results that pass but are doubtful.
 
     Raises:
         DataError: an image cannot be decoded.
-        UsageError: the provider cannot be had.
+        UsageError: the provider is not available.
     """
     runs_on: str = provider or "unknown"
     try:
@@ -121,7 +121,7 @@ def _does_not_run(precision: str, provider: str, limits: Thresholds, error: Chec
 def parity_record(
     reference: Reference, results: Iterable[PrecisionParity], *, dataset: str, split: str, seed: int
 ) -> ParityRecord:
-    """What was compared, and how every precision came out."""
+    """Make the record of what was compared, with the result of every precision."""
     captions = reference.data.captions
     return ParityRecord(
         dataset=dataset,
@@ -160,7 +160,7 @@ def _check_usable(known: Embeddings, found: Embeddings, data: Compared) -> None:
 def _agreements(
     known: Embeddings, found: Embeddings, relevance: Relevance
 ) -> tuple[dict[str, TowerAgreement], dict[str, RankingAgreement]]:
-    """Of copies one is ranked: ten answers are ten different ones then."""
+    """Compare embeddings and rankings; copies are ranked once, so that ten answers are ten different ones."""
     towers = {
         "vision": tower_agreement(known.images, found.images),
         "text": tower_agreement(known.texts, found.texts),

@@ -1,8 +1,8 @@
-"""The probe set at the gate: what the checkpoint's own pipeline makes of it, and what a bundle does.
+"""The probe set at the gate: the checkpoint's own pipeline and a bundle process the same unusual inputs.
 
-A split shows only what is in it: with small square images and short captions a bundle may resize, crop, cut or
-normalise in another way and nothing changes. The probes are compared at every step, so that each difference is
-seen where it arises: token ids have to be the same, pixels within a grey level, embeddings within the limits.
+A split only shows differences for its own kind of inputs: with small square images and short captions, a bundle may
+resize, crop, cut or normalise differently without any effect. The probes are compared at every step, so that each difference is
+seen where it arises: token ids must be the same, pixels within a grey level, and embeddings within the limits.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from icclip.runtime import Encoder as BundleEncoder
 
 GREY_LEVEL = 1.0
-"""Processors that resize with torchvision round otherwise than Pillow, by up to one level of 255."""
+"""Processors that resize with torchvision round differently from Pillow, by up to one level of 255."""
 SPECIAL = 8
-"""Special tokens that are written out; some vocabularies have hundreds."""
+"""Number of special tokens that are written out in a probe; some vocabularies have hundreds."""
 NAMED = 5
-"""Probes that a failure names."""
+"""Number of probes that a failure names."""
 _ROUNDING = 1e-3
-"""Of a grey level that was scaled and normalised in float32."""
+"""Tolerance for a grey level that was scaled and normalised in float32."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """The probe set for one checkpoint, and what its own processor, tokenizer and towers make of it."""
+    """The probe set for one checkpoint, with the results of its own processor, tokenizer and towers."""
 
     images: Mapping[str, Image]
-    """What is special about each -> the image as a file would hold it, orientation and all."""
+    """What is special about each image -> the image as a file would store it, including its orientation."""
     texts: Mapping[str, str]
-    """What is special about each -> the text."""
+    """What is special about each text -> the text."""
     lengths: tuple[int, ...]
-    """Tokens of each text before it is cut."""
+    """The number of tokens of each text before it is cut."""
     limit: int
-    """Tokens that the text tower reads."""
+    """The number of tokens that the text tower reads."""
     pixels: np.ndarray
-    """float32 [n_images, 3, h, w], as the processor makes them."""
+    """The pixels that the processor makes, float32 [n_images, 3, h, w]."""
     grey_level: np.ndarray
-    """float64 [3, 1, 1]: what one of 255 grey levels is in `pixels`."""
+    """float64 [3, 1, 1]: the size of one of 255 grey levels in `pixels`."""
     token_ids: tuple[np.ndarray, ...]
     """int64 [1, length] for each text by itself."""
     image_embeddings: np.ndarray
@@ -87,7 +87,7 @@ class Probes:
             texts=texts,
             lengths=lengths,
             limit=limit,
-            # One by one: a processor looks at the first image of a batch to learn about the others.
+            # Processed one by one, because a processor guesses the properties of a batch from its first image.
             pixels=np.concatenate([feeder.image_inputs([image])["pixel_values"].numpy() for image in upright]),
             grey_level=_grey_level(processor),
             token_ids=tuple(feeder.text_inputs([text])["input_ids"].numpy() for text in texts.values()),
@@ -96,7 +96,7 @@ class Probes:
         )
 
     def exercised(self) -> dict[str, int]:
-        """What of a pipeline the probes make use of -> the number of probes that do; for the record."""
+        """The features of a pipeline that the probes use, each with the number of such probes, for the record."""
         height, width = self.pixels.shape[-2:]
         sizes = [image.size for image in self.images.values()]
         return {
@@ -117,15 +117,15 @@ class Probes:
 def probe_checks(
     encoder: BundleEncoder, probes: Probes, limits: Thresholds
 ) -> tuple[list[Requirement], dict[str, Any]]:
-    """Hold a bundle to what the checkpoint makes of the probes.
+    """Require that a bundle processes the probes as the checkpoint does.
 
     Returns:
-        What is required, and every number by probe, for the record.
+        The requirements, and every number by probe for the record.
 
     Raises:
         CheckpointError: the bundle does not run.
     """
-    # Alone, because a text's neighbours decide how far it is padded, and dynamic scales depend on them.
+    # Encoded alone, because a text's neighbours decide how far it is padded, and dynamic scales depend on them.
     images = encoder.encode_images(list(probes.images.values()), batch_size=1)
     texts = encoder.encode_texts(list(probes.texts.values()), batch_size=1)
     levels = {name: _levels_apart(encoder, probes, row) for row, name in enumerate(probes.images)}
@@ -161,7 +161,7 @@ def _embedding_checks(name: str, found: Mapping[str, Mapping[str, float]], limit
 
 
 def _by_name(names: Mapping[str, Any], known: np.ndarray, found: np.ndarray) -> dict[str, dict[str, float]]:
-    """Name -> cosine and largest difference of a component; a shape that differs shares nothing."""
+    """The cosine and the largest difference of a component for each name; a different shape counts as no agreement."""
     if known.shape != found.shape:
         return {name: {"cosine": 0.0, "difference": float("inf")} for name in names}
     own = np.nan_to_num(cosines(known, found), nan=0.0)
@@ -188,7 +188,7 @@ def _same_ids(encoder: BundleEncoder, probes: Probes, row: int) -> bool:
 
 
 def _far(levels: Mapping[str, float]) -> list[str]:
-    """Those that are too far, the furthest first; the furthest where all are near."""
+    """The probes that are too far away, the furthest first; if none is, only the furthest."""
     order = sorted(levels, key=lambda name: -levels[name])
     return [name for name in order if not levels[name] <= GREY_LEVEL] or order[:1]
 
@@ -215,7 +215,7 @@ def _side(inputs: Mapping[str, Any]) -> int:
 
 
 def _grey_level(processor: Any) -> np.ndarray:
-    """What the processor makes of one grey level, by channel: float64 [3, 1, 1]."""
+    """The size of one grey level after the processor, by channel: float64 [3, 1, 1]."""
     step = processor.rescale_factor if processor.do_rescale else 1.0
     std = processor.image_std if processor.do_normalize else 1.0
     return np.broadcast_to(step / np.asarray(std, np.float64), (3,))[:, None, None]

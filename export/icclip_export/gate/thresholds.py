@@ -1,4 +1,4 @@
-"""How far an export may be from the checkpoint: the limits of its precision, some of them replaced by the user.
+"""How far an export may differ from the checkpoint: the limits of its precision, some of which the user may replace.
 
 Where the numbers come from: with 1,000 photographs, 5 captions each and a text-to-image R@1 of 80 %,
 embeddings at a cosine of 1 - 1e-4 from the right ones cost up to 0.24 points of R@1, 1 - 1e-3 up to
@@ -18,11 +18,11 @@ from icclip_export.precisions import precision as find_precision
 
 
 def thresholds_for(precision: str, overrides: Mapping[str, float | None] | None = None) -> Thresholds:
-    """The precision's own limits with some numbers replaced; None lifts a limit.
+    """Replace some of a precision's own limits; None lifts a limit.
 
     Raises:
-        UnknownNameError: a precision or a threshold that does not exist.
-        UsageError: a value that is out of range, or a threshold that cannot be left out.
+        UnknownNameError: the precision or a threshold does not exist.
+        UsageError: a value is out of range, or a threshold cannot be left out.
     """
     own = find_precision(precision).limits
     replaced: dict[str, Any] = dict(overrides or {})

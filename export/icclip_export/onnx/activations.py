@@ -1,4 +1,4 @@
-"""What flows through a graph: the largest value of every tensor, or some tensors themselves."""
+"""Record what flows through a graph: the largest value of every tensor, or the values of some tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icclip.runtime.providers import import_onnxruntime
 from icclip.runtime.threads import default_threads
 
 SENTINEL = 1e30
-"""What attention masks are filled with is beyond it: no activation, and no loss when it saturates."""
+"""Larger values come from attention masks: they are not activations, and may saturate without loss."""
 _BATCH = 8
 _LIMIT, _ZERO, _LARGEST = "icclip_sentinel", "icclip_zero", "icclip_largest_"
 
@@ -25,8 +25,8 @@ def largest_values(path: Path, io: TowerIO, inputs: np.ndarray) -> dict[str, flo
 
     Args:
         path: a float32 graph.
-        io: its names.
-        inputs: [b, ...], as the graph takes them.
+        io: the names of its input and output.
+        inputs: the inputs of the graph, [b, ...].
     """
     names: list[str] = []
 
@@ -55,14 +55,14 @@ def captured(path: Path, io: TowerIO, inputs: np.ndarray, tensors: Iterable[str]
 
 @contextlib.contextmanager
 def _extended(path: Path, extend: Callable[[Any], None]) -> Iterator[Any]:
-    """A session of the graph after `extend(model)`, unoptimised: fused nodes would hide tensors."""
+    """Open the graph after `extend(model)` without optimisation, because fused nodes would hide tensors."""
     import onnx
 
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = default_threads()
-    # External data stays where it is, and so the copy must lie beside it.
+    # External data stays where it is, so the copy must be beside it.
     model = onnx.load(str(path), load_external_data=False)
     extend(model)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".onnx") as file:

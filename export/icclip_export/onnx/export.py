@@ -1,4 +1,4 @@
-"""Two towers in torch -> two checked ONNX graphs in float32."""
+"""Export two towers in torch to two checked ONNX graphs in float32."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ OPSET = 18
 """LayerNormalization is one operator from 17 on, which TensorRT needs to keep its accuracy; 18 is optimum's default."""
 
 TOLERANCE = 1e-5
-"""Largest |difference| from torch, of the embedding's length. Honest graphs are at 1e-6 and below."""
+"""Largest |difference| from torch, as a fraction of the embedding's length. Correct graphs are at 1e-6 and below."""
 
 BATCHES = (1, 3, 8)
 _EXPECTED_WARNINGS = (
     # The exporter that optimum uses is the older of torch's two.
     "You are using the legacy TorchScript-based ONNX export",
     "The feature will be removed",
-    # Pooling at the end-of-text token indexes with tensors: right for the ids that texts have.
+    # Pooling at the end-of-text token indexes with tensors, which is correct for the ids of real texts.
     "Exporting aten::index operator",
     "Constant folding",
 )
@@ -42,21 +42,21 @@ def export_towers(
 ) -> dict[Tower, Path]:
     """Write `vision_model.onnx` and `text_model.onnx`, and compare them with torch.
 
-    Their outputs are projected, un-normalised and float32; the batch is dynamic, and the length of
-    texts where the checkpoint allows it. Weights over 2 GB go to `*.onnx_data` beside the graph.
+    Their outputs are projected, un-normalised and float32. The batch is dynamic, and so is the length of texts if
+    the checkpoint allows it. Weights over 2 GB go to `*.onnx_data` beside the graph.
 
     Args:
         loaded: a model on the CPU in float32.
-        directory: where the graphs go.
-        opset: of the graphs.
-        eager_attention: write attention as plain products: TensorRT has fused the scaled-dot-product
-            pattern wrongly (TensorRT issues 4333 and 4828).
+        directory: the directory for the graphs.
+        opset: the opset of the graphs.
+        eager_attention: write attention as plain products, because TensorRT has fused the scaled-dot-product
+            pattern incorrectly (TensorRT issues 4333 and 4828).
 
     Raises:
         CheckpointError: the weights are not finite, or this kind of model cannot be exported.
         GateError: a graph does not give what torch gives.
         UsageError: onnxruntime is too old.
-        OSError: the disk is full, ...
+        OSError: the files cannot be written, for example because the disk is full.
     """
     from icclip_export.onnx.towers import tower_exports
 
@@ -74,7 +74,7 @@ def export_towers(
 
 
 def check_finite(loaded: LoadedModel) -> None:
-    """Raises CheckpointError where a weight is NaN or infinite."""
+    """Raise CheckpointError if a weight is NaN or infinite."""
     import torch
 
     for name, values in loaded.model.state_dict().items():
@@ -91,14 +91,14 @@ def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> No
 
 @contextlib.contextmanager
 def global_pooling(tower: Any, example: Any) -> Iterator[None]:
-    """While the block runs, average pooling with a window larger than its input is the mean over that input.
+    """Within the block, average pooling with a window larger than its input is replaced by the mean over that input.
 
-    This is what torch computes for it. onnxruntime divides by the size of the window, which in
-    EfficientNet is far larger than the image.
+    This is what torch computes. onnxruntime divides by the size of the window, which in EfficientNet is far larger
+    than the image.
 
     Args:
-        tower: takes `example`.
-        example: an input.
+        tower: the tower to export.
+        example: an input of the tower.
     """
     import torch
 
@@ -131,7 +131,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _attention(model: Any, wanted: str | None) -> Iterator[None]:
-    """Another implementation of attention while the block runs; `from_pretrained` would leave the towers as they are."""
+    """Set the implementation of attention within the block, for the towers too, which `from_pretrained` would not change."""
     before = model.config._attn_implementation  # noqa: SLF001  there is no public way to read it
     set_attention(model, wanted or before)
     try:
@@ -142,7 +142,7 @@ def _attention(model: Any, wanted: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Keep the expected warnings of the exporter and the quantizer off the terminal; others show."""
+    """Hide the expected warnings of the exporter and the quantizer; others are shown."""
     from torch.jit import TracerWarning  # type: ignore[attr-defined]  # torch does not list it
 
     root = logging.getLogger()
@@ -164,11 +164,11 @@ def quiet_export() -> Iterator[None]:
 
 
 def check_graph(path: Path) -> None:
-    """Raises GateError where a file is not a valid ONNX graph."""
+    """Raise GateError if a file is not a valid ONNX graph."""
     import onnx
 
     try:
-        # By path: a graph with external data may be larger than a protobuf message can be.
+        # Checked by path, because a graph with external data may be larger than a protobuf message.
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GateError(f"{path.name}: the ONNX checker rejects it: {error}") from error
@@ -181,7 +181,7 @@ def check_numbers(tower: Tower, exported: TowerExport, path: Path, loaded: Loade
         The largest |difference|, as a fraction of the embedding's length.
 
     Raises:
-        GateError: it is more than TOLERANCE, or not a number.
+        GateError: the difference is more than TOLERANCE, or NaN.
     """
     import torch
 
@@ -191,7 +191,7 @@ def check_numbers(tower: Tower, exported: TowerExport, path: Path, loaded: Loade
         with torch.inference_mode():
             expected = exported.module(inputs).numpy()
         worst = float(np.maximum(worst, _difference(run(inputs.numpy()), expected)))
-        # Not "greater than": a NaN must fail too.
+        # Not written as "greater than", so that NaN fails, too.
         if not worst <= TOLERANCE:
             raise GateError(
                 f"{path.name}: the {tower} tower is {worst:.2g} away from torch on inputs {tuple(inputs.shape)}, "
@@ -218,7 +218,7 @@ def _difference(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def runner(path: Path, io: TowerIO) -> Any:
-    """A graph as a function, on the CPU: inputs [b, ...] -> outputs float32 [b, dim]."""
+    """Open a graph on the CPU as a function from inputs [b, ...] to outputs, float32 [b, dim]."""
     from icclip.runtime.sessions import open_session
     from icclip.runtime.threads import default_threads
 

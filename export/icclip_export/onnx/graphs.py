@@ -1,4 +1,4 @@
-"""Reading and writing ONNX graphs, also those that are larger than a protobuf message can be."""
+"""Read and write ONNX graphs, including those larger than a protobuf message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 INLINE_LIMIT = 2**31 - 2**24
-"""Bytes of weights up to which a graph is one file: a message ends at 2 GB, and the nodes need room too."""
+"""The largest size of weights in bytes for a graph in one file; a message is limited to 2 GB, including the nodes."""
 
 
 def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None:
-    """Write a graph; more weights than `inline_limit` go to `<name>_data` beside it, as transformers.js expects.
+    """Write a graph; if its weights exceed `inline_limit`, they go to `<name>_data` beside it, as transformers.js expects.
 
     Raises:
-        OSError: the disk is full, ...
+        OSError: the files cannot be written, for example because the disk is full.
     """
     import onnx
 
@@ -33,7 +33,7 @@ def external_data(path: Path) -> list[Path]:
 
 
 def initializers(graph: Any, dtype: type[np.generic]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and value of the weights of one type."""
+    """The names and values of the weights of one type."""
     from onnx import numpy_helper
 
     for tensor in graph.initializer:

@@ -23,7 +23,7 @@ from icclip.models.loaded import LoadedModel
 
 BATCH_AXIS, LENGTH_AXIS = "batch_size", "sequence_length"
 _TRACED_BATCH = 2
-"""A batch of one would let the tracer take the axis for a constant."""
+"""The example's batch size; with a batch of one, the tracer would take the axis for a constant."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TowerExport:
 
 
 class ImageTower(torch.nn.Module):
-    """Pixels float32 [b, 3, h, w] -> projected, un-normalised embeddings [b, dim]."""
+    """Turns pixels, float32 [b, 3, h, w], into projected, un-normalised embeddings [b, dim]."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__()
@@ -48,10 +48,10 @@ class ImageTower(torch.nn.Module):
 
 
 class TextTower(torch.nn.Module):
-    """Token ids int64 [b, length] -> projected, un-normalised embeddings [b, dim].
+    """Turns token ids, int64 [b, length], into projected, un-normalised embeddings [b, dim].
 
-    What else the text policy feeds is computed from the ids inside the graph: the attention mask is 0
-    where they are padding, and token types are 0 everywhere.
+    Other inputs of the text policy are computed from the ids inside the graph: the attention mask is 0 for padding,
+    and token types are 0 everywhere.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -64,7 +64,7 @@ class TextTower(torch.nn.Module):
 
 
 def completed(loaded: LoadedModel, ids: Tensor) -> dict[str, Tensor]:
-    """All inputs of the text tower, made of token ids int64 [b, length]."""
+    """Compute all inputs of the text tower from token ids, int64 [b, length]."""
     feeder = loaded.feeder
     made = {
         "attention_mask": lambda: padding_mask(ids, feeder.processor.tokenizer),
@@ -75,9 +75,9 @@ def completed(loaded: LoadedModel, ids: Tensor) -> dict[str, Tensor]:
 
 
 def padding_mask(ids: Tensor, tokenizer: Any) -> Tensor:
-    """Ids int64 [b, length] -> int64 [b, length]: 0 in the run of padding at the end (or the start) of a row.
+    """Compute a mask, int64 [b, length], from ids of the same shape; it is 0 for padding at the end (or the start) of a row.
 
-    A padding token that somebody typed lies inside the text, before the closing token, and is read as text.
+    A padding token that a user typed is inside the text, before the closing token, and is read as text.
     """
     text = ids.ne(tokenizer.pad_token_id).to(torch.int64)
     reached = text.cumsum(1) if tokenizer.padding_side == "left" else text.flip(1).cumsum(1).flip(1)
@@ -85,7 +85,7 @@ def padding_mask(ids: Tensor, tokenizer: Any) -> Tensor:
 
 
 class TowerOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type information
-    """One input, one output, and the example that the graph is traced with."""
+    """The input, the output, and the example that the graph is traced with."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedConfig
     _MODEL_PATCHER = ModelPatcher
@@ -105,15 +105,15 @@ class TowerOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no typ
         return {self.io.output: {0: BATCH_AXIS}}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_shapes: Any) -> dict[str, Any]:
-        """The example, as torch or numpy. optimum's own has no end-of-text token, where CLIP pools."""
+        """Make the example for torch or numpy; optimum's own has no end-of-text token, at which CLIP pools."""
         return {self.io.input: self.example if framework == "pt" else self.example.numpy()}
 
 
 def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
-    """Both towers of a checkpoint.
+    """Prepare both towers of a checkpoint for export.
 
     Raises:
-        CheckpointError: its towers take inputs that the exported encoders do not have.
+        CheckpointError: a tower takes inputs that the exported encoders do not have.
     """
     check_exportable(loaded)
     config = loaded.model.config
@@ -136,7 +136,7 @@ def tower_ios(loaded: LoadedModel) -> dict[Tower, TowerIO]:
 
 
 def check_exportable(loaded: LoadedModel) -> None:
-    """Raises CheckpointError for what would export to encoders that are wrong without a word."""
+    """Raise CheckpointError for checkpoints whose exported encoders would silently be wrong."""
     if set(_probe(loaded)) != {loaded.backend.vision.graph_input}:
         raise CheckpointError(
             f"{loaded.source} takes images of any shape (NaFlex), which cannot be exported: "
@@ -156,31 +156,31 @@ def check_exportable(loaded: LoadedModel) -> None:
 
 
 def _probe(loaded: LoadedModel) -> Mapping[str, Tensor]:
-    """What the vision tower is fed for one image."""
+    """Make the inputs of the vision tower for one image."""
     inputs: Mapping[str, Tensor] = loaded.feeder.image_inputs([Image.new("RGB", (48, 40))])
     return inputs
 
 
 def example_pixels(loaded: LoadedModel, batch: int) -> Tensor:
-    """Noise, float32 [batch, 3, h, w] of the size that the processor gives; the same every time."""
+    """Make noise, float32 [batch, 3, h, w] of the size that the processor gives; it is the same every time."""
     size = _probe(loaded)[loaded.backend.vision.graph_input].shape[1:]
     return torch.randn(batch, *size, generator=torch.Generator().manual_seed(batch))
 
 
 def example_tokens(loaded: LoadedModel, batch: int, length: int | None = None) -> Tensor:
-    """Token ids int64 [batch, length], each row ending in its own place with the end-of-text token.
+    """Make token ids, int64 [batch, length]; the end-of-text token is at a different position in each row.
 
     Args:
-        loaded: whose vocabulary.
-        batch: rows.
-        length: None, or any where the model pads to its full length: the full length.
+        loaded: the model, whose vocabulary is used.
+        batch: the number of rows.
+        length: the length; None means the full length, which models that pad to it always use.
     """
     tokenizer, policy = loaded.feeder.processor.tokenizer, loaded.feeder.text_policy
     length = policy.max_length if length is None or policy.padding == "max_length" else length
-    # BERT's texts end with their separator.
+    # For BERT, texts end with the separator token.
     end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     padding = tokenizer.pad_token_id
-    # Special tokens, which could end a text early, have the highest ids in CLIP and the lowest in SigLIP.
+    # Ids from the middle, since special tokens have the highest ids in CLIP and the lowest in SigLIP.
     special = set(tokenizer.all_special_ids)
     vocabulary = getattr(loaded.model.config, loaded.backend.text.config).vocab_size
     ordinary = torch.tensor([i for i in range(vocabulary) if i not in special])

@@ -1,4 +1,4 @@
-"""The precisions that encoders can be exported in: a file and an entry in `NAMES` for each.
+"""The precisions that encoders can be exported in; each has a file and an entry in `NAMES`.
 
 The module `icclip_export.precisions.NAME` holds everything about a precision as its value `PRECISION`.
 It is imported when the precision is used, so that listing the names costs nothing.
@@ -19,7 +19,7 @@ NAMES = ("fp32", "fp16", "int8")
 
 
 def precision(name: str) -> Precision:
-    """The precision of that name. Raises UnknownNameError."""
+    """Find the precision called `name`. Raises UnknownNameError."""
     if name not in NAMES:
         raise UnknownNameError("precision", name, NAMES)
     found: Precision = importlib.import_module(f"{__name__}.{name}").PRECISION

@@ -1,8 +1,8 @@
-"""A float32 graph in another precision, with the nodes that cannot bear it left in float32.
+"""Convert a float32 graph to another precision; nodes that would lose too much stay in float32.
 
-Which nodes these are is measured, not listed by hand: every candidate is ranked by what the
-precision does to it on real inputs, and the fewest of that ranking with which a given score passes
-are left out (`icclip_export.precisions.search`).
+Which nodes these are is measured, not listed by hand: every candidate is ranked by how much
+the precision changes it on real inputs, and the fewest of that ranking with which a given score passes are left
+out (`icclip_export.precisions.search`).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ def convert(recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: 
     """Write `source` in another precision to `target`; its inputs and outputs stay float32.
 
     Args:
-        recipe: the precision's.
+        recipe: the recipe of the precision.
         source: a float32 graph.
-        target: where the result goes.
-        io: the graph's names.
-        inputs: [b, ...], real ones: what is measured on noise says little.
-        score: judges a candidate graph; the search ends where it passes.
+        target: the path of the result.
+        io: the names of the graph's input and output.
+        inputs: real inputs, [b, ...], because measurements on noise say little.
+        score: judges a candidate graph; the search ends when it passes.
 
     Returns:
-        The nodes left in float32. Where even all candidates left in float32 do not pass, `measure` says so.
+        The nodes left in float32. If even all candidates left in float32 do not pass, `measure` tells.
     """
     ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
     always = [s.node for s in ranked if s.strain > recipe.unbearable]

@@ -1,4 +1,4 @@
-"""float16: weights and activations, except in the nodes whose values would overflow."""
+"""float16 for weights and activations, except in nodes whose values would overflow."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from icclip_export.precisions.value import Precision, Recipe, Sensitivity
 
 LARGEST = 65504.0
 HEADROOM = 4.0
-"""Inputs other than the measured ones may reach this many times further."""
+"""Allow for other inputs with values this many times larger than the measured ones."""
 
 
 def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensitivity]:
     """The largest |value| that each node reads or writes.
 
-    A value beyond LARGEST is infinite in fp16. The score alone would not tell: onnxruntime's CPU
-    provider computes most of fp16 in float32 and drops the casts between, so that overflow shows only
-    on a GPU.
+    A value beyond LARGEST is infinite in fp16. The score alone would not show it, because onnxruntime's CPU
+    provider computes most of fp16 in float32 and drops the casts in between, so that overflow only occurs on a GPU.
     """
     import onnx
 
@@ -46,7 +45,7 @@ def _reach(node: Any, values: Mapping[str, float]) -> float:
 
 
 def build(source: Path, target: Path, kept: Sequence[str]) -> None:
-    """Weights and activations to fp16, but for the nodes in `kept`."""
+    """Convert weights and activations to fp16, except for the nodes in `kept`."""
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
@@ -61,7 +60,7 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
 
 
 def _join_float32_nodes(graph: Any) -> None:
-    """Between two nodes left in float32 the converter passes the value through fp16, where it would overflow."""
+    """Join adjacent float32 nodes, between which the converter passes values through fp16, where they would overflow."""
     import onnx
 
     casts = {

@@ -1,4 +1,4 @@
-"""float32: the graphs as the exporter writes them."""
+"""float32, the graphs as the exporter writes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PRECISION = Precision(
     name="fp32",
     suffix="",
     bytes_per_weight=4,
-    # The same computation in another order: what differs is rounding, 1e-7 measured. Only a gate this
+    # It is the same computation in another order, so only rounding differs (1e-7 measured). Only a gate this
     # tight sees a wrong GELU (3.5e-5), and a wrong fusion shows in the components before it does in
     # the cosine. Recall may move by one query where two answers are tied.
     limits=Thresholds(

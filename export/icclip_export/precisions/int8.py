@@ -1,4 +1,4 @@
-"""int8: dynamic quantization of products and embedding tables, with weights of 7 bits."""
+"""int8, the dynamic quantization of matrix products and embedding tables, with weights of 7 bits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from icclip_export.onnx.graphs import external_data, initializers, save_graph
 from icclip_export.precisions.value import Precision, Recipe, Sensitivity
 
 MEASURED_INPUTS = 8
-"""Inputs that the strain is measured on: what every product of a base-size tower reads is 50 MB for each."""
+"""Number of inputs that sensitivity is measured on; the products of a base-size tower read 50 MB for each."""
 QUANTIZED = ("MatMul", "Gather")
-"""Products with weights, and embedding tables. The patch convolution is slower as int8 than as float32."""
+"""The operators that are quantized: products with weights, and embedding tables. A patch convolution is slower in int8."""
 
 
 def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensitivity]:
@@ -57,12 +57,12 @@ def product_error(activations: np.ndarray, weight: np.ndarray) -> float:
 
 
 def table_error(table: np.ndarray) -> float:
-    """The same of an embedding table [rows, dim], which has one scale."""
+    """The relative error of an embedding table [rows, dim], which has one scale."""
     return _relative(_seven_bits(table, axis=None) - table, table)
 
 
 def _seven_bits(weight: np.ndarray, axis: int | None) -> np.ndarray:
-    """Symmetric, -64..64: products of 8 bits saturate on CPUs without VNNI."""
+    """Quantize symmetrically to -64..64, because products of 8 bits saturate on CPUs without VNNI."""
     step = np.abs(weight).max(axis=axis, keepdims=True) / 64
     step = np.where(step == 0, np.float32(1), step)
     return np.asarray(np.round(weight / step) * step, np.float32)
@@ -74,10 +74,10 @@ def _relative(error: np.ndarray, exact: np.ndarray) -> float:
 
 
 def build(source: Path, target: Path, kept: Sequence[str]) -> None:
-    """Dynamic quantization, but for the nodes in `kept`: 7-bit weights in int8, a scale for every output channel.
+    """Quantize dynamically, except for the nodes in `kept`, with 7-bit weights in int8 and a scale for every output channel.
 
-    The reduced range is what makes it right on CPUs without VNNI, where sums of two products of 8 bits
-    saturate; with VNNI it costs nothing.
+    The reduced range makes it correct on CPUs without VNNI, where sums of two products of 8 bits saturate; with
+    VNNI it costs nothing.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -120,6 +120,6 @@ PRECISION = Precision(
         top10_overlap=0.90,
     ),
     recipe=Recipe(sensitivities, build),
-    # Under it, single nodes are worth leaving unquantized.
+    # Below this, it is worth leaving single nodes unquantized.
     doubtful_below=0.98,
 )

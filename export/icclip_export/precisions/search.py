@@ -1,4 +1,4 @@
-"""Which nodes to leave in float32: the fewest, of a ranking, with which a graph passes."""
+"""Find the fewest nodes of a ranking that must stay in float32 for a graph to pass."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_EVALUATIONS = 24
-"""Each builds and runs a graph, which takes up to half a minute for a large tower."""
+"""The maximum number of trials; each builds and runs a graph, up to half a minute for a large tower."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a score says of a graph."""
+    """The result of a score for a graph."""
 
     passed: bool
     error: float
-    """How far it is from the checkpoint; smaller is better."""
+    """The distance from the checkpoint; smaller is better."""
     detail: str = ""
 
 
 Score = Callable[[Path], Measure]
 Build = Callable[[Sequence[str]], Path]
-"""Names of the nodes to leave in float32 -> the graph."""
+"""A function that builds the graph with the given nodes left in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class Found:
     """The outcome of a search."""
 
     kept: tuple[str, ...]
-    """Nodes left in float32, the most sensitive first."""
+    """The nodes left in float32, the most sensitive first."""
     measure: Measure
     evaluations: int
 
 
 @dataclass
 class _Trials:
-    """Builds, scores and counts; the last graph that it built is the one on the disk."""
+    """Builds, scores and counts graphs; the last one that it built is on the disk."""
 
     build: Build
     score: Score
@@ -53,7 +53,7 @@ class _Trials:
         return self.results[key]
 
     def put(self, kept: tuple[str, ...]) -> Path:
-        """Make the graph on the disk the one with these nodes."""
+        """Make sure that the graph on the disk is the one with these nodes."""
         self.built = kept
         return self.build(kept)
 
@@ -65,14 +65,14 @@ def fewest_kept(ranked: Sequence[str], build: Build, score: Score, *, limit: int
     one. Deterministic. When it returns, the graph that `build` wrote last is the one found.
 
     Args:
-        ranked: names of nodes, the most sensitive first.
+        ranked: the names of the nodes, the most sensitive first.
         build: writes the graph.
-        score: judges it.
-        limit: evaluations after which no node is given back any more.
+        score: judges the graph.
+        limit: the number of trials after which no more nodes are given back.
 
     Returns:
-        The first set found that passes; where not even keeping all of them does, all of them, with a
-        measure that did not pass.
+        The first set found that passes; if not even keeping all nodes passes, all of them, with a measure that did
+        not pass.
     """
     trials = _Trials(build, score)
     kept = _shortest_prefix(ranked, trials)
@@ -85,7 +85,7 @@ def fewest_kept(ranked: Sequence[str], build: Build, score: Score, *, limit: int
 
 
 def _shortest_prefix(ranked: Sequence[str], trials: _Trials) -> tuple[str, ...]:
-    """All of them where none passes."""
+    """The shortest prefix of the ranking that passes; all nodes if none does."""
 
     def prefix(length: int) -> tuple[str, ...]:
         return tuple(ranked[:length])
@@ -105,7 +105,7 @@ def _shortest_prefix(ranked: Sequence[str], trials: _Trials) -> tuple[str, ...]:
 
 
 def _without_the_needless(kept: tuple[str, ...], trials: _Trials, limit: int) -> tuple[str, ...]:
-    """Give back what was kept only for standing before the node that mattered."""
+    """Give back nodes that were kept only because they came before the node that mattered."""
     # The last one of the shortest prefix is known to matter.
     for name in reversed(kept[:-1]):
         if trials.count >= limit:

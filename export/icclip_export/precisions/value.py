@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 DIRECTORY = "onnx"
-"""Where a bundle keeps its graphs."""
+"""The folder of a bundle's graphs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """How a precision strains one node. The larger the strain, the earlier the node is left in float32."""
+    """How sensitive one node is to a precision. The larger the strain, the earlier the node is left in float32."""
 
     node: str
     strain: float
@@ -30,9 +30,9 @@ class Recipe:
     """How the graphs of a precision are made from those in float32."""
 
     sensitivities: Callable[[Path, TowerIO, np.ndarray], list[Sensitivity]]
-    """(float32 graph, its names, real inputs [b, ...]) -> the strain of every node that could be left in float32."""
+    """A function (float32 graph, its names, real inputs [b, ...]) that returns the strain of every node that could stay in float32."""
     build: Callable[[Path, Path, Sequence[str]], None]
-    """(float32 graph, where the result goes, nodes to leave in float32); inputs and outputs stay float32."""
+    """A function (float32 graph, path of the result, nodes to leave in float32); inputs and outputs stay float32."""
     unbearable: float = float("inf")
     """Strain beyond which a node stays in float32 whatever the score says."""
 
@@ -43,15 +43,15 @@ class Precision:
 
     name: str
     suffix: str
-    """What its files' names end in, as transformers.js looks for them: `vision_model_fp16.onnx`."""
+    """The suffix of its files' names, which transformers.js looks for: `vision_model_fp16.onnx`."""
     bytes_per_weight: float
     """The approximate disk space that a weight takes, in bytes."""
     limits: Thresholds
-    """How far its encoders may be from the checkpoint; where the numbers come from is told beside them."""
+    """How far its encoders may be from the checkpoint; a comment in its file explains the numbers."""
     recipe: Recipe | None = None
-    """None: its graphs are those that the exporter writes."""
+    """How its graphs are made; None means that the exporter's graphs are used."""
     doubtful_below: float | None = None
-    """A centred cosine under it passes with a warning."""
+    """A centred cosine below this passes with a warning."""
 
     def graph(self, tower: Tower) -> str:
         """The path of a tower's graph inside a bundle."""

@@ -1,7 +1,7 @@
 """The TensorRT target: the same bundle, for engines that onnxruntime's TensorRT provider builds from it.
 
-Attention is written as plain products, for a reason given at `export_towers`. The engines lie beside
-the bundle, see `icclip.runtime.engines`.
+Attention is written as plain products; `export_towers` gives the reason. The engines are beside the bundle; see
+`icclip.runtime.engines`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from icclip.runtime.providers import choose_provider
 
 
 def export(request: ExportRequest) -> ExportResult:
-    """As the target `onnx`, measured on TensorRT, which has to be there and work.
+    """Export like the target `onnx`, but measure on TensorRT, which must be available.
 
     Raises:
-        UsageError: TensorRT or a GPU is missing; and as the target `onnx`.
-        GateError: as the target `onnx`.
+        UsageError: TensorRT or a GPU is missing, or as for the target `onnx`.
+        GateError: as for the target `onnx`.
     """
     from icclip_export import bundle
 
@@ -37,7 +37,7 @@ def export(request: ExportRequest) -> ExportResult:
 
 
 def build_engine(bundle: Path, manifest: Manifest, precision: str, tower: Tower) -> Path:
-    """Build one tower's engine and the model that embeds it, which is returned. Minutes, the first time.
+    """Build one tower's engine and the model that embeds it, which is returned. The first time takes minutes.
 
     Raises:
         CheckpointError, UsageError: onnxruntime or TensorRT gives up on the graph.

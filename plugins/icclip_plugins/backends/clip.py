@@ -28,16 +28,16 @@ LEGACY_EOS = 2
 
 
 def text_policy(config: Any, _tokenizer: Any) -> TextPolicy:
-    """Padding may stop at the longest caption, and needs no mask.
+    """The text policy of CLIP: padding may stop at the longest caption, and no mask is needed.
 
-    Attention is causal and the pooled position is the first end-of-text token: what follows it is
-    never seen.
+    Attention is causal and the pooled position is the first end-of-text token, so tokens after it
+    have no effect.
     """
     return TextPolicy(padding="longest", max_length=config.text_config.max_position_embeddings)
 
 
 def load(config: ModelConfig) -> LoadedModel:
-    """A checkpoint from a local directory or a hub id. Raises CheckpointError."""
+    """Load a checkpoint from a local directory or a hub id. Raises CheckpointError."""
     from icclip.models.opening import load_pretrained
 
     loaded = load_pretrained(config, BACKEND)
@@ -46,10 +46,10 @@ def load(config: ModelConfig) -> LoadedModel:
 
 
 def check_end_of_text(loaded: LoadedModel) -> None:
-    """Texts must have their end-of-text token where the model pools.
+    """Check that texts have their end-of-text token where the model pools.
 
     Raises:
-        CheckpointError: the tokenizer adds none, or not the one that the model looks for.
+        CheckpointError: the tokenizer adds no such token, or another one than the model expects.
     """
     ids = loaded.feeder.text_inputs(["a"])["input_ids"][0].tolist()
     expected = loaded.model.config.text_config.eos_token_id
@@ -67,7 +67,7 @@ def _name(expected: int) -> str:
 
 
 def resize(model: Any, processor: Any, side: int) -> Any:
-    """The model for images of another side. Raises UsageError where its patches do not fill them."""
+    """Make the model for images of another size. Raises UsageError if its patches do not fill them."""
     from icclip.models.resizing import resize_patches
 
     positions = "vision_model.embeddings.position_embedding.weight"
@@ -75,7 +75,7 @@ def resize(model: Any, processor: Any, side: int) -> Any:
 
 
 def build_tiny(config: ModelConfig, captions: Sequence[str]) -> LoadedModel:
-    """An untrained CLIP; its weights depend on `config.seed`, its tokenizer on `captions`.
+    """Build an untrained CLIP; its weights depend on `config.seed`, its tokenizer on `captions`.
 
     Raises:
         UsageError: `config.image_resize` is not a multiple of the patch size.
@@ -142,5 +142,5 @@ BACKEND = BackendSpec(
 
 @hookimpl
 def icclip_model_backends() -> list[BackendSpec]:
-    """CLIP."""
+    """Return the backend of CLIP."""
     return [BACKEND]

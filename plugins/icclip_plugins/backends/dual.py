@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
-    """Padding to the longest text, with an attention mask, and token types if the tokenizer makes them.
+    """The text policy: padding to the longest text, with an attention mask, and token types if the tokenizer makes them.
 
     Sentence encoders look at every position, so padding that is not masked changes the embedding.
     """
@@ -31,7 +31,7 @@ def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
 
 
 def load(config: ModelConfig) -> LoadedModel:
-    """A checkpoint from a local directory or a hub id. Raises CheckpointError."""
+    """Load a checkpoint from a local directory or a hub id. Raises CheckpointError."""
     from icclip.models.opening import load_pretrained
 
     loaded = load_pretrained(config, BACKEND)
@@ -42,19 +42,19 @@ def load(config: ModelConfig) -> LoadedModel:
 
 
 def _without_unknown(tower: Any, args: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The joint model asks every tower for attentions, also those that have none and do not know the word."""
+    """Drop arguments that a tower does not know; the joint model asks every tower for attentions."""
     known = inspect.signature(tower.forward).parameters
     whatever = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in known.values())
     return args, {name: value for name, value in options.items() if whatever or name in known or value is not None}
 
 
 def check_longest_text(loaded: LoadedModel) -> None:
-    """The text tower must take texts as long as the tokenizer leaves them.
+    """Check that the text tower can take texts as long as the tokenizer allows.
 
     RoBERTa and its relatives take fewer tokens than they have positions.
 
     Raises:
-        CheckpointError: it does not.
+        CheckpointError: it cannot.
     """
     import torch
 
@@ -81,7 +81,7 @@ BACKEND = BackendSpec(
         module="vision_model",
         parameters=("vision_model.", "visual_projection."),
         projection=("visual_projection.",),
-        # It begins with random weights: a frozen tower is of use only if its projection trains.
+        # The projection starts out random, so a frozen tower is only useful if its projection trains.
         freezes_projection=False,
         blocks=largest_list("vision_model"),
         config="vision_config",
@@ -103,5 +103,5 @@ BACKEND = BackendSpec(
 
 @hookimpl
 def icclip_model_backends() -> list[BackendSpec]:
-    """Two pretrained towers."""
+    """Return the backend of two pretrained towers."""
     return [BACKEND]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TINY_BATCH = 64
 """The preset's default batch size, from which its bias starts."""
 TINY_LENGTH = 32
-"""Every text is padded to it, which costs time: 99 of 100 captions of Flickr8k are shorter."""
+"""The length that every text is padded to; 99 of 100 captions of Flickr8k are shorter."""
 TINY_PREPROCESSING = {
     "image_processor_type": "SiglipImageProcessor",
     "processor_class": "SiglipProcessor",
@@ -27,7 +27,7 @@ TINY_PREPROCESSING = {
 
 
 def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
-    """Padding to the full length, always: the models were trained on it, without a mask.
+    """The text policy of SigLIP: always padded to the full length, without a mask, as in pretraining.
 
     Texts were lower-cased in training. SigLIP's own tokenizer does that; the Gemma tokenizer that
     SigLIP 2 borrowed does not, and mixed case then costs several points of recall.
@@ -40,14 +40,14 @@ def text_policy(config: Any, tokenizer: Any) -> TextPolicy:
 
 
 def load(config: ModelConfig) -> LoadedModel:
-    """A checkpoint from a local directory or a hub id. Raises CheckpointError."""
+    """Load a checkpoint from a local directory or a hub id. Raises CheckpointError."""
     from icclip.models.opening import load_pretrained
 
     return load_pretrained(config, BACKEND)
 
 
 def resize(model: Any, processor: Any, side: int) -> Any:
-    """The model for images of another side. Raises UsageError where its patches do not fill them."""
+    """Make the model for images of another size. Raises UsageError if its patches do not fill them."""
     from icclip.models.resizing import resize_patches
 
     positions = "vision_model.embeddings.position_embedding.weight"
@@ -55,7 +55,7 @@ def resize(model: Any, processor: Any, side: int) -> Any:
 
 
 def build_tiny(config: ModelConfig, captions: Sequence[str]) -> LoadedModel:
-    """An untrained SigLIP; its weights depend on `config.seed`, its tokenizer on `captions`.
+    """Build an untrained SigLIP; its weights depend on `config.seed`, its tokenizer on `captions`.
 
     Raises:
         UsageError: `config.image_resize` is not a multiple of the patch size.
@@ -124,5 +124,5 @@ BACKEND = BackendSpec(
 
 @hookimpl
 def icclip_model_backends() -> list[BackendSpec]:
-    """SigLIP and SigLIP 2."""
+    """Return the backend of SigLIP and SigLIP 2."""
     return [BACKEND]

@@ -1,4 +1,4 @@
-"""Images with their captions, as files list them -> splits; shared by the datasets that name images by path or URL."""
+"""Turn files that list images and captions into splits; shared by all datasets that name images by path or URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Reader = Callable[[Path], Iterator[Row]]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image with captions, before the image is looked for."""
+    """An image with captions, before the image file is looked up."""
 
     where: str
     """File and line, for messages."""
@@ -64,7 +64,7 @@ def _files(path: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def given_path(config: DatasetConfig, example: str) -> Path:
-    """`config.path`, which must be there. Raises DataError."""
+    """Return `config.path`, which must exist. Raises DataError."""
     if config.path is None:
         raise DataError(f"dataset {config.name!r} needs a path: write {config.name}@{example}")
     path = Path(checked_text(config.path, "--dataset")).expanduser()
@@ -78,10 +78,10 @@ def given_path(config: DatasetConfig, example: str) -> Path:
 
 
 def by_split(path: Path, suffix: str = "") -> dict[str, Path]:
-    """What a directory has under a split's name; `val`, `valid` and `dev` are validation.
+    """The files and folders of a directory that are named like splits; `val`, `valid` and `dev` mean validation.
 
     Raises:
-        DataError: one split is there under two names.
+        DataError: one split exists under two names.
     """
     found: dict[str, Path] = {}
     for name in (*SPLIT_NAMES, *SPLIT_ALIASES):
@@ -101,12 +101,12 @@ def items_of(config: DatasetConfig, rows: Iterable[Row], split: str | None = Non
     """The rows of a caption file as items.
 
     Args:
-        config: which columns.
-        rows: in the order the images are to have.
-        split: theirs; None: what each row's column `split` says.
+        config: the configuration, which may name the columns.
+        rows: the rows, in the order of the images.
+        split: the split of the rows; None means that each row's column `split` tells.
 
     Raises:
-        DataError: names the file and line of the first row that cannot be used.
+        DataError: a row cannot be used; the message names its file and line.
     """
     for row in rows:
         own = split_of(row) if split is None else split
@@ -114,12 +114,12 @@ def items_of(config: DatasetConfig, rows: Iterable[Row], split: str | None = Non
 
 
 def split_of(row: Row) -> str:
-    """What the row's column `split` says; `train` without one. Raises DataError for another name."""
+    """The split that the row's column `split` names; `train` without such a column. Raises DataError for another name."""
     return known_split(row.values.get("split", "train"), row.where)
 
 
 def known_split(name: object, where: str, aliases: Mapping[str, str] = SPLIT_ALIASES) -> str:
-    """One of ours, by any of its names. Raises DataError for another name."""
+    """The split with this name or alias. Raises DataError for any other name."""
     split = aliases.get(name, name) if isinstance(name, str) else None
     if split not in SPLIT_NAMES:
         raise DataError(f"{where}: split {name!r}: use one of {', '.join(SPLIT_NAMES)}")
@@ -127,7 +127,7 @@ def known_split(name: object, where: str, aliases: Mapping[str, str] = SPLIT_ALI
 
 
 def image_of(config: DatasetConfig, row: Row) -> str:
-    """What a row calls its image. Raises DataError: there is no such column, or its value is not a string."""
+    """The image that a row names. Raises DataError if there is no image column, or its value is not a string."""
     column = given_column(config.image_column, row.values, "--image-column", row.where) or image_column(row.values)
     if column is None:
         raise DataError(f"{row.where}: no image column among {', '.join(row.values)}; name it with --image-column")
@@ -151,7 +151,7 @@ def row_captions(config: DatasetConfig, row: Row) -> list[str]:
 
 
 def usable_captions(cells: Sequence[object], where: str) -> list[str]:
-    """Texts, lists of texts and nulls -> at least one caption.
+    """Turn texts, lists of texts and nulls into captions, at least one.
 
     Raises:
         DataError: there is no caption, or one is empty or not a string.
@@ -173,9 +173,10 @@ def splits_of(config: DatasetConfig, folders: Sequence[Path], items: Iterable[It
     """Group the items by image: one image with the captions of all its items.
 
     Args:
-        config: whether images may lie outside, and may be fetched.
-        folders: where relative paths may start, unless `config.image_root` says; none may lie outside the first.
-        items: in the order the images are to have.
+        config: tells whether images may be outside the folder, and whether they may be fetched.
+        folders: folders in which relative paths are looked up, unless `config.image_root` is set; images must be inside
+            the first.
+        items: the items, in the order of the images.
 
     Raises:
         DataError: an image is missing or outside the root, or cannot be fetched.
@@ -197,7 +198,7 @@ def splits_of(config: DatasetConfig, folders: Sequence[Path], items: Iterable[It
 
 
 def _by_file(captions: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -> dict[str, list[str]]:
-    """One file may be called by several names; images that were left out are in `files` no more."""
+    """Group items by file, since one file may have several names; images that were left out are not in `files`."""
     found: dict[str, list[str]] = {}
     for image, own in captions.items():
         if image in files:
@@ -206,7 +207,7 @@ def _by_file(captions: Mapping[str, Sequence[str]], files: Mapping[str, Path]) -
 
 
 def door_of(config: DatasetConfig, folders: Sequence[Path]) -> Door:
-    """Where a dataset's files may lie."""
+    """The door that limits where a dataset's files may be."""
     root = config.image_root
     if root is not None and not Path(root).expanduser().is_dir():
         raise DataError(f"--image-root {root}: there is no such directory")
@@ -215,12 +216,12 @@ def door_of(config: DatasetConfig, folders: Sequence[Path]) -> Door:
 
 
 def located(config: DatasetConfig, door: Door, images: Mapping[str, str]) -> dict[str, Path]:
-    """The file of each image; URLs are fetched first, and those that fail are left out where the config skips.
+    """Find the file of each image; URLs are fetched first, and those that fail may be left out, as the config says.
 
     Args:
-        config: says whether to fetch, and whether to skip.
+        config: tells whether to fetch, and whether to leave out images that cannot be fetched.
         door: finds files.
-        images: path or URL -> file and line that name it first.
+        images: each path or URL, with the file and line that name it first.
 
     Raises:
         DataError: see `splits_of`.

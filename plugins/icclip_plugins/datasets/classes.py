@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`classes`."""
+    """Return the dataset `classes`."""
     summary = "a directory with a folder of images per class, whose name is the caption (--template)"
     return [DatasetSpec(name="classes", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """Splits are the folders train, validation and test, or all of it is `train`; underscores are read as spaces.
+    """Load the folders train, validation and test as splits, or else everything as `train`; underscores become spaces.
 
     Raises:
         DataError: there are no images, or one is not in a class folder.
@@ -46,7 +46,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A directory whose first image lies in a class's folder and has no .txt file beside it."""
+    """Whether it is a directory whose first image is in a class folder and has no .txt file beside it."""
     if not path.is_dir():
         return False
     parts = [folder for folder in caption_files.by_split(path).values() if folder.is_dir()]

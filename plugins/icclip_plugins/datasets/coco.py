@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from icclip.config import DatasetConfig
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
-"""How the name of a file goes on after `captions_` -> our name."""
+"""The end of a file's name after `captions_` -> the name of our split."""
 HEAD = 1 << 16
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`coco`."""
+    """Return the dataset `coco`."""
     summary = "COCO's captions_*.json, or the directory that holds them and the images"
     return [DatasetSpec(name="coco", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """One file, or every `captions_*.json` of a directory or of its folder `annotations`, by their names.
+    """Load one file, or every `captions_*.json` of a directory or of its folder `annotations`.
 
-    Images lie in the directory, in `images`, or in the folder called like the file: `train2017` for
-    `captions_train2017.json`; `--image-root` names another place.
+    Images are looked up in the directory, in `images`, and in the folder named like the file (`train2017` for
+    `captions_train2017.json`); `--image-root` names another folder.
 
     Raises:
-        DataError: there is no such file, it has another layout, or an image is missing.
+        DataError: there is no such file, the file has another layout, or an image is missing.
     """
     path = caption_files.given_path(config, "DIRECTORY")
     files = _files(path) if path.is_dir() else [path]
@@ -54,7 +54,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A file that begins as COCO's do, or a directory with `captions_*.json`."""
+    """Whether it is a file that begins like COCO's files, or a directory with `captions_*.json`."""
     if path.is_dir():
         return bool(_files(path))
     return path.suffix.lower() == ".json" and path.is_file() and _begins_like_coco(path)

@@ -1,4 +1,4 @@
-"""What image and caption columns are called, and the ones that a source has."""
+"""Usual names of image and caption columns, and how they are found in a source."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NUMBERED_CAPTION = re.compile(r"captions?_?\d+")
 
 
 def given_column(name: str | None, features: Iterable[str], option: str, where: str) -> str | None:
-    """`name` itself. Raises DataError where it is given and not among `features`."""
+    """Return `name`. Raises DataError if it is given but not among `features`."""
     if name is not None and name not in features:
         raise DataError(f"{where}: {option} {name}: no such column; the columns are {', '.join(features)}")
     return name
 
 
 def image_column(features: Iterable[str]) -> str | None:
-    """The name that images go by, in any case."""
+    """Find the column with one of the usual names for images, in upper or lower case."""
     return next(iter(_named(IMAGE_NAMES, features)), None)
 
 
 def caption_columns(features: Iterable[str]) -> tuple[str, ...]:
-    """The names that captions go by, in any case: one column, or `caption_0`, `caption_1`...; empty where there is none."""
+    """Find the caption columns by their usual names: one, or `caption_0`, `caption_1`, ...; empty if there is none."""
     features = list(features)
     numbered = sorted((n for n in features if NUMBERED_CAPTION.fullmatch(n.lower())), key=lambda n: (len(n), n))
     return _named(CAPTION_NAMES, features)[:1] or tuple(numbered)

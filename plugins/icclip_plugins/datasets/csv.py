@@ -1,4 +1,4 @@
-"""A caption file: a table with a header line, `image,caption`, whatever separates its fields."""
+"""A caption file: a table with a header line such as `image,caption` and any separator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SUFFIXES = (".csv", ".tsv")
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`csv`."""
+    """Return the dataset `csv`."""
     summary = "a .csv or .tsv table of image files, or a directory with train.csv, validation.csv, test.csv"
     return [DatasetSpec(name="csv", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
@@ -32,5 +32,5 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A .csv or .tsv file, or a directory with one per split."""
+    """Whether it is a .csv or .tsv file, or a directory with one per split."""
     return caption_files.recognises(path, SUFFIXES)

@@ -29,13 +29,13 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`flickr30k`."""
+    """Return the dataset `flickr30k`."""
     summary = "Flickr30k: 29,000 / 1,014 / 1,000 photographs with 5 captions each"
     return [DatasetSpec(name="flickr30k", summary=summary, load=load, takes_path=True, relevance="pair")]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
-    """From the hub, or from `config.path`, a local copy in the same layout.
+    """Load it from the hub, or from `config.path`, a local copy in the same layout.
 
     Raises:
         DataError: it cannot be loaded, or its columns differ.

@@ -22,13 +22,13 @@ COLUMNS = hub.Columns("image", tuple(f"caption_{i}" for i in range(5)))
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`flickr8k`."""
+    """Return the dataset `flickr8k`."""
     summary = "Flickr8k: 6,000 / 1,000 / 1,000 photographs with 5 captions each"
     return [DatasetSpec(name="flickr8k", summary=summary, load=load, takes_path=True, relevance="pair")]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
-    """From the hub, or from `config.path`, a local copy in the same layout.
+    """Load it from the hub, or from `config.path`, a local copy in the same layout.
 
     Raises:
         DataError: it cannot be loaded, or its columns differ.

@@ -26,13 +26,13 @@ METADATA = (("metadata.jsonl", read_jsonl), ("metadata.csv", read_table))
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`folder`."""
+    """Return the dataset `folder`."""
     summary = "a folder of images with metadata.jsonl, metadata.csv or a .txt file beside each image"
     return [DatasetSpec(name="folder", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """Splits are the sub-folders train, validation and test, or what the metadata's column `split` says.
+    """Load the sub-folders train, validation and test as splits, or the splits that the metadata's column `split` names.
 
     In a .txt file every line is a caption. Metadata names files relative to its own folder.
 
@@ -54,7 +54,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A directory with metadata, in it or in a split's folder, or with images and no parquet files."""
+    """Whether it is a directory with metadata, in it or in a split's folder, or with images and no parquet files."""
     if not path.is_dir():
         return False
     if any(map(_metadata, [path, *_split_folders(path).values()])):
@@ -82,7 +82,7 @@ def _rows(folder: Path, root: Path) -> Iterator[Row]:
 
 
 def _below(row: Row, folder: Path, root: Path) -> Row:
-    """The row with its image named from `root` instead of from the folder of its metadata."""
+    """The row with the path of its image relative to `root` instead of to the folder of its metadata."""
     prefix = folder.relative_to(root)
 
     def moved(name: str, value: Any) -> Any:

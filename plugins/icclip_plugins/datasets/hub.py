@@ -27,19 +27,19 @@ PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".bin"})
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a source keeps what we need."""
+    """The columns of a source that hold images and captions."""
 
     image: str
     captions: tuple[str, ...]
 
 
 Choose = Callable[[Mapping[str, Any], str], Columns]
-"""(features, where) -> the columns to read."""
+"""A function (features, where) that returns the columns to read."""
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`hub`."""
+    """Return the dataset `hub`."""
     return [
         DatasetSpec(
             name="hub",
@@ -52,7 +52,7 @@ def icclip_datasets() -> list[DatasetSpec]:
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
-    """The splits that the source has, with its image and caption columns found or as configured.
+    """Load the splits of a source; its image and caption columns are found or configured.
 
     Raises:
         DataError: there is no such repository or directory, the network is down, or a column is missing.
@@ -73,7 +73,7 @@ def has_parquet(path: Path) -> bool:
 
 
 def open_source(config: DatasetConfig, source: str, revision: str | None) -> Any:
-    """`datasets.load_dataset` with its failures as one line each.
+    """Call `datasets.load_dataset` and turn its failures into one line each.
 
     A local directory is checked for pickles first; no code of a repository is ever run.
 
@@ -94,25 +94,25 @@ def open_source(config: DatasetConfig, source: str, revision: str | None) -> Any
             revision=None if path.is_dir() else revision,
             streaming=config.streaming,
         )
-    # The library raises whatever a damaged file or a malformed dataset card leads it into.
+    # The library may raise any exception for a damaged file or a malformed dataset card.
     except Exception as error:
         raise DataError(_explained(error, config, source, path)) from error
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether it looks like owner/name."""
+    """Whether the name looks like owner/name."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
 
 
 def refuse_pickles(path: Path) -> None:
-    """Raises DataError where a directory holds pickled data files: loading one runs code."""
+    """Raise DataError if a directory holds pickled data files, because loading one runs code."""
     pickled = next((file for file in sorted(path.rglob("*")) if file.suffix in PICKLES), None)
     if pickled is not None:
         raise DataError(f"{pickled}: pickled data is never loaded; convert it to parquet")
 
 
 def refuse_pipes(path: Path) -> None:
-    """Raises DataError where a data file is a named pipe or a device: opening one may wait for ever."""
+    """Raise DataError if a data file is a named pipe or a device, because opening one may wait forever."""
     for file in sorted(path.rglob("*")):
         if not file.is_dir():
             regular_file(file, str(path))
@@ -141,7 +141,7 @@ def unreachable(error: BaseException | None) -> bool:
 
 
 def named_splits(source: Any, where: str) -> dict[str, Any]:
-    """Splits under our names; `val`, `valid` and `dev` are validation. Splits of other names are left out.
+    """Rename splits to our names; `val`, `valid` and `dev` mean validation. Splits with other names are left out.
 
     Raises:
         DataError: no split has one of our names.
@@ -154,7 +154,7 @@ def named_splits(source: Any, where: str) -> dict[str, Any]:
 
 
 def in_contract(config: DatasetConfig, splits: Mapping[str, Any], choose: Choose) -> DatasetDict | IterableDatasetDict:
-    """`image` and `captions` in every split. Images that are named rather than embedded are looked up as in a caption file.
+    """Give every split the columns `image` and `captions`. Images that are named rather than embedded are looked up as in a caption file.
 
     Raises:
         DataError: a column is missing, an image is null, or its file lies outside the dataset's directory.
@@ -198,7 +198,7 @@ SHORTEST_ENCODED = 64
 
 
 def door_to(config: DatasetConfig) -> Door:
-    """Files may lie in the dataset's directory; those of a hub dataset in the hub's cache, where they were fetched to."""
+    """The door for a dataset's files: its directory, or for a hub dataset the hub's cache."""
     import datasets
 
     path = Path(config.path or "").expanduser()
@@ -208,15 +208,15 @@ def door_to(config: DatasetConfig) -> Door:
 
 
 def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
-    """The split itself where every row holds its image; else one whose images are found, decoded from base64 or fetched.
+    """Return the split if every row holds its image, or else one whose images are found, decoded from base64 or fetched.
 
     Args:
-        config: what is allowed.
-        split: has `image` and `captions`, and no indices mapping.
-        where: for messages.
+        config: tells what is allowed.
+        split: a split with `image` and `captions`, and without an indices mapping.
+        where: the source, for messages.
 
     Raises:
-        DataError: names the row of the first image that is null or cannot be found.
+        DataError: an image is null or cannot be found; the message names the first such row.
     """
     from icclip.data.columns import dataset_of, read_columns
 
@@ -236,7 +236,7 @@ def with_images(config: DatasetConfig, split: Dataset, where: str) -> Dataset:
 
 
 def held(config: DatasetConfig, door: Door, cell: Any, where: str) -> dict[str, Any]:
-    """One cell of a stream, its file found. Raises DataError."""
+    """Find the image of one cell of a stream. Raises DataError."""
     value = _content(config, cell, where)
     if isinstance(value, str):
         found = caption_files.located(config, door, {value: where})
@@ -245,7 +245,7 @@ def held(config: DatasetConfig, door: Door, cell: Any, where: str) -> dict[str, 
 
 
 def _content(config: DatasetConfig, cell: Any, where: str) -> bytes | str:
-    """What a cell holds, or the name that it gives; nothing is an image that cannot be read."""
+    """The content of a cell, or the name that it gives; neither for an image that cannot be read."""
     content, name = (cell["bytes"], cell["path"]) if cell else (None, None)
     if content is not None:
         return bytes(content)
@@ -267,13 +267,13 @@ def _decoded(text: str, where: str) -> bytes:
 
 
 def features_of(split: IterableDataset) -> Mapping[str, Any]:
-    """The features of a stream, read from its first rows where its files do not declare them."""
+    """The features of a stream; they are read from its first rows if its files do not declare them."""
     features: Mapping[str, Any] = split.features or split._resolve_features().features  # noqa: SLF001
     return features
 
 
 def require_columns(columns: Columns, features: Mapping[str, Any], where: str, *others: str) -> Columns:
-    """`columns` themselves. Raises DataError where the source lacks one of them."""
+    """Return `columns`. Raises DataError if the source lacks one of them."""
     missing = [name for name in (columns.image, *columns.captions, *others) if name not in features]
     if missing:
         raise DataError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(features)}")
@@ -281,10 +281,10 @@ def require_columns(columns: Columns, features: Mapping[str, Any], where: str, *
 
 
 def find_columns(config: DatasetConfig, features: Mapping[str, Any], where: str) -> Columns:
-    """The columns that the config names, or else those whose type and name give them away.
+    """Find the columns that the config names, or else those with a suitable type and name.
 
     Raises:
-        DataError: lists the columns there are.
+        DataError: no such columns exist; the message lists those that do.
     """
     image = given_column(config.image_column, features, "--image-column", where) or _image_column(features)
     captions = given_column(config.caption_column, features, "--caption-column", where)
@@ -306,12 +306,12 @@ def _image_column(features: Mapping[str, Any]) -> str | None:
 
 
 def _holds_images(feature: Any) -> bool:
-    """Whether it is the image type, or the bytes and path that it is stored as (parquet written by others)."""
+    """Whether a feature has the image type, or is a struct of bytes and path, as other programs write it."""
     from datasets import Image
 
     return isinstance(feature, Image) or (isinstance(feature, dict) and feature.keys() == {"bytes", "path"})
 
 
 def _names_images(feature: Any) -> bool:
-    """Whether it can hold the content of image files, their paths, their URLs or their base64 text."""
+    """Whether a feature can hold image files, or their paths, URLs or base64 text."""
     return getattr(feature, "dtype", None) in {"string", "large_string", "binary", "large_binary"}

@@ -21,7 +21,7 @@ SUFFIXES = (".json",)
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`json`."""
+    """Return the dataset `json`."""
     summary = (
         "a .json array of objects that name image files, or a directory with train.json, validation.json, test.json"
     )
@@ -34,5 +34,5 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A .json file, or a directory with one per split; COCO's and Karpathy's layouts are looked for before."""
+    """Whether it is a .json file, or a directory with one per split; COCO's and Karpathy's layouts are checked earlier."""
     return caption_files.recognises(path, SUFFIXES)

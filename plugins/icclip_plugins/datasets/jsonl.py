@@ -21,7 +21,7 @@ SUFFIXES = (".jsonl", ".ndjson")
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`jsonl`."""
+    """Return the dataset `jsonl`."""
     summary = (
         "a .jsonl file that names images and captions, or a directory with train.jsonl, validation.jsonl, test.jsonl"
     )
@@ -34,5 +34,5 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A .jsonl file, or a directory with one per split."""
+    """Whether it is a .jsonl file, or a directory with one per split."""
     return caption_files.recognises(path, SUFFIXES)

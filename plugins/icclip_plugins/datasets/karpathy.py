@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from icclip.config import DatasetConfig
 
 SPLITS = {**caption_files.SPLIT_ALIASES, "restval": "train"}
-"""`restval`: those of COCO's validation images that everybody trains on."""
+"""The names of splits; `restval` holds COCO's validation images that are usually trained on."""
 HEAD = 1 << 16
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`karpathy`."""
+    """Return the dataset `karpathy`."""
     summary = "dataset_*.json as Karpathy's splits are laid out, or the directory that holds one"
     return [DatasetSpec(name="karpathy", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """The splits that the images' field `split` names.
+    """Load the splits that the images' field `split` names.
 
-    Images lie beside the file, below `images`, or where `--image-root` says, with the folder that
-    `filepath` names where there is one.
+    Images are looked up beside the file, below `images`, or in `--image-root`, including the folder that `filepath`
+    names if there is one.
 
     Raises:
-        DataError: there is no such file, it has another layout, or an image is missing.
+        DataError: there is no such file, the file has another layout, or an image is missing.
     """
     path = caption_files.given_path(config, "dataset_NAME.json")
     file = _file_in(path) if path.is_dir() else path
@@ -48,7 +48,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A .json file that begins with images and sentences, or a directory with one `dataset_*.json`."""
+    """Whether it is a .json file that begins with images and sentences, or a directory with one `dataset_*.json`."""
     if path.is_dir():
         return len([*path.glob("dataset_*.json")]) == 1
     if path.suffix.lower() != ".json" or not path.is_file():

@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 BUILDERS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 SAVED = ("dataset_dict.json", "state.json")
-"""What `datasets.save_to_disk` writes beside its Arrow files."""
+"""Files that `datasets.save_to_disk` writes beside its Arrow files."""
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`parquet`."""
+    """Return the dataset `parquet`."""
     summary = "a .parquet, .arrow or .feather file, or a directory written by datasets' save_to_disk"
     return [DatasetSpec(name="parquet", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
-    """The splits that the column `split` names, those of the directory, or `train` alone.
+    """Load the splits that the column `split` names, or those of the directory, or else everything as `train`.
 
     An image may be a struct of bytes and path, bytes, a path, a URL, or text in base64.
 
     Raises:
-        DataError: it cannot be read, lacks a column, or names a file outside its directory.
+        DataError: the file cannot be read, lacks a column, or names an image outside its directory.
     """
     path = caption_files.given_path(config, "FILE.parquet")
     source = _opened(config, path)
@@ -46,7 +46,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A file with one of the suffixes, or a saved directory."""
+    """Whether it is a file with one of the suffixes, or a saved directory."""
     if path.is_dir():
         return any((path / name).is_file() for name in SAVED)
     return path.suffix.lower() in BUILDERS
@@ -68,7 +68,7 @@ def _opened(config: DatasetConfig, path: Path) -> Any:
         return datasets.load_dataset(builder, data_files={"train": str(path)}, streaming=config.streaming)
     except DataError:
         raise
-    # The library raises whatever a damaged file leads it into.
+    # The library may raise any exception for a damaged file.
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: cannot be read as a dataset: {first}") from error

@@ -1,4 +1,4 @@
-"""The lines of text files that list images: JSON, JSON lines and tables of any separator."""
+"""Read text files that list images: JSON, JSON lines, and tables with any separator."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Row:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file in UTF-8, or in UTF-16 with its byte order mark, as spreadsheets save it.
+    """Read a text file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets save it.
 
     Raises:
-        DataError: it cannot be read, or is in another encoding.
+        DataError: the file cannot be read, or is in another encoding.
     """
     regular_file(path, "cannot read the caption file")
     try:
@@ -56,7 +56,7 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One object per line; blank lines are skipped. Raises DataError with the line's number."""
+    """Read one object per line; blank lines are skipped. Raises DataError with the line's number."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield Row(f"{path}:{number}", _object(line, f"{path}:{number}"))
@@ -77,7 +77,7 @@ def _as_row(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def read_array(path: Path) -> Iterator[Row]:
-    """The objects of a JSON array, each with the line on which it begins. Raises DataError."""
+    """Read the objects of a JSON array, each with the line on which it begins. Raises DataError."""
     text, decoder = read_text(path), json.JSONDecoder()
     at, line = _skip(text, 0), 1
     if text[at : at + 1] != "[":
@@ -107,7 +107,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def read_object(path: Path) -> Mapping[str, Any]:
-    """A file that is one JSON object. Raises DataError."""
+    """Read a file that is one JSON object. Raises DataError."""
     try:
         value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -123,13 +123,13 @@ def read_object(path: Path) -> Mapping[str, Any]:
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """A header line, then one row each. What separates the fields is found in the header.
+    """Read a table with a header line and one row per line; the separator is found from the header.
 
     Columns without a name (a pandas index) are left out. A cell that holds a list, as JSON or Python
     writes it, becomes that list.
 
     Raises:
-        DataError: names the line.
+        DataError: the table is malformed; the message names the line.
     """
     lines = io.StringIO(read_text(path), newline="")
     header = _header_line(lines)
@@ -140,13 +140,13 @@ def read_table(path: Path) -> Iterator[Row]:
 
 
 def _header_line(lines: io.StringIO) -> str:
-    """The first line, or the second where the first is Excel's `sep=;`."""
+    """The first line, or the second if the first is Excel's `sep=;`."""
     first = lines.readline()
     return lines.readline() if re.fullmatch(r'"?sep=.?"?\s*', first) else first
 
 
 def find_separator(header: str, expected: str) -> str:
-    """The one that gives the header an image and a caption column, else the one that gives most columns."""
+    """The separator that gives the header an image and a caption column, or else the one that gives most columns."""
 
     def merit(separator: str) -> tuple[int, int, bool]:
         names = {name.lower() for name in _split(header, separator)}
@@ -169,7 +169,7 @@ def _rows(path: Path, lines: io.StringIO, header: str, separator: str) -> Iterat
     names = _checked_names(_split(header, separator), path)
     begun = lines.tell()
     offset = lines.getvalue()[:begun].count("\n")
-    # Spaces after separators belong to the layout only where the header has them too.
+    # Spaces after separators only belong to the layout if the header has them, too.
     spaced = f"{separator} " in header
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=spaced, strict=True)
     ended = 0
@@ -210,7 +210,7 @@ def _cell(text: str) -> Any:
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(stripped)
-        # What cannot be parsed is a caption that happens to stand in brackets.
+        # A cell that cannot be parsed is a caption that happens to be in brackets.
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(value, list) and value and all(isinstance(item, str | dict) for item in value):

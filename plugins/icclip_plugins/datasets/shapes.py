@@ -1,8 +1,8 @@
-"""Two coloured shapes in one picture: the embedded default.
+"""Pictures of two coloured shapes: the embedded default dataset.
 
 Every image is one pair of things, described in three ways. The pairs of the validation and test
-splits never occur in training, though each of their things does: only a model that reads colour and
-shape of both, and binds them, finds them.
+splits never occur in training, although each of their things does: only a model that reads the colour
+and shape of both things, and binds them, can find them.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 TEMPLATES = ("{first} and {second}", "{second} next to {first}", "a picture of {first} with {second}")
 HELD_OUT = {"test": 4, "validation": 2}
-"""Diagonals of the table of pairs: 32 things x 4 = 128 test images, one for each pair."""
+"""Number of diagonals of the table of pairs; 32 things x 4 gives 128 test images, one for each pair."""
 TRAIN_IMAGES = 10
-"""Renderings of each pair that is trained on; the held-out ones are rendered once."""
+"""Number of renderings of each training pair; held-out pairs are rendered once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """What an image shows; which of the two comes first says nothing about where it stands."""
+    """The two things in an image; their order here says nothing about their positions in the image."""
 
     first: Thing
     second: Thing
@@ -72,7 +72,7 @@ class Pair:
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`shapes`."""
+    """Return the dataset `shapes`."""
     return [DatasetSpec(name="shapes", summary="rendered pictures of two shapes each; needs no files", load=load)]
 
 
@@ -95,7 +95,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 class Chance:
     """Seeded numbers that are the same on every machine and in every version of Python.
 
-    Only the sequence of `random.Random.random` is promised to stay; choosing and shuffling are not.
+    Python only guarantees the sequence of `random.Random.random`, not those of choosing and shuffling.
     """
 
     def __init__(self, seed: int) -> None:
@@ -151,7 +151,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def render(pair: Pair, chance: Chance) -> Image.Image:
-    """64 x 64 pixels: both things on grey, side by side or one above the other, in either order."""
+    """Render 64 x 64 pixels with both things on grey, side by side or one above the other, in either order."""
     grey = chance.between(10, 60)
     image = Image.new("RGB", (SIDE, SIDE), (grey, grey, grey))
     draw = ImageDraw.Draw(image)

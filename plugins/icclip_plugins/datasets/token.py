@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 LINE = re.compile(r"(?P<image>[^\t]+)#\d+\s*\t(?P<caption>.*)")
 SUFFIXES = (".token", ".token.txt")
 SPLIT_LISTS = {"train": "*.trainImages.txt", "validation": "*.devImages.txt", "test": "*.testImages.txt"}
-"""Our name -> the list of images that may lie beside the captions."""
+"""The name of our split -> the list of images that may be beside the captions."""
 FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset", "flickr30k-images", "flickr30k_images")
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`token`."""
+    """Return the dataset `token`."""
     summary = "results.token or Flickr8k.token.txt: image.jpg#0, a tab and a caption a line"
     return [DatasetSpec(name="token", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
-    """The splits of `*.trainImages.txt` and its like beside the file, where they are; all of it is `train` without.
+    """Load the splits that lists such as `*.trainImages.txt` beside the file give, or everything as `train` without them.
 
     Raises:
         DataError: a line has another layout, or an image is missing.
@@ -46,7 +46,7 @@ def load(config: DatasetConfig) -> DatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A file called `*.token` or `*.token.txt`, or a directory with one."""
+    """Whether it is a file called `*.token` or `*.token.txt`, or a directory with one."""
     return len(_files(path)) == 1 if path.is_dir() else path.name.lower().endswith(SUFFIXES)
 
 
@@ -62,7 +62,7 @@ def _file_in(folder: Path) -> Path:
 
 
 def _split_lists(folder: Path) -> dict[str, str]:
-    """Image -> split. Empty where no list lies in the folder."""
+    """The split of each image; empty if the folder has no lists."""
     return {
         name.strip(): split
         for split, pattern in SPLIT_LISTS.items()
@@ -72,7 +72,7 @@ def _split_lists(folder: Path) -> dict[str, str]:
 
 
 def _items(path: Path, splits: dict[str, str]) -> Iterator[caption_files.Item]:
-    """Where there are lists of splits, images that none of them names are left out, as everybody does."""
+    """The items of a file; if there are lists of splits, images that none of them names are left out, as is usual."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue

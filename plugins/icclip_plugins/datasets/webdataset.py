@@ -28,23 +28,23 @@ LARGEST_TEXT = 1 << 20
 LARGEST_IMAGE = 256 << 20
 LARGEST_SHARD = 8 << 30
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-"""`{00000..00041}`, as webdataset's URLs have it."""
+"""A range such as `{00000..00041}`, as in webdataset's URLs."""
 SPLIT = re.compile(r"(train|validation|valid|val|dev|test)(?![a-z])", re.IGNORECASE)
 """How the name of a shard may begin."""
 
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
-    """`webdataset`."""
+    """Return the dataset `webdataset`."""
     summary = "a directory, glob or {00..41} range of .tar shards with .jpg, .txt and .json members"
     return [DatasetSpec(name="webdataset", summary=summary, load=load, takes_path=True, recognises=recognises)]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
-    """The splits by folder (`train/`) or by the beginning of the shards' names; else all of it is `train`.
+    """Load splits by folder (`train/`) or by the beginning of the shards' names, or else everything as `train`.
 
     With `config.streaming`, shards are read as they are needed and divided among worker processes;
-    else all samples are held in memory.
+    otherwise all samples are held in memory.
 
     Raises:
         DataError: there are no shards, one is damaged, or a sample has no caption.
@@ -54,7 +54,7 @@ def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:
 
 
 def recognises(path: Path) -> bool:
-    """A tar file, a directory of them (or with one per split), or a glob that matches some."""
+    """Whether it is a tar file, a directory of them (or of one per split), or a glob that matches some."""
     if path.is_dir():
         return bool(_tars(path)) or any(_tars(folder) for folder in caption_files.by_split(path).values())
     return path.name.lower().endswith(SUFFIXES)
@@ -64,7 +64,7 @@ def recognises(path: Path) -> bool:
 
 
 def shards_of(config: DatasetConfig) -> dict[str, list[str]]:
-    """Split -> its shards in the order of their names: paths or URLs. Raises DataError."""
+    """The shards of each split in the order of their names, as paths or URLs. Raises DataError."""
     if config.path is None:
         raise DataError("dataset 'webdataset' needs a path: write webdataset@DIRECTORY or webdataset@'data/*.tar'")
     source = checked_text(config.path, "--dataset")
@@ -99,7 +99,7 @@ def _remote(config: DatasetConfig, source: str) -> list[str]:
 
 
 def expanded(source: str) -> list[str]:
-    """`a{08..10}.tar` -> a08.tar, a09.tar, a10.tar."""
+    """Expand a range: `a{08..10}.tar` gives a08.tar, a09.tar and a10.tar."""
     found = RANGE.search(source)
     if found is None:
         return [source]
