@@ -1,4 +1,4 @@
-"""What a Python program calls: train on a dataset of its own, and encode with whatever came out.
+"""The functions for Python programs: train on your own dataset, and encode with the result.
 
     import icclip
 
@@ -35,10 +35,10 @@ def train(model: str, dataset: str | Path | DatasetDict, output_dir: str | Path,
 
     Args:
         model: a hub id, a directory or a preset.
-        dataset: whatever `--dataset` takes; or a DatasetDict with the splits train, validation and test (the last two
-            are made where they are missing), a column of images and a column of captions. It is written to
+        dataset: anything that `--dataset` takes, or a DatasetDict with the splits train, validation and test (the last
+            two are created if they are missing), a column of images and a column of captions. It is written to
             `<output_dir>-data` as parquet files, so that the run can be evaluated, resumed and repeated later.
-        output_dir: where the run goes.
+        output_dir: the directory of the run.
         **options: fields of `icclip.config.TrainConfig` (`epochs=3`, `train_bs=128`, `gentle={"freeze": "vision"}`).
 
     Returns:
@@ -46,7 +46,7 @@ def train(model: str, dataset: str | Path | DatasetDict, output_dir: str | Path,
         training helped or not: `result.verdict()` raises GateError if it did not.
 
     Raises:
-        UsageError: anything that you can mend: an unknown option, a run that is there already, an unreadable image.
+        UsageError: something that you can correct, such as an unknown option, an existing run or an unreadable image.
         TrainingStoppedError: a loss, gradient or weight was not finite.
     """
     from icclip.training.request import train_config
@@ -61,11 +61,11 @@ def train(model: str, dataset: str | Path | DatasetDict, output_dir: str | Path,
 
 
 def save_dataset(splits: DatasetDict, directory: str | Path) -> Path:
-    """Write a DatasetDict as one parquet file a split, its images inside: `--dataset DIRECTORY` reads it.
+    """Write a DatasetDict as one parquet file per split, including its images, for `--dataset DIRECTORY`.
 
     Args:
-        splits: named train, validation or test.
-        directory: replaced if it exists, and only once everything is written.
+        splits: the splits, named train, validation or test.
+        directory: the directory to write; an existing one is replaced once everything is written.
 
     Returns:
         The directory.
@@ -88,24 +88,24 @@ def open_encoder(checkpoint: str | Path, **options: Any) -> Encoder:
     """Open a run directory, a transformers directory, a hub id or an exported bundle, ready to encode.
 
     Args:
-        checkpoint: what to open.
+        checkpoint: the checkpoint to open.
         **options: fields of `icclip.config.EncoderConfig`: `device` and `precision` of a checkpoint, `precision`,
             `provider` and `threads` of a bundle.
 
     Returns:
-        Its `encode_images` takes PIL images and `encode_texts` takes strings; both return float32 [n, dim] with rows
+        An encoder, whose `encode_images` takes PIL images and `encode_texts` takes strings; both return float32 [n, dim] with rows
         of length 1, so that a matrix product is the cosine.
 
     Raises:
-        UsageError: it is not there, or cannot be used as it is.
+        UsageError: the checkpoint does not exist, or cannot be used as it is.
     """
-    # Images that a program has in memory are decoded: processes that load them would only cost time.
+    # A program's images are already decoded, so worker processes would only cost time.
     config = EncoderConfig.from_mapping({"checkpoint": str(checkpoint), "workers": 0, **options})
     return open_configured(Registry.from_environment(), config, Reporter(silent=True))
 
 
 def _self_contained(split: Dataset) -> Dataset:
-    """The same rows with the bytes of every image in them: a file that is only named may be gone tomorrow."""
+    """The same rows with the bytes of every image, because a file that is only named may be deleted later."""
     from datasets.table import embed_table_storage
 
     embedded = split.with_format("arrow").map(embed_table_storage, batched=True, batch_size=256, keep_in_memory=False)

@@ -1,7 +1,7 @@
-"""What icclip keeps on the disk between runs: where it is, what it holds, and how it is emptied.
+"""The files that icclip keeps on disk between runs: their directory, a list of them, and how to delete them.
 
-A cache is a directory below `cache_directory()` named after what it keeps (`images`). Its files are named by a
-digest of everything that decides their content, so a file that is deleted is simply made again.
+A cache is a directory below `cache_directory()` that is named after its content (`images`). Its files are named by a
+digest of everything that decides their content, so a deleted file is simply created again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from icclip.errors import UsageError
 
 DIGEST = re.compile(r"[0-9a-f]{32}\.(npy|part)")
-"""What our files are called. ICCLIP_CACHE may name a directory that holds other things: they are never touched."""
+"""The names of our files; ICCLIP_CACHE may name a directory with other files, which are never touched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class CacheEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleared:
-    """What clearing the caches did."""
+    """What clearing the caches has done."""
 
     removed: tuple[CacheEntry, ...]
     kept: tuple[CacheEntry, ...]
@@ -75,7 +75,7 @@ def cache_entries(directory: Path | None = None) -> list[CacheEntry]:
     """Every file that icclip has cached, the largest first.
 
     Args:
-        directory: where to look; None: `cache_directory()`. One that does not exist holds nothing.
+        directory: the directory to look in; None means `cache_directory()`. A missing directory has no entries.
 
     Raises:
         UsageError: the directory cannot be read.
@@ -92,7 +92,7 @@ def cache_entries(directory: Path | None = None) -> list[CacheEntry]:
 def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
     """Delete cached files, except those that another process is filling.
 
-    A run that is reading one goes on: the system keeps a file that is open until it is closed.
+    A run that is reading such a file continues, because the system keeps an open file until it is closed.
 
     Raises:
         UsageError: a file cannot be deleted.
@@ -108,7 +108,7 @@ def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
 
 
 def tree_size(directory: Path) -> int:
-    """Bytes of all files below a directory; links are not followed, and what cannot be read counts as nothing."""
+    """The size of all files below a directory in bytes; links are not followed, and unreadable files count as 0."""
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
@@ -137,11 +137,11 @@ def _shape(path: Path) -> tuple[int, ...] | None:
 
 @contextlib.contextmanager
 def _unless_busy(path: Path) -> Iterator[bool]:
-    """Hold the lock under which a cache is filled; yields False where another process holds it."""
+    """Hold the lock under which a cache is filled; yields False if another process holds it."""
     try:
         from filelock import FileLock, Timeout
     except ImportError:
-        # It comes with the extra that trains: without it nothing on this machine fills a cache.
+        # filelock comes with the extra `train`; without it, nothing on this machine fills a cache.
         yield True
         return
     lock = FileLock(path.with_suffix(".lock"))

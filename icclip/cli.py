@@ -35,7 +35,7 @@ from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
 
 TIME_TO_SPEAK = 2.0
-"""Seconds that the other processes leave to the first one, to print a line that all of them know."""
+"""Seconds that the other processes wait, so that the first one can print the error that all of them have."""
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
@@ -61,7 +61,7 @@ class PluginGroup(TyperGroup):
         return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As Typer does, and where there is no such command, say which plugins might have had it."""
+        """Resolve as Typer does; if there is no such command, name the plugins that might have provided it."""
         try:
             return super().resolve_command(ctx, args)
         except Exception:
@@ -84,7 +84,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        # The seed project spelled its options with underscores: --train_bs is --train-bs.
+        # The seed project spells its options with underscores, so --train_bs means --train-bs.
         "token_normalize_func": lambda token: token.replace("_", "-"),
     },
 )
@@ -102,7 +102,7 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Global options; `version` acts in its callback."""
+    """The global options; `version` works in its callback."""
 
 
 app.command("quickstart", cls=Command)(quickstart.quickstart)
@@ -144,17 +144,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _fail_together(error: DisagreementError) -> None:
-    """All processes know of it, and the first one says it."""
+    """Fail in all processes, of which only the first one prints the error."""
     if identity().first:
         _fail([str(error)], error.exit_code)
-    # A launcher ends all processes as soon as one has ended: the first one speaks before that.
+    # A launcher ends all processes as soon as one has ended, so the first one prints before that.
     time.sleep(TIME_TO_SPEAK)
     _fail([], error.exit_code)
 
 
 def _fail(lines: Any, exit_code: int) -> None:
     for line in lines:
-        # One line, whatever a file or a path is called.
+        # The message stays on one line, whatever characters a file name contains.
         shown = harmless(str(line)).replace("\n", "\\n")
         sys.stderr.write(f"error: {shown}\n")
     raise SystemExit(exit_code)

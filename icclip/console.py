@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, everything else to stderr.
+"""Output of commands: results go to stdout, everything else to stderr.
 
 With `--json`, stdout carries one JSON document and nothing else. Progress bars appear only on a
 terminal, and only on the first process of a distributed run.
@@ -26,12 +26,12 @@ Advance = Callable[[int], None]
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]|[\ud800-\udfff]")
-"""Characters with which a caption or a file name could steer the terminal, or that it cannot write."""
+"""Characters with which a caption or a file name could control the terminal, or that it cannot show."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def harmless(text: str) -> str:
-    r"""`text` with the characters that steer a terminal written out: ESC becomes `\x1b`. Line breaks stay."""
+    r"""Escape the characters in `text` that control a terminal: ESC becomes `\x1b`. Line breaks stay."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
@@ -40,8 +40,8 @@ class Reporter:
     """Prints results, notes and progress for the user.
 
     Args:
-        json: results are printed as JSON.
-        silent: says nothing at all; for the processes of a distributed run that are not the first.
+        json: print results as JSON.
+        silent: print nothing; for all processes of a distributed run except the first.
     """
 
     json: bool = False
@@ -49,10 +49,10 @@ class Reporter:
 
     @classmethod
     def for_this_process(cls, *, json: bool = False) -> Reporter:
-        """Silent unless this is the first of the processes that a launcher started.
+        """Make a reporter that is silent unless this is the first of the processes that a launcher started.
 
         Raises:
-            UsageError: the environment does not say which process this is; see `icclip.identity`.
+            UsageError: the environment does not tell which process this is; see `icclip.identity`.
         """
         return cls(json=json, silent=not identity().first)
 
@@ -133,7 +133,7 @@ def _ignore(_steps: int) -> None:
 def _console(stream: TextIO, *, quiet: bool) -> Console:
     from rich.console import Console
 
-    # Where there is no terminal a log file or a pipe reads the lines: breaking them at 80 columns
-    # would cut paths in two; tables keep a fixed width there.
+    # Without a terminal, a log file or a pipe reads the lines, and breaking them at 80 columns would
+    # split paths; tables have a fixed width there.
     width = None if stream.isatty() else 120
     return Console(file=stream, quiet=quiet, width=width, soft_wrap=not stream.isatty())

@@ -1,7 +1,7 @@
-"""Whether this installation works: versions, providers, hardware, caches, the hub and plugins, looked at one by one.
+"""Check this installation: versions, providers, hardware, caches, the hub and plugins.
 
-A finding is `ok`; `absent`, where an optional thing is not there; `warning`, where something works less well than
-it could; or `broken`, where a command will fail. Only the last makes `icclip doctor` fail.
+The status of a finding is `ok`; `absent` if something optional is missing; `warning` if something works less well
+than it could; or `broken` if a command will fail. Only `broken` makes `icclip doctor` fail.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ OPTIONAL: Mapping[str, str] = {
 }  # fmt: skip
 """Distribution -> the extra that brings it."""
 HUB_TIMEOUT = 3.0
-"""Seconds to wait for the hub: a machine behind a firewall would wait for minutes otherwise."""
+"""Seconds to wait for the hub; otherwise a machine behind a firewall would wait for minutes."""
 GIB = 2**30
 
 Open = Callable[[urllib.request.Request, float], Any]
-"""What asks the hub; a test puts another one in its place."""
+"""The function that asks the hub; tests replace it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     area: str
     name: str
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """Everything that was looked at, in the order in which one thing depends on another."""
+    """All findings, in the order in which one thing depends on another."""
 
     findings: tuple[Finding, ...]
 
@@ -99,7 +99,7 @@ def diagnose(registry: Registry) -> Diagnosis:
 
 
 def versions() -> Iterator[Finding]:
-    """Python, icclip, and the packages it builds on. Nothing is imported to find out."""
+    """Check Python, icclip and the packages it builds on, without importing them."""
     system = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding(area="versions", name="python", status="ok", detail=system)
     yield Finding(area="versions", name="icclip", status="ok", detail=__version__)
@@ -135,7 +135,7 @@ def _how_to_get(name: str) -> str:
 
 
 def providers() -> Iterator[Finding]:
-    """Each execution provider of onnxruntime: does it really run a graph here, and why not."""
+    """Check whether each execution provider of onnxruntime really runs a graph here, and if not, why."""
     try:
         built_in = import_onnxruntime().get_available_providers()
     except IcclipError as error:
@@ -153,13 +153,13 @@ def providers() -> Iterator[Finding]:
 
 
 def _reason(message: str, install: str) -> str:
-    """What stands in the brackets of the provider's message, with the way to get it."""
+    """The reason in the brackets of a provider's message, with the command that installs the provider."""
     inner = message.partition("(")[2].rpartition(")")[0].partition(": ")[2]
     return f"{inner or message}: {install}"
 
 
 def gpus() -> Iterator[Finding]:
-    """What torch would train on."""
+    """Check the devices that torch would train on."""
     if _version("torch") is None:
         yield Finding(area="GPU", name="torch", status="absent", detail=_how_to_get("torch"))
         return
@@ -196,7 +196,7 @@ def _no_gpu(version: str, *, cuda_build: bool) -> Finding:
 
 
 def caches() -> Iterator[Finding]:
-    """Where images, models and datasets are kept, and how large that is."""
+    """Check the directories of images, models and datasets, and their sizes."""
     from huggingface_hub import constants
 
     datasets = os.environ.get("HF_DATASETS_CACHE") or str(Path(constants.HF_HOME) / "datasets")
@@ -215,7 +215,7 @@ def _directory(name: str, path: Path) -> Finding:
 
 
 def hub(ask: Open | None = None) -> Iterator[Finding]:
-    """Whether models and datasets can be downloaded."""
+    """Check whether models and datasets can be downloaded."""
     from huggingface_hub import constants
 
     endpoint = constants.ENDPOINT
@@ -244,7 +244,7 @@ def _ask(request: urllib.request.Request, timeout: float) -> None:
 
 
 def plugins(registry: Registry) -> Iterator[Finding]:
-    """Third-party plugins: those that work, and each reason why one does not."""
+    """Check third-party plugins, and give each reason why one does not work."""
     for plugin in registry.third_party:
         for error in plugin.errors:
             yield Finding(area="plugins", name=plugin.owner, status="broken", detail=error)

@@ -1,4 +1,4 @@
-"""What can go wrong, as types: the command line turns each into one line and an exit code.
+"""The errors of icclip; the command line turns each into one line and an exit code.
 
     IcclipError                 base; a message that names the thing, the place and the way out
     ├── UsageError              exit code 2: the user can fix it
@@ -7,12 +7,12 @@
     │   ├── MissingExtraError   an optional dependency that is not installed
     │   ├── PluginError         a plugin that cannot be used
     │   ├── DataError           something in a dataset: file, row, column, image, caption
-    │   │   ├── InputTypeError  given to the library: of a type that it does not take; also a TypeError
-    │   │   └── InputValueError given to the library: of a value that it cannot use; also a ValueError
+    │   │   ├── InputTypeError  an argument of a type that the library does not take; also a TypeError
+    │   │   └── InputValueError an argument with a value that the library cannot use; also a ValueError
     │   ├── ClosedError         an encoder that was closed is used; also a ValueError, as for files
     │   ├── CheckpointError     something in a model directory or hub repository
     │   └── DisagreementError   the processes of one run were given different things
-    ├── TrainingStoppedError         exit code 1: training cannot go on (a non-finite loss)
+    ├── TrainingStoppedError         exit code 1: training cannot continue (a non-finite loss)
     └── GateError               exit code 3: a measured result missed its threshold
 
 Anything else that reaches the top is a bug and keeps its traceback.
@@ -31,7 +31,7 @@ EXIT_INTERRUPTED = 130
 
 
 class IcclipError(Exception):
-    """Base of the errors that are shown as one line, without a traceback."""
+    """The base of all errors that are shown as one line, without a traceback."""
 
     exit_code = EXIT_INTERNAL
 
@@ -43,7 +43,7 @@ class UsageError(IcclipError):
 
 
 class ConfigError(UsageError):
-    """All the problems of one configuration, reported together."""
+    """All problems of one configuration, reported together."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
@@ -55,7 +55,7 @@ class UnknownNameError(UsageError):
 
     Args:
         kind: what the name stands for ("dataset", "split", ...).
-        name: what was asked for.
+        name: the unknown name.
         known: the names that would have worked.
         note: anything else worth knowing, such as plugins that failed to load.
     """
@@ -73,7 +73,7 @@ class UnknownNameError(UsageError):
 
 
 class MissingExtraError(UsageError):
-    """An optional dependency is needed and not installed."""
+    """An optional dependency is needed, but not installed."""
 
     def __init__(self, what: str, missing: Iterable[str], install: str) -> None:
         self.missing = tuple(missing)
@@ -105,11 +105,11 @@ class CheckpointError(UsageError):
 
 
 class DisagreementError(UsageError):
-    """The processes of one run were given different things. All of them raise it; the first one speaks for all."""
+    """The processes of one run were given different things; all of them raise it, and the first one reports it."""
 
 
 class TrainingStoppedError(IcclipError):
-    """Training cannot go on; what was saved before is intact."""
+    """Training cannot continue; everything that was saved before is intact."""
 
 
 class GateError(IcclipError):

@@ -1,4 +1,4 @@
-"""Which extra brings a module that is not installed."""
+"""Find the extra that installs a missing module."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ INSTALL: Mapping[str, str] = {
 
 
 def missing_extra(error: ModuleNotFoundError, what: str) -> MissingExtraError | None:
-    """The error that says what to install; None where the module belongs to no extra, which is a fault of ours.
+    """Make the error that names what to install; None if the module belongs to no extra, which is a bug.
 
     Args:
-        error: what an import raised.
-        what: what needs the module, for the message: `icclip train`.
+        error: the error that an import raised.
+        what: what needs the module, for the message, such as `icclip train`.
     """
     module = (error.name or "").partition(".")[0]
     return MissingExtraError(what, [module], INSTALL[module]) if module in INSTALL else None

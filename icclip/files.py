@@ -1,4 +1,4 @@
-"""Writing files and directories so that icclip never leaves a half-written one: temporary name, fsync, rename."""
+"""Write files and directories under a temporary name, fsync and rename, so that icclip never leaves a half-written one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from icclip.errors import UsageError
 
 @contextlib.contextmanager
 def readable_os_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn a full disk, a missing right or a file in the way into one line about `path`."""
+    """Turn errors such as a full disk, a missing permission or a file in the way into one line about `path`."""
     try:
         yield
     except OSError as error:
@@ -39,7 +39,7 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            # mkstemp makes files for the owner alone; results are meant to be shared.
+            # mkstemp creates files that only the owner can read, but results are meant to be shared.
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         except BaseException:
@@ -48,12 +48,12 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """`atomic_write_bytes` for UTF-8 text."""
+    """Like `atomic_write_bytes`, for UTF-8 text."""
     atomic_write_bytes(path, text.encode())
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON. NaN and infinity are refused: they are not JSON."""
+    """Write `value` as indented JSON. NaN and infinity are refused, because they are not JSON."""
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -61,8 +61,8 @@ def atomic_write_json(path: Path, value: Any) -> None:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Give a staging directory beside `path` that becomes `path` when the block succeeds.
 
-    An existing directory at `path` is replaced only then. After an error, or an interrupt, nothing
-    of the staging directory is left.
+    An existing directory at `path` is only replaced then. After an error or an interrupt, nothing is left of the
+    staging directory.
 
     Raises:
         UsageError: the disk is full, or the parent is not writable.
@@ -90,7 +90,7 @@ def staging_directory(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(staging: Path, path: Path) -> None:
-    """Make a finished staging directory `path`, in the place of what is there.
+    """Move a finished staging directory to `path`, replacing what is there.
 
     Raises:
         UsageError: the disk is full, or the parent is not writable.
@@ -102,7 +102,7 @@ def put_in_place(staging: Path, path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """Ask the system to put every file below `root`, and the directories, on the disk."""
+    """Ask the system to write every file and directory below `root` to the disk."""
     for directory, _, names in os.walk(root):
         for name in names:
             _fsync(Path(directory) / name)
@@ -110,7 +110,7 @@ def fsync_tree(root: Path) -> None:
 
 
 def _swap(staging: Path, path: Path) -> None:
-    """Move `staging` to `path`, taking the old directory out of the way for as short as possible."""
+    """Move `staging` to `path`, keeping the time without a directory at `path` as short as possible."""
     if not path.exists():
         staging.replace(path)
         return

@@ -1,4 +1,4 @@
-"""Which of the processes of a run this one is: read in one place, from whatever started it."""
+"""Find out which of the processes of a run this one is, whatever launcher started it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Launcher(NamedTuple):
     local_rank: str
     local_size: str
     half_is_an_error: bool = True
-    """Whether a rank without a size, or the reverse, is a mistake. SLURM's batch scripts have a rank alone."""
+    """Whether a rank without a size, or the reverse, is a mistake; SLURM's batch scripts only have a rank."""
 
 
 TORCH = Launcher("torchrun or accelerate", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -34,16 +34,16 @@ LAUNCHERS = (
         "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE",
     ),
     Launcher("MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    # The size of the step, not of the job: a batch script that srun did not start is one process of a large job.
+    # The size of the step, not of the job, because a batch script that srun did not start may belong to a large job.
     Launcher("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE",
              half_is_an_error=False),
 )  # fmt: skip
-"""In the order in which they are believed: torchrun under srun sees the variables of both."""
+"""The launchers in order of precedence, because torchrun under srun sees the variables of both."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A process among those of one run. A process that was started alone is the first of one."""
+    """One of the processes of a run; a process that was started alone is the first of one."""
 
     rank: int = 0
     """The rank of this process, 0..size-1."""
@@ -52,16 +52,16 @@ class Identity:
     """The rank among the processes of the same machine."""
     local_size: int = 1
     launcher: str | None = None
-    """What started it; None for a process that was started alone."""
+    """The launcher; None for a process that was started alone."""
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that speaks and writes."""
+        """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
 
 def identity(environment: Mapping[str, str] = os.environ) -> Identity:
-    """Which process this is.
+    """Find out which process this is.
 
     Args:
         environment: the variables that launchers set.
@@ -74,7 +74,7 @@ def identity(environment: Mapping[str, str] = os.environ) -> Identity:
         rank, size = (_number(environment, name) for name in (launcher.rank, launcher.size))
         if rank is not None and size is not None:
             return _checked(launcher, rank, size, environment)
-        # A size of one says nothing: container images set it.
+        # A size of one tells nothing, because container images set it.
         if launcher.half_is_an_error and (rank is not None or (size or 1) > 1):
             given, missing = (launcher.rank, launcher.size) if size is None else (launcher.size, launcher.rank)
             raise UsageError(
@@ -94,7 +94,7 @@ def _checked(launcher: Launcher, rank: int, size: int, environment: Mapping[str,
     return Identity(
         rank,
         size,
-        # Without a word about machines there is one.
+        # Without information about machines, there is one.
         rank if local_rank is None else local_rank,
         size if local_size is None else local_size,
         launcher.name,

@@ -1,4 +1,4 @@
-"""What a published file calls the things it was made of: by name, never by their place on this machine."""
+"""Names for published files, without the directories of this machine."""
 
 from __future__ import annotations
 

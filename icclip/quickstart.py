@@ -1,4 +1,4 @@
-"""The main job from end to end on the embedded dataset: train, evaluate from the directory alone, look, export, prove."""
+"""The whole job on the embedded dataset: train, evaluate, draw what the model finds, export, and prove the export."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ What to try next:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartResult:
-    """The results, and where they are."""
+    """The results of the quickstart and their paths."""
 
     run: Path
     """The trained model and its records."""
     pictures: Path
-    """A PNG: test captions and the images they find."""
+    """A PNG with test captions and the images that they find."""
     metrics: Mapping[str, Any]
-    """On the test split: pairs that were never trained on."""
+    """The metrics on the test split, whose pairs never occur in training."""
     exported: ExportResult
-    """The bundle, and how it compares with the model."""
+    """The bundle, and its comparison with the model."""
     seconds: float
 
     def to_mapping(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class QuickstartResult:
         yield NEXT.format(**self._paths())
 
     def verdict(self) -> None:
-        """Encoders that did not pass have raised before."""
+        """Always succeeds; encoders that did not pass the gate have already raised GateError."""
 
     def _paths(self) -> dict[str, str]:
         return {"run": str(self.run), "pictures": str(self.pictures), "bundle": str(self.exported.bundle)}

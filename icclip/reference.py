@@ -1,4 +1,4 @@
-"""Every option of every command as values, and as a page of Markdown; read from the commands themselves."""
+"""Read every option of every command, as values and as a page of Markdown."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class OptionRow:
     flags: tuple[str, ...]
     """The main flag, then its aliases; the name of an argument."""
     type: str
-    """What stands for the value, such as `N` or `on|off`; empty for a switch."""
+    """The placeholder for the value, such as `N` or `on|off`; empty for a switch."""
     default: str
-    """What happens without it; empty if that is nothing, or if it is required."""
+    """What happens without it; empty if nothing does, or if it is required."""
     help: str
     panel: str
-    """The heading that it stands under in `--help`."""
+    """The heading above it in `--help`."""
 
 
 def commands() -> dict[str, Any]:
@@ -40,7 +40,7 @@ def options_of(command: str) -> list[OptionRow]:
 
 
 def rows(command: Any) -> list[OptionRow]:
-    """The same of a Click command."""
+    """Like `options_of`, for a Click command."""
     context = typer.Context(command)
     return [_row(one, context) for one in command.params if not getattr(one, "hidden", False)]
 

@@ -1,1 +1,1 @@
-"""One file a command: options -> config -> one call. No loops, no torch."""
+"""One file per command, which turns options into a config and makes one call, without loops and without torch."""

@@ -1,6 +1,6 @@
-"""What the shell completes: names that are on offer, those of third-party plugins included.
+"""Names that the shell completes, including those of third-party plugins.
 
-Nothing heavy is imported, and a plugin that fails only offers nothing: a shell has no place for errors.
+Nothing heavy is imported. A plugin that fails offers no names, because a shell cannot show errors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Names = Callable[[Registry], Iterable[str]]
 def _variants(registry: Registry) -> Iterable[str]:
     names: set[str] = set()
     for target in registry.names(ExportTargetSpec):
-        # What is not installed here offers nothing.
+        # A target that is not installed offers nothing.
         with contextlib.suppress(IcclipError):
             names.update(registry.export_target(target).precisions)
     return names
@@ -38,12 +38,12 @@ KINDS: Mapping[str, Names] = {
     "plugin": lambda registry: {name for row in registry.listing() for name in (row.name, row.origin)},
     "file": lambda _: (),
 }
-"""Kind of `Option.complete` -> the names on offer."""
+"""Kind of `Option.complete` -> a function that returns the names."""
 ALSO_PATHS = frozenset({"dataset", "model", "file"})
 
 
 def completer(kind: str) -> Callable[[str], list[str]]:
-    """The function that Typer asks for what may follow the beginning of a word."""
+    """Make the function that Typer calls with the beginning of a word."""
 
     def complete(incomplete: str) -> list[str]:
         return completions(kind, incomplete)
@@ -52,7 +52,7 @@ def completer(kind: str) -> Callable[[str], list[str]]:
 
 
 def completions(kind: str, incomplete: str) -> list[str]:
-    """The names, and where a path may be given the paths, that begin with a word."""
+    """The names that begin with a word, and the paths, too, if a path may be given."""
     try:
         names = sorted(set(KINDS[kind](Registry.from_environment())))
     except Exception:  # noqa: BLE001 # whatever a plugin does, the shell goes on
@@ -63,7 +63,7 @@ def completions(kind: str, incomplete: str) -> list[str]:
 
 
 def _paths(incomplete: str) -> list[str]:
-    """Files and directories, the latter with a slash; hidden ones only where asked for."""
+    """Files and directories, the latter with a slash; hidden ones only if the word begins with a dot."""
     folder, slash, beginning = incomplete.rpartition("/")
     try:
         found = sorted(Path(folder or ("/" if slash else ".")).iterdir())

@@ -10,14 +10,14 @@ from icclip.commands.declared import Command, Json, with_options
 from icclip.config import InspectConfig
 from icclip.console import Reporter
 
-app = typer.Typer(help="Look at a dataset before it is trained on.", no_args_is_help=True)
+app = typer.Typer(help="Look at a dataset before you train on it.", no_args_is_help=True)
 
 DatasetName = Annotated[str, typer.Argument(help="Dataset to look at: its name, name@path, a path, or a hub id.")]
 
 
 @app.callback()
 def root() -> None:
-    """With one command alone, Typer would leave its name out."""
+    """Keeps Typer from leaving out the name of the only command."""
 
 
 @app.command("inspect", cls=Command)

@@ -1,4 +1,4 @@
-"""The options of a command, made from the declarations of its config (see `icclip.config.declare`)."""
+"""Make the options of a command from the declarations of its config (see `icclip.config.declare`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Group = tuple[Declared, ...]
 
 FIRST = "What most runs need"
 TYPED = "icclip.typed"
-"""Where a context keeps the words of the command line."""
+"""The key under which a context keeps the words of the command line."""
 
 Json = Annotated[
     bool,
@@ -40,12 +40,12 @@ class Command(TyperCommand):
     """Remembers the words that were typed, so that a message can name the flag that was."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Click does."""
+        """Parse as Click does, and remember the words."""
         ctx.meta[TYPED] = tuple(args)
         return super().parse_args(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """As Click does, in the last panel instead of the first."""
+        """The help option, in the last panel instead of the first."""
         found = super().get_help_option(ctx)
         if found is not None:
             found.rich_help_panel, found.metavar = OUTPUT, ""
@@ -55,13 +55,13 @@ class Command(TyperCommand):
 def with_options(
     config: type[Config], *, first: Sequence[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command all options of a config beside its own.
+    """Give a command all options of a config in addition to its own.
 
-    The command's first parameter gets what was given, nested as `config.from_mapping` takes it; what was
-    not given is left out. A ConfigError that the command raises names the flags that were typed.
+    The command's first parameter receives the given options, nested as `config.from_mapping` takes them; options
+    that were not given are left out. A ConfigError that the command raises names the flags that were typed.
 
     Args:
-        config: its declarations are the options.
+        config: the config whose declarations become options.
         first: main flags that are shown before all others, in this order.
     """
     groups = _ordered(together(declared(config)), first)
@@ -98,7 +98,7 @@ _CONTEXT = "context"
 
 
 EARLY = ("--model", "--with", "--dataset", "--split", "--output-dir", "--output")
-"""What stands first in its panel."""
+"""The flags that come first in their panels."""
 
 
 def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
@@ -108,7 +108,7 @@ def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
 
     def key(group: Group) -> tuple[int, ...]:
         flag = group[0].flags[0]
-        # An argument that may be repeated takes all that follow.
+        # An argument that may be repeated takes all following words, so it comes last.
         if group[0].option.argument:
             return -1, _repeated(group[0])
         return (
@@ -163,7 +163,7 @@ def _name(one: Declared) -> str:
 
 
 def _metavar(one: Declared) -> str | None:
-    """What stands for the value in the help text; None: the choices."""
+    """The placeholder for the value in the help text; None shows the choices."""
     if one.option.metavar or one.option.argument:
         return one.option.metavar
     hint = one.plain_hint
@@ -186,7 +186,7 @@ def _typer_type(one: Declared) -> Any:
 def _help(one: Declared) -> str:
     default = one.option.unset or _shown(one.default)
     text = one.option.help + (f" [default: {default}]" if default else "")
-    # Rich would take what is in brackets for a style.
+    # Rich would take text in brackets for a style.
     return text.replace("[", "\\[")
 
 
@@ -215,7 +215,7 @@ def _said(groups: Iterable[Group], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(one: Declared, values: Mapping[str, Any]) -> Any:
-    """What was given for an option, by its flag or by the flag of one of its values; None: nothing was."""
+    """The value of an option, given by its flag or by the flag of one of its values; None if it was not given."""
     given = values[_name(one)]
     chosen = [value for value in one.option.switches if values[value]]
     if _repeated(one) and (given or chosen):
@@ -225,7 +225,7 @@ def _value(one: Declared, values: Mapping[str, Any]) -> Any:
         raise UsageError(f"{flags[0]} and {flags[1]} exclude each other: choose one")
     if chosen:
         return chosen[0]
-    # Typer gives an empty list for an option that may be repeated.
+    # Typer gives an empty list for a repeatable option that was not given.
     return None if given == [] else _pairs(one, given)
 
 
@@ -243,7 +243,7 @@ def _items(one: Declared, given: Sequence[Any]) -> list[Any]:
 
 
 def _pairs(one: Declared, given: Any) -> Any:
-    """`NAME=VALUE` of an option that is a mapping; anything else as it is."""
+    """Parse `NAME=VALUE` for an option that is a mapping; other values are returned as they are."""
     if typing.get_origin(one.plain_hint) in (None, typing.Literal) or not isinstance(given, list):
         return given
     numbers = typing.get_args(one.plain_hint)[1] is float
@@ -267,7 +267,7 @@ def _pair(flag: str, assignment: str, *, numbers: bool) -> tuple[str, Any]:
 
 
 def _typed_flags(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str]:
-    """Owner of a field -> the flag that it was given by, as it was typed."""
+    """The flag by which each field was given, as the user typed it."""
     heads = {word.split("=", 1)[0].replace("_", "-"): word.split("=", 1)[0] for word in words if word[:1] == "-"}
     typed = {}
     for group in groups:
@@ -280,5 +280,5 @@ def _typed_flags(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str
 def _spelled(error: ConfigError, groups: Iterable[Group], typed: Mapping[str, str]) -> ConfigError:
     main = {one.owner: one.flags[0] for group in groups for one in group}
     problems = [one.spelled(typed, main) if isinstance(one, Problem) else one for one in error.problems]
-    # Fields that one flag sets would say the same thing each.
+    # Fields that are set by one flag would all report the same problem.
     return ConfigError(list(dict.fromkeys(map(str, problems))))

@@ -1,4 +1,4 @@
-"""What is asked for: frozen dataclasses, checked together, in and out of TOML and JSON.
+"""Configurations: frozen dataclasses that are checked as a whole and converted from and to TOML and JSON.
 
     TrainConfig
     ├── model: ModelConfig
@@ -13,7 +13,7 @@
     InspectConfig
     └── data: DatasetConfig
 
-`icclip.config.declare` says how a field becomes an option.
+`icclip.config.declare` explains how a field becomes an option.
 """
 
 from icclip.config.assembling import AssembleConfig

@@ -1,4 +1,4 @@
-"""Two pretrained towers that become one model."""
+"""The configuration of `icclip assemble`: two pretrained towers that become one model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icclip.config.model import TRUST
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssembleConfig(Config):
-    """Two pretrained towers that become one model."""
+    """The configuration of `icclip assemble`: two pretrained towers that become one model."""
 
     vision: str = option(
         "Vision tower: a Hugging Face hub id or a local directory of a transformers model with a pooled output.",

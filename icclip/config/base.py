@@ -1,4 +1,4 @@
-"""What the configs share: they are built from plain values, all problems are found at once, and they turn back.
+"""What all configs share: they are built from plain values, report all problems at once, and convert back.
 
 `from_mapping` takes nested tables as TOML gives them. Unknown keys, wrong types and values out of range
 are collected and raised as one ConfigError.
@@ -23,7 +23,7 @@ from icclip.errors import ConfigError, UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What the configs share: checked building from, and turning into, plain values."""
+    """The base of all configs: builds them from plain values with checks, and converts them back."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -43,7 +43,7 @@ class Config:
         return typing.cast("dict[str, Any]", _plain(self))
 
     def problems(self) -> list[str]:
-        """What is wrong beside the ranges that the fields declare; `{field}` stands for the name of a field."""
+        """Problems other than the ranges that fields declare; `{field}` stands for the name of a field."""
         return []
 
 
@@ -54,7 +54,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a configuration file.
 
     Raises:
-        UsageError: the file is missing, or it is not TOML (with the line).
+        UsageError: the file is missing, or it is not TOML; the message names the line.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Later layers win, table by table. A None in a layer means 'not said' and never wins."""
+    """Combine layers table by table; later ones win. None in a layer means that it does not set the value."""
     result: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -82,9 +82,9 @@ def overlaid(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _build(cls: type[C], values: Mapping[str, Any], where: str, problems: list[str]) -> C | None:
-    """An instance of `cls`, or None; the reasons are appended to `problems`.
+    """Build an instance of `cls`, or return None and append the reasons to `problems`.
 
-    What has the wrong type is left out, so that the other values are looked at as well.
+    Values of the wrong type are left out, so that the other values are checked as well.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
@@ -126,7 +126,7 @@ def _out_of_range(config: Config, where: str) -> Iterator[Problem]:
 
 
 def _convert(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
-    """`value` as the annotated type, or None with the reason appended to `problems`."""
+    """Convert `value` to the annotated type, or return None and append the reason to `problems`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _convert(without_none(hint), value, key, problems)
@@ -144,7 +144,7 @@ def _convert(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
 
 
 def _convert_items(hints: tuple[Any, ...], value: Any, key: Key, problems: list[str]) -> Any:
-    """The items of a tuple (one alone stands for itself), or of a mapping, as their annotated types."""
+    """Convert the items of a tuple (a single value stands for one item) or of a mapping to their annotated types."""
     if isinstance(value, Mapping):
         inner = {name: Key(f"{key.path}.{name}", key.owner) for name in value}
         return {name: _convert(hints[1], item, inner[name], problems) for name, item in value.items()}

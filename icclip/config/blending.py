@@ -1,4 +1,4 @@
-"""The way between two checkpoints of one architecture, and where on it to stop."""
+"""The configuration of `icclip blend`: two checkpoints of one architecture, and the share of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icclip.config.model import ModelConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendConfig(Config):
-    """The way between two checkpoints of one architecture, and where on it to stop."""
+    """The configuration of `icclip blend`: two checkpoints of one architecture, and the share of each."""
 
     encoder: EncoderConfig = nested(leave_out=("provider", "threads"), help=MODEL_ONLY)
     """The fine-tuned checkpoint, and how the mixtures are run when they are measured."""
@@ -34,13 +34,13 @@ class BlendConfig(Config):
         metavar="SHARES", separated=True, at_least=0, at_most=1, unset="0,0.1,...,1",
     )  # fmt: skip
     data: DatasetConfig | None = nested(None, leave_out=("streaming",), unset=AS_TRAINED)
-    """What the mixtures are measured on; not needed for one alone."""
+    """The data that the mixtures are measured on; a single mixture needs none."""
     eval_bs: int = option(
         EVAL_BATCH, 128, panel=BATCH, flags=BATCH_FLAGS, metavar="N", at_least=1, unset="as in the run, or 128"
     )
 
     def problems(self) -> list[str]:
-        """A choice without a measure, or with nothing to choose from."""
+        """Report a choice without data to measure on, or without candidates."""
         found = []
         if not self.alphas:
             found.append("{alphas} is empty: give at least one")

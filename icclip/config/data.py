@@ -1,4 +1,4 @@
-"""Which captioned images are read, and how."""
+"""The configuration of a dataset: which captioned images are read, and how."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ RelevanceProtocol = Literal["text", "pair"]
 """Which texts are right for which images; see `icclip.retrieval.relevance`."""
 
 AS_TRAINED = {"val_fraction": "as in the run, or 0.1", "seed": "as in the run, or 42"}
-"""For commands that read the data of a run as the run read it."""
+"""The texts for commands that read the data of a run as the run did."""
 MAX_VAL_FRACTION = 0.5
-"""A validation and a test split of this size each would leave nothing to train on."""
+"""The upper limit of the fraction: a validation and a test split of this size would leave nothing to train on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetConfig(Config):
-    """Which captioned images, and how they are read."""
+    """Which captioned images are read, and how."""
 
     name: str = option(
         "Dataset to use: its name, name@path for a local copy, or a path to a table, a JSON or parquet file, "
@@ -29,7 +29,7 @@ class DatasetConfig(Config):
         REQUIRED, panel=MODEL_AND_DATA, flags=("--dataset", "-d"), metavar="DATASET", complete="dataset",
     )  # fmt: skip
     path: str | None = None
-    """What followed the @, or the path given instead of a name."""
+    """The path after the @, or the path given instead of a name."""
     revision: str | None = option(
         "Branch, tag or commit of a dataset from the hub.",
         None,
@@ -52,7 +52,7 @@ class DatasetConfig(Config):
         at_least=0,
     )  # fmt: skip
     whole: bool = False
-    """Whether a source without splits is used as a whole instead of being split, as where it is only measured."""
+    """Whether a source without splits is used as a whole instead of being split, for example because it is only measured."""
     relevance: RelevanceProtocol | None = option(
         "What counts as a right answer: text, the same caption for every image that has it; pair, a caption for the "
         "image it came with and no other.",
@@ -77,12 +77,12 @@ class DatasetConfig(Config):
     trust_remote_code: bool = option(TRUST, False, panel=MODEL_AND_DATA)
 
     def problems(self) -> list[str]:
-        """A template without a place for the name."""
+        """Report a template without {} for the name."""
         if self.template is None or "{}" in self.template:
             return []
         return [f"template is {self.template!r}: write {{}} where the name of the class goes"]
 
     @property
     def label(self) -> str:
-        """As the user writes it: `flickr8k@path`, `shapes`."""
+        """The dataset, written as on the command line: `flickr8k@path`, `shapes`."""
         return f"{self.name}@{self.path}" if self.path else self.name

@@ -1,8 +1,8 @@
 """An option is declared once, in the field of its config.
 
-From the declaration follow the flag of every command that takes the config, its help and its panel, the
-range check and the name that the check uses, the comment in the TOML file, whether a resumed run may
-change it, the arguments of transformers that it stands for, and the row of the reference page:
+The declaration defines the flag of every command that takes the config, its help and its panel, the range check
+and the name that the check uses, the comment in the TOML file, whether a resumed run may change it, the arguments
+of transformers that it replaces, and the row of the reference page:
 
     near_duplicates: int | None = option(
         "Also treat images as duplicates when their 64-bit hashes differ in at most N bits.",
@@ -34,25 +34,25 @@ PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN
 """In the order in which people think about a run; `--help` shows them in it."""
 
 Resume = Literal["fixed", "reported", "extends", "free"]
-"""What a resumed run may do with a setting. `fixed`: it cannot change, since the optimizer's state, the order of the
-data or the weights belong to it. `reported`: a change takes effect, and is said. `extends`: the same, and it lets a
-complete run go on. `free`: it may change without a word, since the result does not depend on it."""
+"""Whether a resumed run may change a setting. `fixed`: it cannot change, because the optimizer's state, the order of
+the data or the weights depend on it. `reported`: a change takes effect and is reported. `extends`: the same, and it
+lets a complete run continue. `free`: it may change silently, because the result does not depend on it."""
 
 REQUIRED: Any = dataclasses.MISSING
-"""The default of a field that has to be given."""
+"""The default of a field that must be given."""
 
 _OPTION, _NESTED = "icclip.option", "icclip.nested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """What a field says about itself beside its type and its default."""
+    """What a field declares besides its type and its default."""
 
     help: str
-    """A complete sentence."""
+    """The help text, a complete sentence."""
     panel: str = DATA
     flags: tuple[str, ...] = ()
-    """The main flag, then its aliases; empty: the field's name. Fields with one main flag are set together."""
+    """The main flag, then its aliases; if empty, the flag is the field's name. Fields with the same main flag are set together."""
     argument: bool = False
     """Given by its position on the command line, without a flag."""
     metavar: str | None = None
@@ -61,19 +61,19 @@ class Option:
     above: float | None = None
     below: float | None = None
     unset: str = ""
-    """What happens without it, for the help text, where the default is None or depends on something."""
+    """What happens without the option, for the help text, if the default is None or depends on something."""
     switches: tuple[str, ...] = ()
-    """Values with a flag of their own: `--fp16` for `--precision fp16`."""
+    """Values that have a flag of their own, such as `--fp16` for `--precision fp16`."""
     separated: bool = False
-    """One flag may carry several values with commas between them; `none` is no value."""
+    """Whether one flag may have several values separated by commas; `none` stands for no value."""
     resume: Resume = "reported"
     replaces: tuple[str, ...] = ()
     """Fields of transformers' TrainingArguments that `--set` may not touch because this option does."""
     complete: str | None = None
-    """What the shell completes: a kind of `icclip.commands.completion`."""
+    """The names that the shell completes: a kind of `icclip.commands.completion`."""
 
     def problem(self, value: Any) -> str | None:
-        """What is wrong with a number, such as `it must be at least 2`; None where nothing is."""
+        """What is wrong with a number, such as `it must be at least 2`; None if it is allowed."""
         limits = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
         said = {words: limit for words, limit in limits.items() if limit is not None}
         if value is None or all(_KEEPS[words](value, limit) for words, limit in said.items()):
@@ -98,11 +98,11 @@ class _Nested:
 
 
 def option(text: str, default: Any = None, **details: Any) -> Any:
-    """A config field that is an option.
+    """Declare a config field that is an option.
 
     Args:
-        text: the help, a complete sentence.
-        default: its value unless given; a callable type (`dict`, `tuple`) makes a new one; REQUIRED: there is none.
+        text: the help text, a complete sentence.
+        default: the default value; a type (`dict`, `tuple`) makes a new value each time; REQUIRED means no default.
         details: the other fields of `Option`.
     """
     metadata = {_OPTION: Option(help=text, **details)}
@@ -112,7 +112,7 @@ def option(text: str, default: Any = None, **details: Any) -> Any:
 
 
 def argument(text: str, default: Any = REQUIRED, **details: Any) -> Any:
-    """A config field that a command takes by its position, as an argument."""
+    """Declare a config field that a command takes by its position, as an argument."""
     return option(text, default, argument=True, panel=MODEL_AND_DATA, **details)
 
 
@@ -124,14 +124,14 @@ def nested(
     help: Mapping[str, str] = types.MappingProxyType({}),  # noqa: A002 # as in Option
     resume: Resume = "reported",
 ) -> Any:
-    """A field that is a config itself, whose options are options of what holds it.
+    """Declare a field that is itself a config; its options become options of the config that holds it.
 
     Args:
-        default: a value, or a config class that is made without arguments; REQUIRED: there is none.
+        default: a value, or a config class that is made without arguments; REQUIRED means no default.
         leave_out: fields that are not offered as options here.
-        unset: field -> what happens here without its option, for the help text.
-        help: field -> its help here.
-        resume: for all of its fields.
+        unset: for a field, what happens here without its option, for the help text.
+        help: for a field, its help text here.
+        resume: the rule for a resumed run, for all of its fields.
     """
     metadata = {_NESTED: _Nested(frozenset(leave_out), unset, help, resume)}
     if isinstance(default, type):
@@ -145,7 +145,7 @@ class Declared(typing.NamedTuple):
     path: tuple[str, ...]
     """The names of the fields that lead to it."""
     owner: str
-    """`Class.field`, whatever holds the class."""
+    """`Class.field`, wherever the class is used."""
     hint: Any
     default: Any
     option: Option
@@ -160,7 +160,7 @@ class Declared(typing.NamedTuple):
 
     @property
     def required(self) -> bool:
-        """Whether a command cannot do without it: no default, and nothing else that is said to happen."""
+        """Whether a command requires it: it has no default, and nothing else happens without it."""
         alone = len(self.path) == 1 or self.option.argument
         return alone and self.default is REQUIRED and not self.option.unset
 
@@ -171,18 +171,18 @@ class Declared(typing.NamedTuple):
 
 
 def own_option(field: dataclasses.Field[Any]) -> Option | None:
-    """What a field declares; None for a field that is not an option."""
+    """The declaration of a field; None if the field is not an option."""
     return field.metadata.get(_OPTION)
 
 
 def declared(config: type) -> Iterator[Declared]:
-    """All options of a config class, its own before those of the configs inside it."""
+    """All options of a config class; its own come before those of the configs inside it."""
     return _declared(config, (), _Nested(frozenset(), {}, {}, "reported"))
 
 
 def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[Declared]:
     hints = typing.get_type_hints(config)
-    # A slotted dataclass is made twice, and its fields are those of the second.
+    # A slotted dataclass is created twice, and its fields belong to the second class.
     fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(config)
     for field in fields:
         found = own_option(field)
@@ -198,7 +198,7 @@ def _declared(config: type, path: tuple[str, ...], here: _Nested) -> Iterator[De
 
 
 def together(options: typing.Iterable[Declared]) -> list[tuple[Declared, ...]]:
-    """Options that one flag sets, as one group; the first of a group speaks for it."""
+    """Group the options that are set by one flag; the first of a group represents it."""
     groups: dict[str, list[Declared]] = {}
     for one in options:
         groups.setdefault(one.flags[0], []).append(one)
@@ -221,12 +221,12 @@ def replaced(config: type) -> dict[str, str]:
 
 
 def help_by_path(config: type) -> dict[tuple[str, ...], str]:
-    """Path of a field -> its help, for the comments of a TOML file."""
+    """The help text of each field by its path, for the comments of a TOML file."""
     return {one.path: one.option.help for one in declared(config)}
 
 
 def without_none(hint: Any) -> Any:
-    """`X` for `X | None`."""
+    """Return `X` for `X | None`."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return next(one for one in typing.get_args(hint) if one is not types.NoneType)
     return hint

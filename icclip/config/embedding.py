@@ -1,4 +1,4 @@
-"""What is embedded, with what, and where to."""
+"""The configuration of `icclip embed`: the inputs, the encoder and the output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from icclip.config.evaluating import EVAL_BATCH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedConfig(Config):
-    """What is embedded, with what, and where to: one of image files, a file of texts, and a dataset."""
+    """The inputs (either image files, a file of texts or a dataset), the encoder and the output."""
 
     encoder: EncoderConfig = nested()
     images: tuple[Path, ...] = argument("Image files, directories with all images below them, and patterns.", ())
@@ -37,9 +37,9 @@ class EmbedConfig(Config):
     on_bad_image: OnBadImage = option(
         "What to do with an image that cannot be read: stop, or leave it out and list it.", "fail"
     )
-    resume: bool = option("Go on where the same command was interrupted.", False, panel=RUN, resume="free")
+    resume: bool = option("Continue where the same command was interrupted.", False, panel=RUN, resume="free")
 
     def problems(self) -> list[str]:
-        """Nothing to embed, or several things."""
+        """Report if there is nothing to embed, or several kinds of inputs."""
         given = [bool(self.images), self.texts is not None, self.data is not None]
         return [] if sum(given) == 1 else ["give one of: image files, --texts FILE, --dataset D"]

@@ -1,4 +1,4 @@
-"""Which encoder is opened, and how it runs: the same options wherever a command opens one."""
+"""The configuration of an encoder: the same options for every command that opens one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GPU = "the GPU if there is one"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig(Config):
-    """What to open, and how to run it."""
+    """Which checkpoint or bundle is opened, and how it runs."""
 
     checkpoint: str = argument(
         "Run directory, directory of a transformers model, hub id, or exported bundle.", complete="file"
@@ -55,7 +55,7 @@ class EncoderConfig(Config):
         """The precision of a checkpoint in PyTorch.
 
         Raises:
-            ConfigError: only bundles have this one.
+            ConfigError: only bundles have this precision.
         """
         for precision in AUTOCASTS:
             if precision == (self.precision or "fp32"):

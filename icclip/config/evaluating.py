@@ -41,11 +41,11 @@ class EvalConfig(Config):
     )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
     metrics: tuple[str, ...] = option(
-        "Metric of a plugin to compute beside the default ones; may be repeated.", (), panel=MEASURE,
+        "Metric of a plugin to compute in addition to the default ones; may be repeated.", (), panel=MEASURE,
         flags=("--metric",), metavar="NAME", separated=True, complete="metric",
     )  # fmt: skip
 
     @property
     def checkpoint(self) -> str:
-        """What is measured."""
+        """The checkpoint that is measured."""
         return self.encoder.checkpoint

@@ -41,34 +41,34 @@ class ExportConfig(Config):
     overwrite: bool = option("Replace the bundle that is in the directory.", False, panel=RUN)
 
     def problems(self) -> list[str]:
-        """Precisions that are missing or named twice."""
+        """Report precisions that are missing or named twice."""
         found = [] if self.precisions else ["{precisions} is empty: give at least one"]
         twice = sorted({name for name in self.precisions if self.precisions.count(name) > 1})
         return found + [f"{{precisions}} names {name!r} twice: leave one out" for name in twice]
 
     @property
     def checkpoint(self) -> str:
-        """What is exported."""
+        """The checkpoint that is exported."""
         return self.encoder.checkpoint
 
     @property
     def revision(self) -> str | None:
-        """Of a checkpoint from the hub."""
+        """The revision of a checkpoint from the hub."""
         return self.encoder.revision
 
     @property
     def device(self) -> str | None:
-        """Where PyTorch runs the checkpoint."""
+        """The device on which PyTorch runs the checkpoint."""
         return self.encoder.device
 
     @property
     def workers(self) -> int | None:
-        """Processes that load images for the checkpoint."""
+        """The number of processes that load images for the checkpoint."""
         return self.encoder.workers
 
     @property
     def provider(self) -> Provider | None:
-        """Which execution provider the bundle must run on; None: the first that works."""
+        """The execution provider that the bundle must run on; None means the first that works."""
         return self.encoder.provider
 
     @property

@@ -13,7 +13,7 @@ Tower = Literal["vision", "text"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GentleConfig(Config):
-    """How much of a pretrained model changes, and how fast. By default everything does, at one rate."""
+    """How much of a pretrained model changes, and how fast; by default, everything changes at one rate."""
 
     freeze: Literal["vision", "text", "both"] | None = option(
         "Tower whose weights stay as they are (LiT); with both, only their projections and the temperature train.",
@@ -62,7 +62,7 @@ class LoraConfig(Config):
     )  # fmt: skip
 
     def problems(self) -> list[str]:
-        """Options of adapters without adapters."""
+        """Report options of adapters without --lora-rank."""
         if self.rank is None and self != LoraConfig():
             return ["{rank} is missing: give --lora-rank with the other options of adapters"]
         return []

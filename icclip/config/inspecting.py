@@ -1,4 +1,4 @@
-"""What of a dataset is looked at."""
+"""The configuration of `icclip data inspect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from icclip.config.declare import MODEL_AND_DATA, OUTPUT, nested, option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectConfig(Config):
-    """Which dataset is looked at, and what is made of it."""
+    """Which dataset is inspected, and how."""
 
     data: DatasetConfig = nested(
         leave_out=("name", "streaming", "on_bad_image", "val_fraction", "seed", "trust_remote_code")
@@ -26,7 +26,7 @@ class InspectConfig(Config):
     )
 
     def problems(self) -> list[str]:
-        """A picture of another kind."""
+        """Report a picture in another format."""
         if self.picture is None or self.picture.suffix.lower() in {".png", ".jpg", ".jpeg"}:
             return []
         return [f"picture is {self.picture}: give a name that ends in .png or .jpg"]

@@ -1,4 +1,4 @@
-"""Which model is trained, and how it is loaded."""
+"""The configuration of a model: which one is trained, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRUST = "Run Python code that the repository of the model or dataset contains."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Config):
-    """Which model, and how it is loaded."""
+    """Which model is trained, and how it is loaded."""
 
     name: str = option(
         "Model to start from: a Hugging Face hub id, a local directory, or a built-in preset such as clip-tiny.",

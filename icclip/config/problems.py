@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words that can name the keys of a file or the flags of a command."""
+"""Problems of a configuration, in words that can name the keys of a file or the flags of a command."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Key(NamedTuple):
     """A field that a problem is about."""
 
     path: str
-    """As a TOML file has it: `data.val_fraction`."""
+    """The key in a TOML file, such as `data.val_fraction`."""
     owner: str
-    """As `Declared.owner` has it: `DatasetConfig.val_fraction`."""
+    """The owner as in `Declared.owner`, such as `DatasetConfig.val_fraction`."""
 
 
 class Problem(str):  # noqa: SLOT000 # it holds its parts, which slots of a str cannot
@@ -24,7 +24,7 @@ class Problem(str):  # noqa: SLOT000 # it holds its parts, which slots of a str 
     parts: tuple[str | Key, ...]
 
     def __new__(cls, *parts: str | Key) -> Self:
-        """Put together what has no names with the keys."""
+        """Join plain text and keys."""
         made = super().__new__(cls, "".join(part.path if isinstance(part, Key) else part for part in parts))
         made.parts = parts
         return made
@@ -42,11 +42,11 @@ class Problem(str):  # noqa: SLOT000 # it holds its parts, which slots of a str 
         )
 
     def spelled(self, typed: Mapping[str, str], main: Mapping[str, str]) -> Problem:
-        """The same with flags, where at least one of its fields was given by a flag.
+        """The same problem with flags instead of keys, if at least one of its fields was given by a flag.
 
         Args:
-            typed: owner of a field -> the flag that was typed.
-            main: owner of a field -> its main flag.
+            typed: for the owner of a field, the flag that was typed.
+            main: for the owner of a field, its main flag.
         """
         keys = [part for part in self.parts if isinstance(part, Key)]
         if not any(key.owner in typed for key in keys):

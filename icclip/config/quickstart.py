@@ -1,4 +1,4 @@
-"""What `icclip quickstart` lets the user choose."""
+"""The configuration of `icclip quickstart`."""
 
 from __future__ import annotations
 

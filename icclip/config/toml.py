@@ -1,4 +1,4 @@
-"""A configuration as TOML."""
+"""Write a configuration as TOML."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Path = tuple[str, ...]
 
 
 def toml(values: Mapping[str, Any], comments: Mapping[Path, str] = MappingProxyType({})) -> str:
-    """Plain values in tables as TOML 1.0. What is None, which TOML lacks, becomes a comment.
+    """Write plain values in tables as TOML 1.0; None, which TOML lacks, becomes a comment.
 
     Args:
-        values: nested by table.
-        comments: what to write above a key, by the names that lead to it.
+        values: the values, nested by table.
+        comments: the comment above each key, by the names that lead to it.
     """
     return "\n".join(_lines(values, (), comments)) + "\n"
 
@@ -49,5 +49,5 @@ def _value(value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    """JSON's escapes are TOML's, but for DEL, which JSON leaves as it is."""
+    """Quote a string: TOML's escapes are those of JSON, except that JSON does not escape DEL."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

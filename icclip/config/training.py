@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""The configuration of `icclip train`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LossFamily = Literal["softmax", "sigmoid"]
 DuplicatePolicy = Literal["mask", "soft", "off"]
 
 MAX_DISTANCE = 16
-"""A quarter of a hash's bits; unrelated images differ in half of them."""
+"""The largest distance, a quarter of a hash's bits; unrelated images differ in half of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig(Config):
-    """One training run. Defaults are the seed project's, but for gradient accumulation."""
+    """One training run; the defaults are those of the seed project, except for gradient accumulation."""
 
     model: ModelConfig = nested()
     data: DatasetConfig = nested()
@@ -161,7 +161,7 @@ class TrainConfig(Config):
     )  # fmt: skip
     overwrite: bool = option("Replace the run that is in the directory.", False, panel=RUN, resume="free")
     resume: bool = option(
-        "Go on from the last complete checkpoint in the directory.", False, panel=RUN, resume="free",
+        "Continue from the last complete checkpoint in the directory.", False, panel=RUN, resume="free",
         replaces=("resume_from_checkpoint",),
     )  # fmt: skip
     captions: CaptionPolicy = option(
@@ -198,7 +198,7 @@ class TrainConfig(Config):
     )  # fmt: skip
 
     def problems(self) -> list[str]:
-        """Options that exclude each other."""
+        """Report options that exclude each other."""
         found = []
         if self.train_bs == 1 and identity().size == 1:
             found.append("{train_bs} is 1: it must be at least 2, since a pair alone has no negatives")
@@ -209,7 +209,7 @@ class TrainConfig(Config):
         return found + [problem for problem, there in self._exclusions().items() if there]
 
     def _exclusions(self) -> dict[str, bool]:
-        """What does not go together, and whether it is so here."""
+        """Combinations that do not work, and whether each one is present."""
         streaming, near = self.data.streaming, self.near_duplicates is not None
         return {
             "fp16 cannot be used with --fsdp, because it scales the loss by what one process sees: use --bf16": (

@@ -1,4 +1,4 @@
-"""Which bundle is checked, and on what."""
+"""The configuration of `icclip verify`: which bundle is checked, and on which data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AS_PROVEN = {"val_fraction": "as in the parity gate", "seed": "as in the parity 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyConfig(Config):
-    """Which bundle is checked, and on what."""
+    """The configuration of `icclip verify`: which bundle is checked, and on which data."""
 
     bundle: Path = argument(
         "Directory that `icclip export` wrote, or a bundle on the hub (OWNER/NAME).", complete="file"
@@ -24,7 +24,7 @@ class VerifyConfig(Config):
         leave_out=("checkpoint", "revision", "precision", "device", "workers", "trust_remote_code")
     )
     data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance"), unset=AS_PROVEN)
-    """Retrieval is measured on this again; None: it is not."""
+    """The data on which retrieval is measured again; None skips this."""
     split: str | None = option(
         "Split of --dataset to measure.",
         None,

@@ -1,1 +1,1 @@
-"""From a dataset on disk or the hub to images and captions in memory."""
+"""Load a dataset from the disk or the hub as images and captions."""

@@ -1,4 +1,4 @@
-"""Decodes images in order and prepares them in batches, with worker processes."""
+"""Decode images in order and prepare them in batches, with worker processes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def prepared_batches(
     """Apply `prepare` to each batch of images in turn.
 
     Args:
-        images: decoded when asked for.
+        images: images that are decoded when they are accessed.
         prepare: turns a batch of images into what is yielded; it is sent to the workers.
-        batch_size: images in a batch.
-        workers: processes that decode and prepare; None chooses from the number of cores.
+        batch_size: number of images per batch.
+        workers: number of processes that decode and prepare; None chooses from the number of cores.
         pin_memory: whether to yield tensors in pinned memory, for faster copies to a GPU.
 
     Raises:
@@ -59,9 +59,9 @@ def _workers_for(images: int) -> int:
 
 @dataclass(frozen=True)
 class _Batches(Dataset[Any]):
-    """Item i: the i-th batch, or what was wrong with one of its images.
+    """Item i is the i-th batch, or the error of one of its images.
 
-    The error is returned: raised in a worker, it would arrive wrapped in a traceback.
+    The error is returned, because an error raised in a worker would arrive wrapped in a traceback.
     """
 
     images: Sequence[Any]
@@ -72,7 +72,7 @@ class _Batches(Dataset[Any]):
         return math.ceil(len(self.images) / self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
-        # A Dataset ends where this raises, as any sequence that is iterated.
+        # Iteration over a Dataset ends when this raises, as for any sequence.
         if index >= len(self):
             raise IndexError(index)
         first = index * self.batch_size

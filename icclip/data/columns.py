@@ -1,7 +1,7 @@
-"""Columns of a source -> the two columns of the contract, `image` and `captions`.
+"""Turn the columns of a source into `image` and `captions`.
 
-Nothing here decodes or copies an image: caption columns are read on their own, and image columns
-are only renamed or recast.
+Nothing here decodes or copies an image. Caption columns are read separately, and image columns are only renamed
+or cast.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from icclip.data.foreign import checked_text
 from icclip.errors import DataError
 
 FEATURES = Features({"image": Image(decode=False), "captions": ListFeature(Value("string"))})
-"""What every split has: `{"bytes", "path"}` not yet decoded, and a list of strings."""
+"""The columns of every split: undecoded images as `{"bytes", "path"}`, and lists of strings."""
 
 NESTED = ("raw", "caption", "text")
-"""Keys under which an object holds its caption."""
+"""The keys under which an object may hold its caption."""
 
 
 def dataset_of(images: Sequence[str | bytes], captions: Sequence[Sequence[str]]) -> Dataset:
-    """A dataset in memory from image files' paths or contents, and each image's captions.
+    """Make a dataset in memory from the paths or contents of image files and each image's captions.
 
     Raises:
         DataError: the captions of an image are one string, where a list of them was meant.
@@ -42,14 +42,14 @@ def dataset_of(images: Sequence[str | bytes], captions: Sequence[Sequence[str]])
 
 
 def with_captions(dataset: Dataset, image_column: str, caption_columns: Sequence[str], source: str) -> Dataset:
-    """`image` and `captions` out of named columns.
+    """Make the columns `image` and `captions` from named columns.
 
     Several caption columns, strings or lists of strings, become one list per row; nulls are left
     out. Pass a dataset without an indices mapping (before `select`): adding a column to a mapped
     one would copy every image.
 
     Raises:
-        DataError: a caption is no string, or the columns are named by one string instead of a list.
+        DataError: a caption is not a string, or the columns are given as one string instead of a list.
     """
     if isinstance(caption_columns, str):
         raise DataError(f"{source}: the caption columns are one text, {caption_columns!r}: give a list of names")
@@ -64,16 +64,16 @@ def with_captions(dataset: Dataset, image_column: str, caption_columns: Sequence
 
 
 def read_columns(dataset: Dataset, names: Sequence[str]) -> list[list[Any]]:
-    """The values of some columns; no other column is read."""
+    """Read the values of some columns, and no others."""
     table = dataset.select_columns(list(names)).with_format("arrow")[:]
     return [table[name].to_pylist() for name in names]
 
 
 def captions_of(cells: Sequence[Any], where: str) -> list[str]:
-    """Strings, lists of strings, `{"raw": ...}` and nulls -> one list of strings.
+    """Turn strings, lists of strings, `{"raw": ...}` and nulls into one list of strings.
 
     Raises:
-        DataError: something else is among them, or a text that no file and no tokenizer can take.
+        DataError: there is another type among them, or a text that no file and no tokenizer can take.
     """
     flat = [item for cell in cells for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
     return [checked_text(_caption(item, where), f"{where}, a caption") for item in flat]

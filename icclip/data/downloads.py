@@ -1,8 +1,8 @@
-"""Images that a dataset names by URL, fetched once into a cache.
+"""Fetch images that a dataset names by URL, once, into a cache.
 
-Only http and https, and only from public addresses: the address is checked when the connection is
-made, for every redirect again, so that neither a redirect nor a name that resolves otherwise the
-second time leads into the user's own network.
+Images are only fetched by http and https and from public addresses. The address is checked when the connection is
+made, also for every redirect, so that neither a redirect nor a name that resolves differently the second time can
+lead into the user's own network.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from icclip.files import atomic_write_bytes
 
 TRIES = 3
 SECONDS = 20.0
-"""Without an answer, before a try is given up."""
+"""Seconds without an answer after which a try is given up."""
 PAUSE = 0.5
 """Seconds before the second try; twice that before the third."""
 LARGEST = 64 << 20
-"""Bytes of one image."""
+"""The largest size of one image in bytes."""
 AT_ONCE = 16
 FINAL = frozenset({400, 401, 403, 404, 405, 410, 451})
-"""Answers that another try does not change."""
+"""Answers for which another try is pointless."""
 
 
 def fetch_all(urls: Sequence[str], reporter: Reporter) -> dict[str, Path | DataError]:
-    """Bring every URL into the cache.
+    """Fetch every URL into the cache.
 
     Returns:
-        for each URL its file, or why it could not be had.
+        For each URL its file, or the reason why it could not be fetched.
 
     Raises:
         UsageError: the cache cannot be written.
@@ -64,12 +64,12 @@ def fetch(url: str, *, largest: int = LARGEST, suffix: str = "") -> Path:
     """The file that holds the content of a URL, fetched unless it is in the cache.
 
     Args:
-        url: of the scheme http or https.
-        largest: bytes that are accepted.
-        suffix: of the file's name.
+        url: a URL with the scheme http or https.
+        largest: the largest accepted size in bytes.
+        suffix: the suffix of the file's name.
 
     Raises:
-        DataError: another scheme, a private address, an error that stays after three tries, or too large.
+        DataError: the URL has another scheme or a private address, three tries failed, or the file is too large.
         UsageError: the cache cannot be written.
     """
     name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
@@ -91,7 +91,7 @@ def _with_retries(url: str, largest: int) -> bytes:
             cause = error.reason if isinstance(error, urllib.error.URLError) else error
             if isinstance(cause, _PrivateAddressError):
                 raise DataError(f"{url:.200}: {cause}") from error
-            # ValueError: a URL that is malformed.
+            # ValueError means a malformed URL.
             reason, final = str(cause) or type(cause).__name__, isinstance(cause, ValueError)
         if final or attempt == TRIES:
             break
@@ -116,14 +116,14 @@ class _PrivateAddressError(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address may be connected to: it belongs to the internet and not to some network behind it."""
+    """Whether an IP address may be connected to, because it belongs to the public internet."""
     ip = ipaddress.ip_address(address)
     mapped = getattr(ip, "ipv4_mapped", None)
     return (mapped or ip).is_global and not ip.is_multicast
 
 
 def _connect(address: tuple[str, int], *arguments: Any, **options: Any) -> socket.socket:
-    """`socket.create_connection` to public addresses alone; the one that was checked is the one that is used."""
+    """Like `socket.create_connection`, but only to public addresses; the checked address is the one that is used."""
     host, port = address
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, target in found:
@@ -161,7 +161,7 @@ class _HttpsHandler(urllib.request.HTTPSHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Speaks http and https, follows redirects to these, and uses no proxy: behind one, addresses cannot be checked."""
+    """Make an opener for http and https that follows redirects and uses no proxy, behind which addresses cannot be checked."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         _HttpHandler(),

@@ -1,4 +1,4 @@
-"""The door for paths and texts that come from a dataset's files: what the system would refuse is one line here."""
+"""The door for paths and texts from a dataset's files; what the system would refuse is reported in one line."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def checked_text(text: str, where: str) -> str:
-    """A caption or a name, itself.
+    """Check a caption or a name and return it.
 
     Raises:
-        DataError: it holds a NUL character or half of a surrogate pair, which neither files, tables nor
-            tokenizers can take.
+        DataError: the text holds a NUL character or half of a surrogate pair, which neither files nor tokenizers can
+            take.
     """
     if "\0" in text:
         raise DataError(f"{where}: {text!r:.80} holds a NUL character: remove it, or save the file as UTF-8")
@@ -40,10 +40,10 @@ def is_url(value: str) -> bool:
 
 
 def regular_file(path: Path, where: str) -> Path:
-    """`path` itself, which is a file and not a pipe or a device: opening one of those may wait for ever.
+    """Return `path` if it is a file, and not a pipe or a device, which might block forever when opened.
 
     Raises:
-        DataError: it is missing, cannot be looked at, or is something else.
+        DataError: the file is missing or inaccessible, or is something else.
     """
     try:
         mode = path.stat().st_mode
@@ -75,9 +75,9 @@ class Door:
     """Finds the files that a dataset names.
 
     Args:
-        folders: where a relative path may start, tried in turn. No file may lie outside the first.
-        outside: whether files may lie elsewhere all the same (`--allow-outside-root`).
-        missing: whether a file that is not there is let through, to be counted where it is read.
+        folders: folders in which relative paths are looked up in turn. No file may be outside the first.
+        outside: whether files may be elsewhere nevertheless (`--allow-outside-root`).
+        missing: whether a missing file is accepted, to be counted when it is read.
     """
 
     folders: Sequence[Path]
@@ -89,17 +89,17 @@ class Door:
         return self.folders[0].resolve()
 
     def find(self, value: str, where: str) -> Path:
-        """The file called `value`, links followed, below the first folder.
+        """Find the file called `value` below the first folder, following links.
 
         Raises:
-            DataError: there is none, it lies elsewhere, or the system refuses its name.
+            DataError: the file does not exist or is elsewhere, or the system refuses its name.
         """
         checked_text(value, where)
         try:
             paths = [folder / name for name in _spellings(value) for folder in self.folders]
             path = next((path for path in paths if path.exists()), paths[0])
             inside = self.outside or path.resolve().is_relative_to(self._root)
-        # RuntimeError: how pathlib reports a loop of links before Python 3.13.
+        # RuntimeError is how pathlib reports a loop of links before Python 3.13.
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{where}: {_shortened(Path(value))}: {_reason(error)}") from error
         if not inside:
@@ -117,7 +117,7 @@ class Door:
 
 
 def _spellings(value: str) -> list[str]:
-    """As it stands, and with the separators of Windows turned into ours."""
+    """The path as it is, and with Windows' separators replaced."""
     return [value, value.replace("\\", "/")] if "\\" in value and os.sep == "/" else [value]
 
 
@@ -126,9 +126,9 @@ def _on_a_drive(value: str) -> bool:
 
 
 def files_below(folder: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    """Every file below a folder, in the order of the names; links to folders are followed, loops of them are not.
+    """List every file below a folder, ordered by name; links to folders are followed, but not in loops.
 
-    One folder's names are held at a time. Hidden files and folders are passed over.
+    Only one folder's names are held in memory at a time. Hidden files and folders are skipped.
 
     Raises:
         DataError: a folder cannot be listed.

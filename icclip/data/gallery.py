@@ -1,6 +1,6 @@
-"""A split as retrieval sees it: images, the captions that describe them, and a label. The captions are read once.
+"""A split for retrieval: images, the captions that describe them, and a label. The captions are read once.
 
-Loading one needs the package `datasets`, and neither torch nor transformers.
+Loading needs the package `datasets`, but neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Gallery:
-    """One split, made once and passed to whoever trains, evaluates, exports or verifies on it."""
+    """One split, which is made once and used for training, evaluation, export or verification."""
 
     images: SplitImages
-    """Decoded when asked for."""
+    """The images, decoded when they are accessed."""
     captions: CaptionMap
     """Which texts describe which image."""
     label: str = ""
-    """What messages and results call it: `shapes, split test`."""
+    """Its name in messages and results, such as `shapes, split test`."""
     protocol: RelevanceProtocol = "text"
     """What counts as a right answer."""
 
@@ -53,7 +53,7 @@ class Gallery:
         Args:
             split: as `load_splits` returns it.
             name: the split's name, for the label and for messages about an image.
-            source: the dataset's label, likewise.
+            source: the dataset's label, for the same purpose.
             protocol: what counts as a right answer (`relevance_protocol`).
         """
         label = f"{source}, split {name}" if source else name
@@ -61,30 +61,30 @@ class Gallery:
 
     @cached_property
     def image_digests(self) -> list[bytes]:
-        """SHA-256 of the content of each image's file. Raises DataError where one cannot be read."""
+        """SHA-256 of the content of each image's file. Raises DataError if one cannot be read."""
         return image_digests(self.images.rows)
 
     @cached_property
     def image_names(self) -> list[str | None]:
-        """The path or file name of each image, where it has one."""
+        """The path or file name of each image, if it has one."""
         return [cell["path"] for batch in self.images.rows.iter(_AT_ONCE) for cell in batch["image"]]
 
     def relevance(self, protocol: RelevanceProtocol | None = None) -> Relevance:
-        """The right answers; by its own protocol, or another. Raises DataError where an image cannot be read."""
+        """The right answers by its own protocol, or another. Raises DataError if an image cannot be read."""
         chosen = protocol or self.protocol
         return Relevance.of(self.captions, chosen, self.image_digests if chosen == "text" else None)
 
     def relevances(self) -> tuple[Relevance, Relevance | None]:
-        """The right answers by its own protocol, and by the other one where that makes a difference."""
+        """The right answers by its own protocol, and by the other one if that makes a difference."""
         by_text, pairs = self.relevance("text"), self.relevance("pair")
         own, other = (pairs, by_text) if self.protocol == "pair" else (by_text, pairs)
         return own, None if by_text.is_pairs else other
 
     def fingerprint(self) -> str:
-        """Recognises a split again: SHA-256 over its captions, its length and some of its images.
+        """A hash that recognises a split: SHA-256 over its captions, its length and some of its images.
 
-        At most 64 images, spread evenly, are read: enough to notice other sizes, another encoding or
-        another order, at a cost that does not grow with the images.
+        At most 64 images, at even distances, are read. This is enough to notice other sizes, another encoding or
+        another order, and its cost does not grow with the number of images.
 
         Raises:
             DataError: one of these images cannot be read.
@@ -98,7 +98,7 @@ class Gallery:
 
 
 def dataset_asked(registry: Registry, value: str, options: Mapping[str, Any]) -> DatasetConfig:
-    """As `icclip.data.loading.dataset_config`, which needs the package `datasets`.
+    """Call `icclip.data.loading.dataset_config`, which needs the package `datasets`.
 
     Raises:
         MissingExtraError: the package is not installed.
@@ -112,7 +112,7 @@ def dataset_asked(registry: Registry, value: str, options: Mapping[str, Any]) ->
 
 
 def relevance_protocol(registry: Registry, config: DatasetConfig) -> RelevanceProtocol:
-    """What counts as a right answer in a dataset: what the user says, else what the dataset's publication does."""
+    """What counts as a right answer: the user's choice, or else the protocol with which the dataset was published."""
     return config.relevance or registry.dataset(config.name).relevance
 
 
@@ -132,8 +132,8 @@ def load_gallery(
         dataset: a config, or what the user wrote after `--dataset`.
         split: the split's name.
         reporter: shows the progress of loading.
-        options: further fields of DatasetConfig, used where `dataset` is not a config yet.
-        rows: maps the number of rows to the indices of the wanted ones; None: all rows.
+        options: further fields of DatasetConfig, used if `dataset` is not a config yet.
+        rows: maps the number of rows to the indices of the wanted ones; None means all rows.
 
     Raises:
         MissingExtraError: the package `datasets` is not installed.
@@ -152,7 +152,7 @@ def open_gallery(
     split: str,
     rows: Callable[[int], np.ndarray] | None = None,
 ) -> Gallery:
-    """One of the splits that `load_splits` returned, to be measured; all of a source without splits.
+    """Open one of the splits that `load_splits` returned, to be measured; for a source without splits, all of it.
 
     Raises:
         UnknownNameError: there is no such split.

@@ -1,4 +1,4 @@
-"""Any image that Pillow can read -> 8-bit RGB, the right way up."""
+"""Decode any image that Pillow can read to 8-bit RGB, the right way up."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from icclip.errors import DataError
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 LARGE = 24_000_000
-"""Pixels above which an image is halved before anything else is made of it: one of 9,000 x 9,000 pixels
-would take 1.2 GB in every worker, and no model looks at more than a few hundred pixels a side."""
+"""The number of pixels above which an image is halved first. An image of 9,000 x 9,000 pixels would take 1.2 GB in
+every worker, and no model looks at more than a few hundred pixels per side."""
 
 ENCODINGS_OF_PLUGINS = {
     b"heic": "HEIC",
@@ -36,9 +36,9 @@ ENCODINGS_OF_PLUGINS = {
 """Bytes 8 to 12 of files that some builds of Pillow cannot read."""
 
 AVERAGED = frozenset({"L", "RGB", "CMYK", "YCbCr"})
-"""Modes whose pixels can be averaged as they are: without transparency or palette."""
+"""Modes whose pixels can be averaged directly, because they have no transparency or palette."""
 ORIENTATION = 0x0112
-"""The EXIF tag."""
+"""The EXIF tag of the orientation."""
 
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 """Modes of 16-bit greyscale; older Pillows open 16-bit PNGs as `I`."""
@@ -53,20 +53,20 @@ def decode_image(
 ) -> Image.Image:
     """Decode to mode RGB and rotate as the EXIF orientation says.
 
-    Of an animation the first frame is taken; 16-bit greys are scaled to 8 bits. Transparency is
-    dropped, not composited on a colour: that is what `convert("RGB")` does in transformers' image
-    processors, so that pretrained models see the pixels they were trained and measured on. An image of
-    more than LARGE pixels comes at a half, a quarter... of its size.
+    The first frame of an animation is used, and 16-bit greys are scaled to 8 bits. Transparency is dropped instead of
+    composited on a colour, as `convert("RGB")` does in transformers' image processors, so that pretrained models see
+    the pixels that they were trained and measured on. An image of more than LARGE pixels is reduced to a half, a
+    quarter and so on.
 
     Args:
-        source: the content of an image file, its path, or an image that is open already (kept as it is).
-        where: names the image in messages.
-        at_least: a width and height that will do. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
-            which is faster and gives other pixels than decoding and scaling it.
-        admit: is told the width and height before any pixel is decoded, and raises DataError to refuse them.
+        source: the content of an image file, its path, or an opened image (which is not changed).
+        where: the name of the image in messages.
+        at_least: a sufficient width and height. A larger JPEG is decoded at 1/2, 1/4 or 1/8 of its size,
+            which is faster, but gives other pixels than decoding and scaling it.
+        admit: called with the width and height before any pixel is decoded, and raises DataError to refuse them.
 
     Raises:
-        DataError: it is missing, empty, truncated, no image, or larger than Pillow's limit
+        DataError: the file is missing, empty, truncated, not an image, or larger than Pillow's limit
             (`PIL.Image.MAX_IMAGE_PIXELS`, a guard against decompression bombs).
     """
     try:
@@ -85,7 +85,7 @@ def decode_image(
         raise DataError(_bomb(where)) from error
     except UnidentifiedImageError as error:
         raise DataError(f"{where}: {_not_readable(source)}") from error
-    # Pillow's decoders raise whatever a corrupt file leads them into: OSError, SyntaxError, struct.error...
+    # Pillow's decoders may raise any exception for a corrupt file: OSError, SyntaxError, struct.error...
     except Exception as error:
         raise DataError(f"{where}: the image is corrupt or truncated ({' '.join(str(error).split())})") from error
 
@@ -109,13 +109,13 @@ def _open(source: bytes | Path, where: str) -> Image.Image:
 
 @cache
 def _register_heif() -> None:
-    """Teach Pillow HEIC where the package for it is installed."""
+    """Register HEIC with Pillow if the package for it is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def read_file(path: Path, where: str) -> bytes:
-    """The content of an image file. Raises DataError, with `where` in its message, if it cannot be read."""
+    """Read the content of an image file. Raises DataError, with `where` in its message, if it cannot be read."""
     try:
         if not path.exists():
             raise DataError(f"{where}: cannot read {path}: No such file or directory")
@@ -139,7 +139,7 @@ def _not_readable(source: bytes | Path | Image.Image) -> str:
 
 
 def _halved(image: Image.Image) -> Image.Image:
-    """The image, decoded; where it is large by the decoder itself at a smaller scale, or else averaged down."""
+    """Decode the image; a large one is decoded at a smaller scale if possible, or else averaged down."""
     factor = 1
     while image.width * image.height > LARGE * factor * factor:
         factor *= 2
@@ -152,7 +152,7 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 def _reduced(image: Image.Image) -> Image.Image:
-    """Half as wide and high, turned the same way."""
+    """Reduce the image to half its width and height, keeping its orientation."""
     orientation = _orientation(image)
     smaller = (image if image.mode in AVERAGED else _to_rgb(image)).reduce(2)
     if orientation is not None:
@@ -170,7 +170,7 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
-    # The pixels are decoded by now: damaged EXIF data costs the orientation, not the image.
+    # The pixels are already decoded, so damaged EXIF data only loses the orientation, not the image.
     with contextlib.suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image

@@ -1,4 +1,4 @@
-"""Captions that are longer than what a text tower reads."""
+"""Count captions that are longer than a text tower can read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ class CutCaptions:
     """How many captions a tokenizer cuts, and by how much."""
 
     total: int
-    """Captions that were looked at."""
+    """Number of captions that were checked."""
     count: int
-    """Those that are cut."""
+    """Number of captions that are cut."""
     longest: int
-    """Tokens of the longest caption, with those that mark its ends; 0 where none is cut."""
+    """Number of tokens of the longest caption, including special tokens; 0 if none is cut."""
     limit: int
-    """Tokens that the text tower reads."""
+    """Number of tokens that the text tower reads."""
 
     @classmethod
     def among(cls, texts: Sequence[str], limit: int, lengths: Callable[[list[str]], Sequence[int]]) -> Self:
-        """Look for them.
+        """Count the captions that are cut.
 
         Args:
             texts: the captions.
             limit: tokens that the text tower reads.
-            lengths: texts -> how many tokens each has, with those that mark its ends and without being cut.
+            lengths: returns the number of tokens of each text, including special tokens, before cutting.
         """
         # A token takes at least one byte. Beyond ASCII, normalisation may make a character longer first.
         doubtful = [text for text in texts if len(text) + _ENDS > limit or not text.isascii()]
@@ -36,7 +36,7 @@ class CutCaptions:
 
     @property
     def line(self) -> str:
-        """What to tell the user; empty where nothing is cut."""
+        """One line for the user; empty if nothing is cut."""
         if not self.count:
             return ""
         verb = "caption is" if self.total == 1 else "captions are"
@@ -46,23 +46,23 @@ class CutCaptions:
         )
 
     def to_mapping(self) -> dict[str, int]:
-        """For JSON."""
+        """Plain values for JSON."""
         return {"count": self.count, "longest": self.longest, "limit": self.limit}
 
 
 _ENDS = 3
-"""Tokens that mark the ends of a text, and a space that some tokenizers put before it."""
+"""Number of tokens that mark the ends of a text, plus a space that some tokenizers put before it."""
 
 
 @runtime_checkable
 class CutsCaptions(Protocol):
-    """An encoder that can say which captions it cuts."""
+    """An encoder that can tell which captions it cuts."""
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
-        """Which of these are longer than what the text tower reads."""
+        """Which of these texts are longer than the text tower can read."""
 
 
 def cut_captions(encoder: Any, texts: Sequence[str]) -> CutCaptions | None:
-    """What an encoder cuts of these texts; None where it cannot say, or cuts nothing."""
+    """Count the texts that an encoder cuts; None if it cannot tell, or cuts nothing."""
     found = encoder.cut_captions(texts) if isinstance(encoder, CutsCaptions) else None
     return found if found is not None and found.count else None

@@ -1,4 +1,4 @@
-"""What the user typed after `--dataset` -> a config -> checked splits of images and captions."""
+"""Turn what the user typed after `--dataset` into a config, and the config into checked splits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FILE_SUFFIXES = frozenset(
         ".gz",
     }
 )
-"""What is called like this is a file that is missing, and no repository of the hub."""
+"""A name that ends like this is a missing file, not a repository of the hub."""
 PATTERN = re.compile(r"[*?\[]|\{\d+\.\.\d+\}")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SHOWN_BAD_IMAGES = 5
@@ -61,18 +61,18 @@ SHOWN_BAD_IMAGES = 5
 
 
 def dataset_config(registry: Registry, value: str, **options: Any) -> DatasetConfig:
-    """Say which dataset a value means.
+    """Find out which dataset a value means.
 
     Args:
-        registry: the datasets there are.
+        registry: knows the datasets.
         value: a dataset's name, `name@path`, a path, or a hub id `owner/name`. A name wins over a
             path of the same spelling (write ./shapes for the folder).
-        options: fields of DatasetConfig; None means 'not said'.
+        options: fields of DatasetConfig; None means that the user did not give it.
 
     Raises:
         UnknownNameError: no dataset has that name.
         DataError: a path does not exist, or no dataset can read it.
-        ConfigError: an option is unknown, or its value is.
+        ConfigError: an option or its value is unknown.
     """
     name, path = _name_and_path(registry, value)
     said = {key: option for key, option in options.items() if option is not None}
@@ -148,7 +148,7 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
     Raises:
         DataError: the source cannot be read, a caption is missing or empty, an image is unreadable
             and `on_bad_image` is "skip" for all of them.
-        PluginError: the dataset returned something else than its contract says.
+        PluginError: the dataset returned something that violates its contract.
     """
     splits = read_splits(registry, config, reporter)
     if isinstance(splits, IterableDatasetDict):
@@ -160,11 +160,11 @@ def load_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
 
 
 def read_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -> Splits:
-    """The splits that the source has, none added and no image looked at; a stream as the dataset gives it.
+    """Read the splits of the source without adding any or checking images; a stream stays as the dataset gives it.
 
     Raises:
         DataError: the source cannot be read, a caption is missing or empty.
-        PluginError: the dataset returned something else than its contract says.
+        PluginError: the dataset returned something that violates its contract.
     """
     spec = registry.dataset(config.name)
     with reporter.progress(f"loading {config.label}", total=None), _one_bar():
@@ -177,7 +177,7 @@ def read_splits(registry: Registry, config: DatasetConfig, reporter: Reporter) -
 
 @contextlib.contextmanager
 def _one_bar() -> Iterator[None]:
-    """The reporter's alone: those of datasets draw over it, and write into log files."""
+    """Show only the reporter's progress bar, because those of `datasets` would draw over it and write into log files."""
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -193,7 +193,7 @@ def is_whole(splits: Splits, config: DatasetConfig) -> bool:
 
 
 def measured_split(splits: Splits, name: str, config: DatasetConfig) -> Dataset | IterableDataset:
-    """The split to measure: the one of that name, or all of a source without splits. Raises UnknownNameError."""
+    """Choose the split to measure: the one of that name, or all of a source without splits. Raises UnknownNameError."""
     return splits["train"] if is_whole(splits, config) else choose_split(splits, name, config.label)
 
 
@@ -210,14 +210,14 @@ def load_image_text_dataset(
     """Load a dataset with the seed project's call: `image` as PIL images, `captions` as lists of str.
 
     Args:
-        name: as for `dataset_config`.
-        image_col: column of the source, where its columns can be chosen (hub, jsonl, csv); the
-            default lets the source decide.
-        caption_field: likewise.
+        name: see `dataset_config`.
+        image_col: the column of images, for sources whose columns can be chosen (hub, jsonl, csv); by default, the
+            source decides.
+        caption_field: the column of captions, in the same way.
         options: further fields of DatasetConfig.
 
     Raises:
-        DataError, UnknownNameError, ConfigError: as `dataset_config` and `load_splits`.
+        DataError, UnknownNameError, ConfigError: see `dataset_config` and `load_splits`.
     """
     registry = Registry.from_environment()
     options.setdefault("image_column", None if image_col == "image" else image_col)
@@ -245,7 +245,7 @@ def _check_shape(splits: Any, spec: DatasetSpec) -> None:
 
 
 def _checked(split: Dataset, where: str) -> Dataset:
-    """The two columns in their types. Raises for a row without a usable caption."""
+    """Check the types of the two columns. Raises for a row without a usable caption."""
     split = split.select_columns(list(FEATURES))
     if not isinstance(split.features["image"], Image):
         raise PluginError(f"{where}: the column image is {split.features['image']}: make it a datasets.Image")
@@ -267,7 +267,7 @@ def _is_list_of_strings(type_: pa.DataType) -> bool:
 
 
 def _check_captions(captions: pa.Array, where: str, first_row: int = 0) -> None:
-    """Every row has a caption, and every caption a character that is no space; vectorised."""
+    """Check, vectorised, that every row has a caption and that no caption is blank."""
     lengths = pc.fill_null(pc.list_value_length(captions), 0)
     row = pc.index(lengths, pa.scalar(0, lengths.type)).as_py()
     if row >= 0:
@@ -327,10 +327,10 @@ def _completed(splits: dict[str, Dataset], config: DatasetConfig, reporter: Repo
 
 
 def _permutation(size: int, seed: int) -> list[int]:
-    """An order of 0..size-1 that depends on nothing but its arguments.
+    """An order of 0..size-1 that only depends on the arguments.
 
-    Sorting by a hash: the streams of random and numpy may change with their versions, and then a
-    training image would turn up in an older run's test split.
+    It sorts by a hash, because the random numbers of Python and numpy may change with their versions, and then a
+    training image would appear in an older run's test split.
     """
     return sorted(range(size), key=lambda row: hashlib.blake2b(f"{seed} {row}".encode(), digest_size=8).digest())
 
@@ -339,7 +339,7 @@ def _permutation(size: int, seed: int) -> list[int]:
 
 
 def _streamed(splits: IterableDatasetDict, config: DatasetConfig, reporter: Reporter) -> IterableDatasetDict:
-    """The contract, checked row by row as the rows come."""
+    """Check the contract row by row as the rows arrive."""
     missing = [name for name in SPLIT_NAMES if name not in splits]
     if missing:
         reporter.note(f"{config.label} has no {' or '.join(missing)} split, and none is made while streaming")

@@ -1,4 +1,4 @@
-"""Which images of a split are the same file, and which look the same."""
+"""Find images of a split that are the same file, or that look the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 AT_ONCE = 256
-"""Images whose encoded content is held in memory at the same time."""
+"""Number of images whose encoded content is held in memory at the same time."""
 HASH_SIDE = 8
 
 
@@ -41,7 +41,7 @@ def image_hashes(split: Dataset) -> np.ndarray:
     """
 
     def look(content: bytes, where: str) -> int:
-        # A JPEG is decoded at a fraction of its size, which is all that is needed here.
+        # A JPEG is decoded at a fraction of its size, which is sufficient here.
         side = HASH_SIDE * HASH_SIDE
         return difference_hash(decode_image(content, where, at_least=(side, side)))
 
@@ -49,7 +49,7 @@ def image_hashes(split: Dataset) -> np.ndarray:
 
 
 def _of_each(split: Dataset, work: Callable[[bytes, str], T]) -> list[T]:
-    """(content, where) of each image -> what `work` makes of it; in threads, which decoders and hashes let run."""
+    """Apply `work` to the content and the name of each image, in threads, since decoders and hashes release the lock."""
     images = split.select_columns(["image"])
     found: list[T] = []
     with ThreadPoolExecutor(cores()) as pool:
@@ -76,9 +76,9 @@ def same_content(digests: Sequence[bytes]) -> np.ndarray:
 
 
 def same_look(groups: np.ndarray, hashes: np.ndarray, distance: int) -> np.ndarray:
-    """Groups of images that look the same, int64 [n]: joined where two hashes differ in at most `distance` bits.
+    """Groups of images that look the same, int64 [n]: joined if two hashes differ in at most `distance` bits.
 
-    An image without any edge has the hash 0 and is not compared. Every other pair is compared, in blocks.
+    An image without any edges has the hash 0 and is not compared. Every other pair is compared.
     """
     joined = groups.copy()
     rows = np.flatnonzero((groups == np.arange(len(groups))) & (hashes != 0))

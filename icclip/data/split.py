@@ -1,4 +1,4 @@
-"""One split, seen as images and as captions."""
+"""The images and the captions of one split."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class SplitImages(Sequence[Image.Image]):
-    """The images of a split, each decoded when it is asked for: RGB, the right way up.
+    """The images of a split, each decoded when it is accessed, as RGB the right way up.
 
     Args:
-        split: has the column `image`, as `load_splits` returns it.
-        name: the split's name, for messages.
-        first: the number of its first row, for messages: a share of a split counts as the split does.
+        split: a split with the column `image`, as `load_splits` returns it.
+        name: the name of the split, for messages.
+        first: the number of its first row, for messages, so that a share of a split counts like the split.
     """
 
     def __init__(self, split: Dataset, name: str = "", first: int = 0) -> None:
         self.rows = split.select_columns(["image"])
-        """The rows that have not been decoded, with the column `image` alone."""
+        """The undecoded rows, with the column `image` alone."""
         self._name = name
         self._first = first
 
@@ -39,7 +39,7 @@ class SplitImages(Sequence[Image.Image]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Image.Image]: ...
     def __getitem__(self, index: int | slice) -> Image.Image | Sequence[Image.Image]:
-        """Raises DataError naming the row and its file."""
+        """Decode an image. Raises DataError naming the row and its file."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = index + len(self) if index < 0 else index
@@ -49,7 +49,7 @@ class SplitImages(Sequence[Image.Image]):
         return decode_cell(self.rows[row]["image"], f"{self._name} row {self._first + row}".lstrip())
 
     def shard(self, shards: int, index: int) -> Self:
-        """The part number `index` of `shards` contiguous parts, which may be empty; its messages name the rows of the whole."""
+        """Part `index` of `shards` contiguous parts, which may be empty; its messages number the rows of the whole."""
         each, longer = divmod(len(self), shards)
         first = each * index + min(index, longer)
         rows = range(first, first + each + (index < longer))
@@ -64,7 +64,7 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image | None, where: str) -> Ima
     """Decode a cell of an image column: `{"bytes": ..., "path": ...}`, or an image.
 
     Raises:
-        DataError: it cannot be read; `where` and the file are named.
+        DataError: the image cannot be read; the message contains `where` and the file.
     """
     if isinstance(cell, Image.Image):
         return decode_image(cell, where)
@@ -74,7 +74,7 @@ def decode_cell(cell: Mapping[str, Any] | Image.Image | None, where: str) -> Ima
 
 
 def encoded(cell: Mapping[str, Any] | None, where: str) -> bytes:
-    """The content of an image's file. Raises DataError where it cannot be read."""
+    """The content of an image's file. Raises DataError if it cannot be read."""
     content, path = (cell["bytes"], cell["path"]) if cell else (None, None)
     if content is not None:
         return bytes(content)
@@ -84,7 +84,7 @@ def encoded(cell: Mapping[str, Any] | None, where: str) -> bytes:
 
 
 def caption_map(split: Dataset) -> CaptionMap:
-    """Which captions belong to which image; only the captions are read."""
+    """The captions of each image; only the captions are read."""
     return CaptionMap.from_lists(caption_lists(split))
 
 

@@ -1,1 +1,1 @@
-"""What an export is asked for, and what it answers."""
+"""Export of a checkpoint through an export target."""

@@ -1,4 +1,4 @@
-"""What an export target is asked for, and what it answers with."""
+"""What an export target is asked to do, and what it returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRequest:
-    """For `ExportTargetSpec.export`."""
+    """What `ExportTargetSpec.export` is asked to do."""
 
     config: ExportConfig
     registry: Registry
@@ -29,10 +29,10 @@ class ExportRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What `ExportTargetSpec.export` returns: a bundle, and whether it may be called one."""
+    """What `ExportTargetSpec.export` returns: a bundle, and whether it passed the gate."""
 
     bundle: Path
-    """The bundle's directory: the one that was asked for, or `<name>.failed`."""
+    """The bundle's directory: the requested one, or `<name>.failed`."""
     parity: ParityRecord
     sizes: Mapping[str, int]
     """The size of both encoders in bytes, by precision."""
@@ -47,13 +47,13 @@ class ExportResult:
         }
 
     def renderables(self) -> Iterator[RenderableType]:
-        """What the gate measured, for each precision."""
+        """Tables of what the gate measured for each precision."""
         from icclip.report.parity_table import parity_tables
 
         return parity_tables(self.parity, self.sizes)
 
     def verdict(self) -> None:
-        """Raises GateError naming every precision that failed, and its first failure."""
+        """Raise GateError if a precision failed; the message names each one and its first failure."""
         if not self.parity.passed:
             raise GateError(f"{'; '.join(self.parity.failures)}; the bundle is kept as {self.bundle}")
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle, through the target that was asked for."""
+"""Export a checkpoint to a bundle through the chosen target."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from icclip.runs.claim import claim_beside, claimed
 def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> ExportResult:
     """Export a checkpoint, and measure the result on a real split.
 
-    Encoders that do not give what the checkpoint gives are returned too, for the report, as
-    `<name>.failed`: call `verdict` on the result.
+    Encoders that differ from the checkpoint are returned, too, as `<name>.failed` for the report; call `verdict` on
+    the result.
 
     Raises:
-        UsageError: anything that the user can correct.
+        UsageError: something that the user can correct.
         GateError: a graph does not compute what PyTorch computes; nothing is kept.
     """
     target = registry.export_target(config.target)

@@ -1,1 +1,1 @@
-"""What a dataset holds, as icclip understands it: counts, captions, images, and what is wrong with them."""
+"""Inspection of a dataset as icclip reads it: counts, captions, images and their problems."""

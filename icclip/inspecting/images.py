@@ -1,4 +1,4 @@
-"""The images of a split, looked at one by one."""
+"""Inspect the images of a split one by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 AT_ONCE = 256
-"""Rows that are read together."""
+"""Number of rows that are read together."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Look:
     """The properties of one image."""
 
     digest: bytes = b""
-    """SHA-256 of its file, empty where that cannot be read."""
+    """SHA-256 of its file; empty if the file cannot be read."""
     size: tuple[int, int] | None = None
     mode: str = ""
     format: str = ""
@@ -58,7 +58,7 @@ class ImageFindings:
             self.formats[look.format] += 1
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON: widths and heights as smallest, median and largest."""
+        """Plain values for JSON; widths and heights as smallest, median and largest."""
         sizes = np.array(self.sizes or [(0, 0)])
         copies = len(self.digests) - len(set(self.digests))
         return {
@@ -81,9 +81,9 @@ def look_at_images(split: Dataset, name: str, advance: Callable[[int], None]) ->
     """Decode every image of a split; several threads share the work.
 
     Args:
-        split: has the column `image`, not decoded.
-        name: its name, for messages.
-        advance: is told how many are done.
+        split: a split with the column `image`, not decoded.
+        name: the name of the split, for messages.
+        advance: called with the number of images done.
     """
     findings, rows = ImageFindings(), split.select_columns(["image"])
     with ThreadPoolExecutor(cores()) as pool:
@@ -97,7 +97,7 @@ def look_at_images(split: Dataset, name: str, advance: Callable[[int], None]) ->
 
 
 def look_at(cell: Mapping[str, Any] | None, where: str) -> Look:
-    """Read and decode one image; what is wrong with it is kept instead of raised."""
+    """Read and decode one image; a problem is recorded instead of raised."""
     look = Look()
     path = cell["path"] if cell else None
     where = f"{where} ({path})" if path else where

@@ -1,4 +1,4 @@
-"""`icclip data inspect`: read a dataset as training would, and say what is in it."""
+"""Run `icclip data inspect`: read a dataset as training would, and report what is in it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found."""
+    """What `icclip data inspect` found."""
 
     dataset: str
     reader: str
     """The dataset plugin that reads it."""
     splits: Mapping[str, Mapping[str, Any]]
-    """Split -> counts of its captions and images, and the images that cannot be read."""
+    """For each split, counts of its captions and images, and the images that cannot be read."""
     leakage: Sequence[Mapping[str, Any]]
     """What each pair of splits has in common."""
     picture: Path | None = None
@@ -50,13 +50,13 @@ class Inspection:
 
 
 def inspect(config: InspectConfig, registry: Registry, reporter: Reporter) -> Inspection:
-    """Look at every image and caption of every split.
+    """Inspect every image and caption of every split.
 
     Raises:
         UsageError: the dataset or the model cannot be read, or the picture cannot be written.
     """
     data = config.data
-    # Images that cannot be read are what one wants to be told of here, not what stops the telling.
+    # Unreadable images are reported here, so they must not end the inspection.
     splits = read_splits(registry, dataclasses.replace(data, streaming=False, on_bad_image="skip"), reporter)
     lengths = None if config.model is None else TextLengths(registry, config.model)
     captions = {name: caption_lists(split) for name, split in splits.items()}
@@ -79,7 +79,7 @@ def _images(split: Dataset, name: str, reporter: Reporter) -> ImageFindings:
 
 
 def leaks(captions: Mapping[str, Sequence[Sequence[str]]], images: Mapping[str, ImageFindings]) -> list[dict[str, Any]]:
-    """What two splits have in common, for each pair: byte-identical images and identical captions.
+    """Count what each pair of splits has in common: byte-identical images and identical captions.
 
     A row counts in the second split of a pair: with `train` and `test`, the test images that are
     also trained on.

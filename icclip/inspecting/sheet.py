@@ -1,4 +1,4 @@
-"""A contact sheet: some images of each split with their first caption."""
+"""Draw a contact sheet with some images of each split and their first captions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 6, 3
 """The maximum number of images from each split."""
 TILE, GAP, LINE, LINES = 160, 12, 13, 3
-"""Pixels: an image's side, the space between them, a line of text; lines of a caption."""
+"""In pixels: the side of an image, the space between images and the height of a line; then the lines of a caption."""
 CHARACTERS = 28
 """The number of characters in a line under a tile."""
 PAPER, INK, BAD = "white", "black", "#c8352b"
 
 
 def write_sheet(path: Path, splits: Mapping[str, Dataset]) -> None:
-    """Draw images spread evenly over each split; one that cannot be read is a red frame.
+    """Draw images taken at even distances from each split; one that cannot be read becomes a red frame.
 
     Raises:
         UsageError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The captions of a split, and how long a model finds them."""
+"""Inspect the captions of a split and their lengths in a model's tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AT_ONCE = 4096
 
 
 def caption_findings(lists: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Counts of a split's captions.
+    """Count a split's captions.
 
     Args:
         lists: the captions of each image.
@@ -38,14 +38,14 @@ def caption_findings(lists: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 class TextLengths:
-    """Counts the tokens that a model's tokenizer makes of a text, special tokens included, before any is cut.
+    """Counts the tokens of a text by a model's tokenizer, including special tokens, before any are cut.
 
     Args:
         registry: knows the backends.
         model: a bundle, a run, a transformers directory or a hub id.
 
     Raises:
-        UsageError: it cannot be opened.
+        UsageError: the model cannot be opened.
     """
 
     def __init__(self, registry: Registry, model: str) -> None:
