@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and the root of the run directory, which is a copy of the best one."""
+"""Checkpoints, which are never half-written, and the root of the run directory, which is a copy of the best one."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CHECKPOINT = "checkpoint"
 TRAINING_STATE = re.compile(
     r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth|bin)|trainer_state\.json|weight(s_in_training|_average)\.safetensors|checkpoint\.json"
 )
-"""Files of a checkpoint that belong to the training and not to the model and its processor."""
+"""Files of a checkpoint that belong to the training, not to the model and its processor."""
 FILES = "checkpoint.json"
-"""In a checkpoint: the size and sha256 of each of its other files."""
+"""The file of a checkpoint that holds the size and sha256 of each of its other files."""
 STATE = "trainer_state.json"
 NEEDED = ("model.safetensors", "optimizer.pt", "scheduler.pt", STATE)
-"""What a checkpoint of one process has at least."""
+"""Files that every checkpoint of one process has."""
 UNREAD_PICKLE = "training_args.bin"
 HALF_WRITTEN = ".publishing"
 """A marker in a run directory whose model is being replaced; its files may be from two checkpoints."""
 FAILED_WRITES = ("write failed", "iostream error", "unexpected pos")
-"""What torch says where a file could not be written to its end."""
+"""The messages of torch if a file could not be written to its end."""
 MEBI = 2**20
 PARTIAL = ".*.partial"
 """Directories that are being written or deleted, or that a killed run has left behind."""
@@ -58,7 +58,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[],
             yield staging
             wait()
             if writer:
-                # A pickle that nothing reads: the arguments are in icclip.json.
+                # Nothing reads this pickle, since the arguments are in icclip.json.
                 (staging / name / UNREAD_PICKLE).unlink(missing_ok=True)
                 seal(staging / name)
                 fsync_tree(staging)
@@ -72,7 +72,7 @@ def staged_checkpoint(root: Path, name: str, *, writer: bool, wait: Callable[[],
 
 @contextlib.contextmanager
 def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
-    """Turn an OSError, or the error that torch or safetensors raise in its place, into one line about `root`."""
+    """Turn an OSError, or the corresponding error of torch or safetensors, into one line about `root`."""
     with readable_os_errors("a checkpoint", root):
         try:
             yield
@@ -85,22 +85,22 @@ def full_disks_as_usage_errors(root: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: Exception, root: Path) -> bool:
-    """Torch has words of its own for a full disk, which stand for other failures too: look at the disk."""
+    """Whether the disk is full; torch's own error for this also means other failures, so the disk is checked."""
     if "No space left" in str(error):
         return True
     return any(words in str(error) for words in FAILED_WRITES) and shutil.disk_usage(root).free < 2**20
 
 
 def require_space(root: Path, needed: int, free: int) -> None:
-    """Refuse to begin a checkpoint that the disk cannot hold; the last whole one stays.
+    """Refuse to begin a checkpoint that the disk cannot hold, so that the last complete one stays.
 
     Args:
         root: the run directory.
-        needed: bytes that the checkpoint takes, at least.
-        free: bytes that the disk of `root` has left.
+        needed: the minimum size of the checkpoint in bytes.
+        free: the free space on the disk of `root` in bytes.
 
     Raises:
-        UsageError: there is too little space.
+        UsageError: there is not enough space.
     """
     if free < needed:
         raise UsageError(
@@ -121,13 +121,13 @@ def step_of(checkpoint: Path) -> int:
 
 
 def last_checkpoint(root: Path) -> Path | None:
-    """The newest complete checkpoint; one that is not complete never has such a name."""
+    """The newest complete checkpoint; an incomplete one never has such a name."""
     steps = checkpoint_steps(root)
     return root / f"{CHECKPOINT}-{steps[-1]}" if steps else None
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (and not what it points to) or a directory; what is not there is no error."""
+    """Delete a file, a link (but not its target) or a directory; nothing happens if it does not exist."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -142,9 +142,9 @@ def seal(checkpoint: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, as one line; None where all are as they were written.
+    """Describe what is wrong with the files of a checkpoint in one line; None if all are as they were written.
 
-    Of a checkpoint of an older icclip, which has no `checkpoint.json`, only missing and empty files are found.
+    In checkpoints of older versions, which have no `checkpoint.json`, only missing and empty files are noticed.
     """
     try:
         sealed = _sealed(checkpoint / FILES)
@@ -158,14 +158,14 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def newest_whole(root: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose files, and those of the best one so far, are as they were written.
+    """Find the newest checkpoint whose files, and those of the best one so far, are as they were written.
 
     Args:
         root: the run directory.
-        warn: is told, in a line each, of the newer ones that are passed over.
+        warn: called with one line for each newer checkpoint that is skipped.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole.
+        CheckpointError: there are checkpoints, but none is undamaged.
     """
     steps = checkpoint_steps(root)
     for step in reversed(steps):
@@ -180,7 +180,7 @@ def newest_whole(root: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def _damage_of_best(checkpoint: Path) -> str | None:
-    """At its end a run takes up the weights of its best checkpoint: they have to be there."""
+    """Check the best checkpoint, whose weights the run loads at its end."""
     best = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_global_step")
     if best is None or best == step_of(checkpoint):
         return None
@@ -218,7 +218,7 @@ def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collectio
 
     Args:
         root: the run directory.
-        limit: how many evaluated checkpoints to keep; the oldest are deleted. None: keep all.
+        limit: how many evaluated checkpoints to keep; the oldest are deleted. None keeps all.
         keep: the step of the best checkpoint.
         evaluated: the steps that were evaluated. The other checkpoints only serve to resume a run, for
             which the newest is enough.
@@ -232,7 +232,7 @@ def rotate(root: Path, limit: int | None, keep: int | None, evaluated: Collectio
 
 
 def discard(checkpoint: Path) -> None:
-    """Delete a checkpoint if it exists; even if the process is killed, no half of it keeps its name."""
+    """Delete a checkpoint if it exists; even if the process is killed, no part of it keeps its name."""
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleted.partial")
     if checkpoint.exists():
         remove(doomed)
@@ -247,7 +247,7 @@ def sweep(root: Path) -> None:
 
 
 def publish(checkpoint: Path, root: Path) -> None:
-    """Make `root` a copy of a checkpoint's model and processor, and delete the results of the model before.
+    """Make `root` a copy of a checkpoint's model and processor, and delete the results of the previous model.
 
     Each single file is replaced atomically, but not all of them together. While that goes on, and if the
     process is killed meanwhile, the marker HALF_WRITTEN keeps readers away. Publishing again repairs it.

@@ -1,4 +1,4 @@
-"""A directory has one writer at a time: it is claimed before the first byte is written or deleted."""
+"""Ensure that a directory has only one writer: it is claimed before anything in it is written or deleted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from icclip.errors import UsageError
 from icclip.files import readable_os_errors
 
 CLAIM = ".claim"
-"""Name of the lock file: in a run directory, or beside one that is replaced as a whole (`.NAME.claim`)."""
+"""The name of the lock file in a run directory; beside a directory that is replaced as a whole, it is `.NAME.claim`."""
 
 
 def claim_of(directory: Path) -> Path:
@@ -33,13 +33,13 @@ def claim_beside(directory: Path) -> Path:
 def claimed(directory: Path, lock: Path, note: Callable[[str], None] | None = None) -> Iterator[None]:
     """Be the only writer of `directory` while the block runs.
 
-    The claim is a file lock, which the system takes back when its holder dies, however it dies. The lock file
-    says who holds it; what a dead holder left in it is replaced, and said through `note`.
+    The claim is a file lock, which the system releases when its holder dies, however it dies. The lock file says
+    who holds it; the entry of a dead holder is replaced and reported through `note`.
 
     Args:
-        directory: what is claimed, for messages.
-        lock: the lock file, from `claim_of` or `claim_beside`; it is gone after the block.
-        note: hears that a dead process's claim was taken over.
+        directory: the claimed directory, for messages.
+        lock: the lock file, from `claim_of` or `claim_beside`; it is deleted after the block.
+        note: called with a line if the claim of a dead process was taken over.
 
     Raises:
         UsageError: another process holds the claim, or the lock file cannot be written.
@@ -64,7 +64,7 @@ def claimed(directory: Path, lock: Path, note: Callable[[str], None] | None = No
             lock.write_text(json.dumps(_self()) + "\n", encoding="utf-8")
         yield
     finally:
-        # While it is held: whoever opened this file meanwhile finds it without a name, and tries again.
+        # Deleted while it is held, so that a process that has opened it meanwhile notices this and tries again.
         lock.unlink(missing_ok=True)
         held.release()
 
@@ -75,7 +75,7 @@ def _self() -> dict[str, Any]:
 
 
 def _holder(lock: Path) -> Mapping[str, Any]:
-    """What the lock file says; nothing where it is empty or was cut short."""
+    """The content of the lock file; empty if the file is empty or incomplete."""
     try:
         content = json.loads(lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):

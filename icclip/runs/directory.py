@@ -15,7 +15,7 @@ from icclip.runs.results import metric_path, read_metrics
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """What a directory says about the run in it. `icclip.json` is read when it is opened, and not again.
+    """What a directory records about its run; `icclip.json` is read once, when it is opened.
 
     A directory that holds no run has an empty record; everything else about it is then empty as well.
     """
@@ -30,10 +30,10 @@ class RunDirectory:
         """Open a run directory, or the run that a `checkpoint-N` belongs to.
 
         Args:
-            path: anything a user may call a checkpoint; what is not a run gives an empty record.
+            path: anything that a user may name as a checkpoint; if it is not a run, the record is empty.
 
         Raises:
-            CheckpointError: `icclip.json` is there and cannot be read as JSON.
+            CheckpointError: `icclip.json` exists, but cannot be read as JSON.
         """
         directory = Path(path)
         candidates = [directory, *[directory.parent] * directory.name.startswith(f"{CHECKPOINT}-")]
@@ -44,18 +44,18 @@ class RunDirectory:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The training configuration as plain values; empty where there is none."""
+        """The training configuration as plain values; empty if there is none."""
         config = self.record.get("config")
         return config if isinstance(config, Mapping) else {}
 
     @property
     def status(self) -> str | None:
-        """`running`, `interrupted`, `stopped` (by a value that was not finite), `complete` or `blend`; None where there is no run."""
+        """`running`, `interrupted`, `stopped` (by a value that was not finite), `complete` or `blend`; None if there is no run."""
         return self.record.get("status")
 
     @property
     def processes(self) -> int | None:
-        """How many processes trained together; None where the record, an older icclip's, does not say."""
+        """The number of processes that trained together; None if the record of an older version does not contain it."""
         return self.record.get("processes")
 
     @property
@@ -81,7 +81,7 @@ class RunDirectory:
         return last_checkpoint(self.path)
 
     def history(self) -> list[dict[str, Any]]:
-        """What was logged, one mapping a line of `metrics.jsonl`."""
+        """The log: one mapping for each line of `metrics.jsonl`."""
         return read_history(self.path / HISTORY)
 
     def evaluations(self) -> dict[int, dict[str, float]]:
@@ -93,5 +93,5 @@ class RunDirectory:
         return gains(self.path / HISTORY)
 
     def metrics(self, split: str) -> dict[str, Any]:
-        """The final metrics of a split; empty where it was not measured."""
+        """The final metrics of a split; empty if it was not measured."""
         return read_metrics(metric_path(self.path, split))

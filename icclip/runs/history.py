@@ -1,4 +1,4 @@
-"""What a run has logged: `metrics.jsonl`, with one JSON object on each line."""
+"""The log of a run: `metrics.jsonl`, with one JSON object per line."""
 
 from __future__ import annotations
 

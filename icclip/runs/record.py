@@ -16,7 +16,7 @@ from icclip.naming import public_name
 
 RECORD = "icclip.json"
 LOCAL = "local.json"
-"""Where the things that the record names are on this machine; never published."""
+"""The file with the paths of everything that the record names; it is never published."""
 FORMAT = 1
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy", "pillow")
 
@@ -24,8 +24,8 @@ LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "n
 def write_record(directory: Path, content: Mapping[str, Any]) -> None:
     """Replace `icclip.json`, completely or not at all.
 
-    It travels with the model, and so names things without the directories of this machine; where they are
-    here stands in `local.json` beside it, which stays here.
+    The record is published with the model, so it names things without the directories of this machine. Their paths
+    are in `local.json` beside it, which is not published.
     """
     paths: dict[str, dict[str, str]] = {}
     config = _published(content.get("config"), "", paths)
@@ -36,7 +36,7 @@ def write_record(directory: Path, content: Mapping[str, Any]) -> None:
 
 
 def _published(value: Any, where: str, paths: dict[str, dict[str, str]]) -> Any:
-    """Plain values with names instead of paths; the paths are collected by their dotted keys."""
+    """Replace paths in plain values by names, and collect the paths by their dotted keys."""
     if isinstance(value, Mapping):
         return {key: _published(item, f"{where}.{key}" if where else key, paths) for key, item in value.items()}
     if isinstance(value, str) and public_name(value) != value:
@@ -46,7 +46,7 @@ def _published(value: Any, where: str, paths: dict[str, dict[str, str]]) -> Any:
 
 
 def _without_paths(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The rest of a record: what it says of the model and the data is for people, and nobody opens it."""
+    """The record without any paths; outside the configuration, names are only for people, and nothing opens them."""
     return {key: value if key == "config" else _published(value, "", {}) for key, value in content.items()}
 
 
@@ -63,7 +63,7 @@ def without_secrets(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> Mapping[str, Any]:
-    """The content of an `icclip.json`; empty where the file holds JSON that is not an object.
+    """Read an `icclip.json`; empty if the file holds JSON that is not an object.
 
     Raises:
         CheckpointError: the file cannot be read as JSON.
@@ -78,10 +78,10 @@ def read_record(path: Path) -> Mapping[str, Any]:
 
 
 def with_local_paths(record: Mapping[str, Any], local: Path) -> Mapping[str, Any]:
-    """The record as it was before it was made fit to travel, where `local.json` is still beside it.
+    """Put the paths back into a record, if `local.json` is still beside it.
 
     Raises:
-        CheckpointError: `local.json` is there and cannot be read as JSON.
+        CheckpointError: `local.json` exists, but cannot be read as JSON.
     """
     try:
         paths = json.loads(local.read_text(encoding="utf-8")).get("config", {})
@@ -102,7 +102,7 @@ def _with_paths(values: Mapping[str, Any], paths: Mapping[str, Any], where: str)
         if isinstance(value, Mapping):
             found[key] = _with_paths(value, paths, own)
         else:
-            # Only for the name that it was written with: the record may have been edited since.
+            # Only if the name is still the same, because the record may have been edited since.
             path = paths.get(own)
             found[key] = path.get("path", value) if isinstance(path, Mapping) and path.get("name") == value else value
     return found

@@ -1,4 +1,4 @@
-"""The files that metrics are written to, and what these metrics are about."""
+"""The files of metrics, and what these metrics are about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDENTITY = ("dataset", "split", "checkpoint", "relevance")
 
 
 def metric_path(directory: Path, split: str) -> Path:
-    """The file for the metrics of a split: `test_metric.json`."""
+    """The file for the metrics of a split, such as `test_metric.json`."""
     return directory / f"{split}_metric.json"
 
 
@@ -25,10 +25,10 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
     """Write metrics as JSON, completely or not at all, with `about` as the last key.
 
     Returns:
-        `about` as it was written: by names, without paths of this machine.
+        `about` as it was written, with names instead of paths of this machine.
 
     Raises:
-        UsageError: the file cannot be written, or holds numbers of something else.
+        UsageError: the file cannot be written, or it holds numbers of something else.
     """
     refuse_other_numbers(path, about)
     public = {key: _told_apart(value) if key in IDENTITY else value for key, value in about.items()}
@@ -63,7 +63,7 @@ def refuse_other_numbers(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def _told_apart(value: Any) -> Any:
-    """A name without the directories of this machine; a few digits tell it from others of the same name."""
+    """A name without the directories of this machine, with a few digits that distinguish it from others of the same name."""
     if not isinstance(value, str) or public_name(value) == value:
         return value
     return f"{public_name(value)} ({hashlib.sha256(value.encode()).hexdigest()[:8]})"

@@ -1,4 +1,4 @@
-"""The output directory before a run: whether it is free, is to be resumed, or is to be cleared."""
+"""Check the output directory before a run: whether it is free, resumed or cleared."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from icclip.runs.history import HISTORY
 from icclip.runs.record import LOCAL, RECORD, without_secrets
 
 SIGNS = (RECORD, "checkpoint-*", HISTORY, "config.json")
-"""If a directory holds any of these, it is somebody's result."""
+"""If a directory holds any of these files, it is the result of a run."""
 
 PARTS = (
     *SIGNS, LOCAL, PARTIAL, HALF_WRITTEN, BASELINE, "logs", "costs.jsonl", "trace.json", "README.md", "*_metric.json", "model*.safetensors*", "generation_config.json",
     "preprocessor_config.json", "processor_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "spiece.model", "chat_template*",
 )  # fmt: skip
-"""Everything that a run writes, and so everything that --overwrite deletes."""
+"""Everything that a run writes, which is what --overwrite deletes."""
 
 FIXED = fields_that(TrainConfig, "fixed")
-"""Settings that the optimizer state, the weights in training or the order of the data depend on."""
+"""Settings on which the optimizer state, the weights in training or the order of the data depend."""
 
 CLEARING = ".clearing"
-"""A marker that exists while `clear` deletes; the remains of an interrupted deletion are not resumed."""
+"""A marker that exists while `clear` deletes, so that the remains of an interrupted deletion are not resumed."""
 
 LENGTH = fields_that(TrainConfig, "extends")
 """Settings that can make a complete run train further."""
@@ -41,7 +41,7 @@ OF_THE_SESSION = fields_that(TrainConfig, "free")
 
 
 def run_to_resume(config: TrainConfig) -> RunDirectory:
-    """The run in the output directory where `config` asks to resume it; an empty one otherwise.
+    """The run in the output directory if `config` asks to resume it; otherwise an empty one.
 
     Raises:
         UsageError: its `icclip.json` cannot be read, or it was trained with another model or dataset.
@@ -58,12 +58,12 @@ def run_to_resume(config: TrainConfig) -> RunDirectory:
 
 
 def checkpoint_to_resume(config: TrainConfig, run: RunDirectory, warn: Callable[[str], None]) -> Path | None:
-    """The checkpoint to continue from, the newest whole one; None to start from the beginning.
+    """The checkpoint to continue from, which is the newest undamaged one; None to start from the beginning.
 
     Args:
-        config: of the run that is about to start.
-        run: as `run_to_resume` gives it.
-        warn: is told of damaged checkpoints.
+        config: the configuration of the run that is about to start.
+        run: the result of `run_to_resume`.
+        warn: called with a line about each damaged checkpoint.
 
     Raises:
         CheckpointError: all checkpoints are damaged.
@@ -73,7 +73,7 @@ def checkpoint_to_resume(config: TrainConfig, run: RunDirectory, warn: Callable[
     found = sorted(path.name for sign in SIGNS for path in root.glob(sign))
     if config.resume:
         return None if (root / CLEARING).exists() else newest_whole(run.path, warn)
-    # The other processes may come here after the first has begun to write.
+    # The other processes may get here after the first one has begun to write.
     if found and identity().first and not config.overwrite:
         raise UsageError(
             f"{root} already holds a run ({found[0]}): give another --output-dir, --resume to continue it, "
@@ -83,7 +83,7 @@ def checkpoint_to_resume(config: TrainConfig, run: RunDirectory, warn: Callable[
 
 
 def clear(root: Path) -> None:
-    """Delete what an earlier run left behind, and nothing else; create the directory if needed."""
+    """Delete the files of an earlier run and nothing else; create the directory if needed."""
     with readable_os_errors("the run", root):
         root.mkdir(parents=True, exist_ok=True)
         (root / CLEARING).touch()
@@ -98,7 +98,7 @@ def nothing_left_to_do(config: TrainConfig, run: RunDirectory) -> bool:
 
 
 def changed_settings(config: TrainConfig, run: RunDirectory) -> list[str]:
-    """`name before -> now` for each setting that decides the weights and differs from what the run had."""
+    """`name before -> now` for each setting that affects the weights and differs from that of the run."""
     before = _flat(run.config)
     now = _flat(without_secrets(config.to_mapping()))
     return [
@@ -109,7 +109,7 @@ def changed_settings(config: TrainConfig, run: RunDirectory) -> list[str]:
 
 
 def refuse_other_data(run: RunDirectory, splits: Mapping[str, Any]) -> None:
-    """Check that a resumed run sees the rows that it began with; `splits` as `RunDirectory.splits` has them.
+    """Check that a resumed run has the rows that it began with; `splits` has the form of `RunDirectory.splits`.
 
     Raises:
         UsageError: a split has changed since.
@@ -145,12 +145,12 @@ def _refuse_other_run(config: TrainConfig, run: RunDirectory) -> None:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Problem]:
-    """A line for each setting that a resumed run cannot change and that differs from what the run began with."""
+    """One line for each setting that a resumed run cannot change, but that differs from the run's."""
     owners = {".".join(one.path): one.owner for one in declared(TrainConfig)}
     flat_before, flat_now = _flat(before), _flat(now)
     for name in sorted(flat_before.keys() | flat_now.keys()):
         top = name.split(".")[0]
-        # An older icclip did not know every setting of today's.
+        # Older versions did not have all settings of today.
         if top in FIXED and top in before and flat_before.get(name) != flat_now.get(name):
             key = Key(name, owners.get(name, owners.get(top, name)))
             yield Problem(
@@ -176,17 +176,17 @@ def refuse_other_workers(run: RunDirectory, config: TrainConfig) -> None:
 
 
 def refuse_other_batch(run: RunDirectory, config: TrainConfig, processes: int) -> None:
-    """Check that the processes together make the batches that the run began with: its negatives and its steps.
+    """Check that all processes together make batches of the size that the run began with.
 
     How a batch is divided among processes and micro-batches changes nothing, since the loss is exact.
 
     Args:
-        run: what is resumed.
-        config: as it is now.
-        processes: how many there are now.
+        run: the run that is resumed.
+        config: the configuration now.
+        processes: the number of processes now.
 
     Raises:
-        UsageError: the global batch is another one.
+        UsageError: the global batch size differs.
     """
     if run.processes is None:
         return

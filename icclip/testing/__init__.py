@@ -1,4 +1,4 @@
-"""The conformance kit: does a plugin do what its specs promise?
+"""The conformance kit, which checks that a plugin does what its specs promise.
 
 For a plugin author's own pytest:
 
@@ -8,7 +8,7 @@ For a plugin author's own pytest:
     def test_my_plugin():
         check_plugin(my_plugin)
 
-Each `check_...` returns every `Check` it made, skipped ones with the reason, and raises
+Each `check_...` returns every `Check` that it made, including skipped ones with the reason, and raises
 `ConformanceError` with all failures in one message. `icclip plugins check NAME` prints the same checks.
 """
 

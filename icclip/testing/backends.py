@@ -1,4 +1,4 @@
-"""Does a backend build, encode, save and reload its models, and is its layout theirs?"""
+"""Checks that a backend builds, encodes, saves and reloads its models, and that its layout fits them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CAPTIONS = tuple(
 
 
 def backend_checks(recorder: Recorder, spec: BackendSpec, checkpoint: str | None) -> None:
-    """Record what is right and wrong with a backend."""
+    """Check a backend and record the results."""
     recorder.run("unwrap takes what transformers 4 and 5 return", _check_unwrap, spec)
     for preset in spec.presets:
         recorder.run(f"preset {preset.name}: defaults", _check_defaults, preset)
@@ -76,7 +76,7 @@ def _check_model_type(spec: BackendSpec, loaded: LoadedModel) -> None:
 
 
 def _check_layout(layout: TowerLayout, loaded: LoadedModel) -> None:
-    """The names in a layout must be those of the model."""
+    """Check that the names in a layout exist in the model."""
     model = loaded.model
     modules, parameters = dict(model.named_modules()), [name for name, _ in model.named_parameters()]
     unused = [one for one in layout.parameters if not any(name.startswith(one) for name in parameters)]

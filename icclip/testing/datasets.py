@@ -1,4 +1,4 @@
-"""Does a dataset load what its spec promises, and the same again?"""
+"""Checks that a dataset loads what its spec promises, and the same every time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 16
 
 
 def dataset_checks(recorder: Recorder, spec: DatasetSpec, config: DatasetConfig) -> None:
-    """Record what is right and wrong with a dataset."""
+    """Check a dataset and record the results."""
     splits = recorder.get("load", _load_dataset, spec, config)
     if splits is None:
         return

@@ -1,4 +1,4 @@
-"""Does a metric give the same finite numbers by name, whatever the ranks?"""
+"""Checks that a metric returns the same names with finite numbers, whatever the ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from icclip.testing.record import Recorder, no_problems
 
 
 def metric_checks(recorder: Recorder, spec: MetricSpec) -> None:
-    """Record what is right and wrong with a metric."""
+    """Check a metric and record the results."""
     values = [
         (recorder.get(f"computes on {what}", _compute, spec, ranks)) for what, ranks in _hand_made_ranks().items()
     ]

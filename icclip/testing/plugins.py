@@ -18,11 +18,11 @@ from icclip.testing.record import Check, Recorder, SkippedError, no_problems, pa
 from icclip.testing.specs import spec_checks
 
 HEAVY = ("accelerate", "datasets", "onnx", "onnxruntime", "optimum", "pandas", "pyarrow", "torch", "transformers")
-"""What importing a plugin must not import: every command would pay for it."""
+"""Modules that a plugin must not import at its top, because every command would take longer."""
 
 
 def check_plugin(module: ModuleType | str) -> tuple[Check, ...]:
-    """Everything about a plugin: its import, its hooks, and each spec and command they give.
+    """Check everything about a plugin: its import, its hooks, and each spec and command that they return.
 
     Raises:
         ConformanceError: one or more checks failed; the message names each of them.
@@ -32,12 +32,12 @@ def check_plugin(module: ModuleType | str) -> tuple[Check, ...]:
 
 
 def check_by_name(registry: Registry, name: str, path: Path | None = None) -> tuple[Check, ...]:
-    """The checks for a plugin, or for what some plugin offers under `name`; failures are not raised.
+    """Check a plugin, or whatever plugins offer under `name`; failures are returned, not raised.
 
     Args:
-        registry: where to look.
-        name: of a plugin, a distribution, a spec, a preset or a command.
-        path: what datasets and backends are asked to load.
+        registry: knows the plugins.
+        name: the name of a plugin, a distribution, a spec, a preset or a command.
+        path: the path that datasets and backends are asked to load.
 
     Raises:
         UnknownNameError: nothing has this name.
@@ -66,7 +66,7 @@ def _plugin_checks(plugin: Plugin, path: Path | None = None, only: str | None = 
         if only in (None, name):
             _command_checks(Recorder(name, recorder.checks), command)
     wanted = [s for _, name, _, s in offers(plugin) if s is not None and only in (None, name)]
-    # A backend is there once for itself and once for each of its presets.
+    # A backend is listed once for itself and once for each of its presets.
     for spec in {id(spec): spec for spec in wanted}.values():
         recorder.checks += spec_checks(spec, path)
     return recorder.checks
@@ -81,7 +81,7 @@ def _command_checks(recorder: Recorder, command: Any) -> None:
 
 
 def _import_light(module: str) -> None:
-    """Import the plugin in a fresh interpreter and see what came with it."""
+    """Import the plugin in a fresh interpreter and check which modules came with it."""
     if not module:
         raise SkippedError("it is not a module")
     code = (

@@ -1,4 +1,4 @@
-"""What the conformance kit writes down: every check, with what came of it."""
+"""The record of the conformance kit: every check with its outcome."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class SkippedError(Exception):
 
 @dataclass
 class Recorder:
-    """Runs checks on one subject and keeps what came of them."""
+    """Runs checks on one subject and keeps their outcomes."""
 
     subject: str
     checks: list[Check] = field(default_factory=list)
 
     def get(self, what: str, look: Callable[..., T], *arguments: Any) -> T | None:
-        """What `look(*arguments)` returns; None, with the reason recorded, where it raises."""
+        """Return `look(*arguments)`; if it raises, record the reason and return None."""
         try:
             found = look(*arguments)
         except KeyboardInterrupt:
@@ -68,14 +68,14 @@ class Recorder:
 
 
 def no_problems(problems: Iterable[str]) -> None:
-    """Raises ValueError with all problems in one line, if there are any."""
+    """Raise ValueError with all problems in one line, if there are any."""
     found = list(problems)
     if found:
         raise ValueError("; ".join(found))
 
 
 def passed(checks: Sequence[Check]) -> tuple[Check, ...]:
-    """The checks. Raises ConformanceError where one failed."""
+    """Return the checks. Raises ConformanceError if one failed."""
     if any(check.status == "failed" for check in checks):
         raise ConformanceError(checks)
     return tuple(checks)

@@ -19,8 +19,8 @@ def check_dataset(spec: DatasetSpec, config: DatasetConfig | None = None) -> tup
     """Load a dataset twice and look at its splits, columns, captions and images.
 
     Args:
-        spec: what the plugin's `icclip_datasets` returns.
-        config: what to load; by default the dataset without a path.
+        spec: a spec that the plugin's `icclip_datasets` returns.
+        config: the dataset to load; by default, the one without a path.
 
     Raises:
         ConformanceError: one or more checks failed; the message names each of them.
@@ -29,7 +29,7 @@ def check_dataset(spec: DatasetSpec, config: DatasetConfig | None = None) -> tup
 
 
 def check_backend(spec: BackendSpec, checkpoint: str | None = None) -> tuple[Check, ...]:
-    """Build every preset, encode with it, save and reload it; load `checkpoint` where one is given.
+    """Build every preset, encode with it, save and reload it; load `checkpoint` if one is given.
 
     Raises:
         ConformanceError: one or more checks failed; the message names each of them.
@@ -58,7 +58,7 @@ def check_export_target(spec: ExportTargetSpec, exported: Path | None = None) ->
 def spec_checks(
     spec: Spec, path: Path | None = None, *, config: DatasetConfig | None = None, checkpoint: str | None = None
 ) -> list[Check]:
-    """All checks of one spec; `path` is what it is to load."""
+    """All checks of one spec; `path` is the path that it should load."""
     recorder = Recorder(f"{KINDS[type(spec)][0]} {spec.name}")
     fields_good = recorder.run("fields", lambda: no_problems(spec_problems(spec)))
     recorder.run("summary is one line", lambda: no_problems(_summary_problems(spec.summary)))

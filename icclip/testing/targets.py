@@ -1,4 +1,4 @@
-"""Does an export target know its own work, and does what it opens encode?"""
+"""Checks that an export target recognises its own work, and that the encoders it opens work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXTS = ("a red ball on the table", "two dogs run across the grass")
 
 
 def target_checks(recorder: Recorder, spec: ExportTargetSpec, exported: Path | None) -> None:
-    """Record what is right and wrong with an export target; `exported` is something that it wrote."""
+    """Check an export target and record the results; `exported` is something that it wrote."""
     recorder.run("precisions", lambda: no_problems(_precision_problems(spec.precisions)))
     recorder.run("recognises only what it wrote", _check_strangers, spec)
     if exported is None:
@@ -39,7 +39,7 @@ def _precision_problems(precisions: tuple[str, ...]) -> list[str]:
 
 
 def _check_strangers(spec: ExportTargetSpec) -> None:
-    """An empty directory, a file, a checkpoint of transformers, a run, and nothing at all."""
+    """Paths that the target must not recognise: an empty directory, a file, a checkpoint, a run and a missing path."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "empty").mkdir()
@@ -95,5 +95,5 @@ def _row_problems(kind: str, rows: np.ndarray) -> list[str]:
 def _near(first: np.ndarray, second: np.ndarray) -> bool:
     import numpy as np
 
-    # int8 has other scales in another batch.
+    # int8 has different scales in different batches.
     return first.shape == second.shape and bool(np.allclose(first, second, atol=50 * _TOLERANCE))

@@ -1,4 +1,4 @@
-"""After the last step: the test split, the results and the model card."""
+"""The end of a run after its last step: the test split, the results and the model card."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
     """Measure the best model on the test split, and write the results and the model card. For the first process.
 
     Args:
-        run: whose steps are all made.
-        best_step: the step whose checkpoint has been made the root.
+        run: the run, whose steps are all done.
+        best_step: the step whose checkpoint was copied to the root.
         registry: knows the metrics.
         reporter: shows the progress.
         started: the `time.monotonic()` at which the run began.
@@ -58,7 +58,7 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
 
 
 def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
-    """The test split, once, with the best weights; in the batches and metrics of `icclip eval`."""
+    """Measure the test split once with the best weights, in the batches and with the metrics of `icclip eval`."""
     if "test" not in run.splits:
         return {}
     split, config = run.splits["test"], run.config
@@ -96,7 +96,7 @@ def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
 
 
 def _cost(run: Run) -> dict[str, Any]:
-    """Of the steps that this process has made."""
+    """The cost of the steps that this process has made."""
     args = run.trainer.args
     return run.trainer.costs.summary(
         processes=args.world_size,

@@ -1,4 +1,4 @@
-"""The steps of a run, and what is kept when it stops early."""
+"""Make the steps of a run, and keep the best checkpoint if it stops early."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from icclip.training.step.progress import Progress
 
 
 def loop(run: Run, reporter: Reporter) -> None:
-    """Make the steps that are left.
+    """Make the remaining steps.
 
     Raises:
         TrainingStoppedError: a loss, gradient or weight was not finite.
         DataError: an image could not be read.
     """
     if run.checkpoint is not None and _is_over(run, step_of(run.checkpoint)):
-        # Trainer would make one more step.
+        # Trainer would otherwise make one more step.
         run.trainer.restore(run.checkpoint)
         return
     with _kept_when_stopped(run, reporter), reporter.progress("training", run.steps) as advance:
@@ -58,7 +58,7 @@ def _is_over(run: Run, step: int) -> bool:
 
 @contextlib.contextmanager
 def _kept_when_stopped(run: Run, reporter: Reporter) -> Iterator[None]:
-    """After an interrupt or a non-finite loss the root is the best checkpoint so far."""
+    """Publish the best checkpoint so far after an interrupt or a non-finite loss."""
     try:
         yield
     except (KeyboardInterrupt, TrainingStoppedError) as error:
@@ -75,5 +75,5 @@ def _kept_when_stopped(run: Run, reporter: Reporter) -> Iterator[None]:
             )
         raise
     except DataError as error:
-        # A loader's worker hands over its whole traceback as the message.
+        # The message of an error in a data loader's worker is its whole traceback.
         raise DataError(str(error).strip().splitlines()[-1].removeprefix("icclip.errors.DataError: ")) from error

@@ -1,4 +1,4 @@
-"""Another loss than the one that a model comes with."""
+"""Train a model with another loss than its own."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from icclip.models.loaded import LoadedModel
 
 PAIRS = 64
-"""Pairs that a new bias is fitted to."""
+"""Number of pairs that a new bias is fitted to."""
 
 
 def with_loss(loaded: LoadedModel, loss: LossFamily | None, gallery: Gallery, batch: int) -> LoadedModel:
-    """The model, ready to train with `loss`; the model itself is changed.
+    """Prepare the model to train with `loss`; the model itself is changed.
 
     Args:
-        loaded: on the CPU.
-        loss: None: the one that it was trained with last.
+        loaded: the model, on the CPU.
+        loss: the loss; None means the one that it was last trained with.
         gallery: pairs that a new bias is fitted to.
-        batch: pairs that meet in a step, over all processes.
+        batch: number of pairs in a step of all processes.
     """
     wanted = loss or loaded.loss
     lacks_bias = wanted == "sigmoid" and getattr(loaded.model, "logit_bias", None) is None
@@ -36,11 +36,11 @@ def with_loss(loaded: LoadedModel, loss: LossFamily | None, gallery: Gallery, ba
 
 
 def fitted_bias(loaded: LoadedModel, gallery: Gallery, batch: int) -> float:
-    """Where the bias of the sigmoid loss begins for a model that was trained without one.
+    """Compute the initial bias of the sigmoid loss for a model that was trained without one.
 
     An average pair that does not match then has the probability of a match among `batch` pairs,
-    1 / batch, so that the first steps are not spent on learning how rare matches are. This is what
-    SigLIP's own bias of -10 does (Zhai et al. 2023, arXiv:2303.15343, section 3.2), whose temperature and
+    1 / batch, so that the first steps are not spent on learning how rare matches are. SigLIP's own bias of
+    -10 does the same (Zhai et al. 2023, arXiv:2303.15343, section 3.2), whose temperature and
     cosines are not those of other models.
     """
     count = min(PAIRS, gallery.captions.n_images)
@@ -56,6 +56,6 @@ def fitted_bias(loaded: LoadedModel, gallery: Gallery, batch: int) -> float:
         )
         logits = model.logit_scale.float().exp() * images @ captions.T
         others = logits[~torch.eye(count, dtype=torch.bool)]
-    # Alone, a pair has nothing to compare itself with.
+    # A single pair has nothing to be compared with.
     average = others.mean().item() if len(others) else 0.0
     return -average - math.log(max(1, batch - 1))

@@ -1,4 +1,4 @@
-"""Before the first step: data, model, trainer and the output directory."""
+"""Prepare a run before its first step: data, model, trainer and the output directory."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 TOKENIZER_CAPTIONS = 100_000
-"""How many captions of a stream a preset's tokenizer is trained on."""
+"""Number of captions of a stream that a preset's tokenizer is trained on."""
 
 Splits: TypeAlias = dict[str, Gallery | IterableDataset]
-"""By name; a split that is streamed is no gallery."""
+"""The splits by name; a streamed split is not a gallery."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +65,9 @@ class Run:
     record: dict[str, Any]
     """The content of `icclip.json` while the run goes on."""
     checkpoint: Path | None
-    """Where to resume; None: from the beginning."""
+    """The checkpoint to resume from; None means the beginning."""
     steps: int
-    """Optimizer steps of the whole run."""
+    """Number of optimizer steps of the whole run."""
 
     @property
     def root(self) -> Path:
@@ -84,22 +84,22 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     """Load everything that `config` names, check it, and claim the output directory.
 
     Args:
-        config: as the processes were launched.
+        config: the configuration, completed by `as_launched`.
         earlier: the run to resume, or an empty one.
         registry: knows the models, datasets and metrics.
         reporter: shows the header of the run.
 
     Raises:
-        UsageError: anything the user can fix.
+        UsageError: something that the user can correct.
     """
     checkpoint = checkpoint_to_resume(config, earlier, reporter.warn)
     arguments = training_arguments(config, workers=_workers(config), resuming=checkpoint is not None)
     allow_fast_matmul(arguments)
     require_agreement(of_options(config))
     checkpoint = same_checkpoint(config.output_dir, checkpoint)
-    # It was made before the processes could talk, from what this one saw.
+    # It was chosen before the processes could communicate, from what this one saw.
     arguments.eval_on_start = checkpoint is None
-    # The others find what the first has downloaded and prepared.
+    # The other processes find what the first one has downloaded and prepared.
     with arguments.main_process_first(local=True):
         splits, loaded = _load(config, registry, reporter)
     require_agreement(of_content(splits, loaded))
@@ -138,7 +138,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
 
 
 def in_memory(split: Dataset | IterableDataset) -> Dataset:
-    """A split whose images are all there: a stream cannot be ranked, since every image meets every caption."""
+    """Bring a split into memory, because a stream cannot be ranked: every image is compared with every caption."""
     return split if isinstance(split, Dataset) else Dataset.from_list(list(split), features=split.features)
 
 
@@ -160,7 +160,7 @@ def _check_what_is_resumed(
 
 
 def _elastic(earlier: RunDirectory, processes: int) -> str:
-    """What there is to know about other processes than the run began with."""
+    """Report if the number of processes differs from the one that the run began with."""
     if earlier.processes in (None, processes):
         return ""
     return (
@@ -226,7 +226,7 @@ def _tokenizer_captions(split: Gallery | IterableDataset) -> Sequence[str]:
 def _workers(config: TrainConfig) -> int:
     if config.workers is not None:
         return config.workers
-    # The shards of a stream, not its rows, are what workers share; many streams have one.
+    # Workers share the shards of a stream, not its rows, and many streams have only one shard.
     return 0 if config.data.streaming else default_workers()
 
 
@@ -239,7 +239,7 @@ def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | I
     each = config.captions == "all"
     pairs = (split.captions.n_texts if each else split.captions.n_images) if isinstance(split, Gallery) else None
     batch = config.train_bs * arguments.world_size
-    # With --max-steps too: Trainer would make no step and call that a success.
+    # Also with --max-steps, because Trainer would make no step and call that a success.
     if pairs is not None and pairs < batch:
         raise UsageError(
             f"the training split has {pairs} {'captions' if each else 'images'}, fewer than one batch of {config.train_bs} x "

@@ -1,4 +1,4 @@
-"""What `icclip.json` says about a run when it starts."""
+"""The content of `icclip.json` when a run starts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def record(
 
 
 def about_split(split: Gallery | IterableDataset) -> dict[str, Any]:
-    """The size and fingerprint of a split; null for a stream, of which nothing is known in advance."""
+    """The size and fingerprint of a split; null for a stream, about which nothing is known in advance."""
     if not isinstance(split, Gallery):
         return {"images": None, "captions": None, "fingerprint": None}
     captions = split.captions

@@ -24,13 +24,13 @@ def train_config(
     Args:
         registry: knows the presets and the datasets.
         file: TOML with the fields of TrainConfig, or the run (its directory or `icclip.json`) to repeat.
-        model: a preset, directory or hub id; None: as in the file.
-        dataset: as `dataset_config` takes it; None: as in the file.
+        model: a preset, directory or hub id; None means the one in the file.
+        dataset: a dataset as `dataset_config` takes it; None means the one in the file.
         options: fields of TrainConfig, nested; None means that the user did not give it.
 
     Raises:
         UsageError: no model or no dataset is named, or something named is unknown or wrong.
-        MissingExtraError: adapters without peft, or a tracker whose package is not installed.
+        MissingExtraError: peft or the package of a tracker is needed, but not installed.
     """
     said = overlaid(
         {} if file is None else _read(file),
@@ -109,7 +109,7 @@ def _know_setting(name: str, value: Any) -> None:
 
 
 def _built(values: Mapping[str, Any], problems: list[str]) -> TrainConfig:
-    """The config, or ConfigError with its problems and those found before."""
+    """Build the config, or raise ConfigError with its problems and those found before."""
     try:
         config = TrainConfig.from_mapping(values)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What a training run gives back."""
+"""The result of a training run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class TrainResult:
 
     output_dir: Path
     steps: int
-    """Optimizer steps that were made."""
+    """Number of optimizer steps that were made."""
     best_step: int
     """The step whose checkpoint is the directory's root."""
     baseline: dict[str, float]
-    """On the validation split, before the first step."""
+    """Metrics on the validation split before the first step."""
     best: dict[str, float]
-    """On the validation split, after the best step."""
+    """Metrics on the validation split after the best step."""
     test: dict[str, Any]
-    """On the test split; empty if there is none."""
+    """Metrics on the test split; empty if there is none."""
     seconds: float
     gain: Mapping[str, float] = field(default_factory=dict)
     """rsum after the best step minus that before the first, and its 95 % interval (`icclip.runs.history.GAIN`).

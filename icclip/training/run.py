@@ -26,12 +26,12 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
     """Train a model, keep its best checkpoint and measure it on the test split.
 
     Args:
-        config: what to train, on which data, and how.
+        config: the configuration of the run.
         registry: knows the models, datasets and metrics.
-        reporter: hears what is going on.
+        reporter: shows what is going on.
 
     Raises:
-        UsageError: anything the user can fix, such as an output directory that already holds a run.
+        UsageError: something that the user can correct, such as an output directory that already holds a run.
         TrainingStoppedError: a loss was not finite. As after an interrupt, the directory's root is
             then the best checkpoint that was saved before.
     """
@@ -50,7 +50,7 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
 
 
 def _only_writer(directory: Path, reporter: Reporter) -> contextlib.AbstractContextManager[None]:
-    """The first process claims the run directory, before anything in it is written or deleted; it writes for all."""
+    """Claim the run directory in the first process, which writes for all, before anything is written or deleted."""
     if not identity().first:
         return contextlib.nullcontext()
     return claimed(directory, claim_of(directory), reporter.note)

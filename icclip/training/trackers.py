@@ -1,4 +1,4 @@
-"""The experiment trackers that transformers logs to, and what each needs."""
+"""The experiment trackers that transformers logs to, and the packages that they need."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MODULES = {
     "trackio": ("trackio", "trackio"),
     "wandb": ("wandb", "wandb"),
 }
-"""Name for `--report-to` -> the module that transformers' callback imports, and the package that has it."""
+"""For each name of `--report-to`, the module that transformers' callback imports, and the package that provides it."""
 ALTERNATIVES = {"tensorboard": ("tensorboardX",)}
 OTHERS = {"dagshub": "mlflow"}
-"""What a tracker needs besides."""
+"""Further modules that a tracker needs."""
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Look at every name before any work is done. `all` and `none` mean what they mean to transformers.
+    """Check every name before any work is done. `all` and `none` have the same meaning as in transformers.
 
     Raises:
         UnknownNameError: transformers has no such tracker.
@@ -49,6 +49,6 @@ def check_trackers(names: Iterable[str]) -> None:
 def _installed(module: str) -> bool:
     try:
         return any(find_spec(name) is not None for name in (module, *ALTERNATIVES.get(module, ())))
-    # A parent package that is not there, or a module that hides its spec.
+    # The parent package is missing, or the module hides its spec.
     except (ImportError, ValueError):
         return False

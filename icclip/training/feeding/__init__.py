@@ -1,1 +1,1 @@
-"""From captioned images to batches."""
+"""Turn captioned images into batches."""

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from icclip.models.pixels import Pixels
 
 FORMAT = 1
-"""Goes up whenever the same image and settings give other rows than before."""
+"""The version of the format, which increases whenever the same image and settings give other rows than before."""
 KIBI = 1024
 SPARED = 4 * 2**30
-"""Bytes that `auto` leaves free on the disk."""
+"""Number of bytes that `auto` leaves free on the disk."""
 AT_ONCE = 8
-"""Images in a worker's batch. It is small because containers often have little shared memory."""
+"""Number of images in a worker's batch, which is small because containers often have little shared memory."""
 
 
 class PixelCache(Sequence[np.ndarray]):
-    """The resized images of a split, uint8 [3, h, w] each, read from the disk when asked for.
+    """The resized images of a split, uint8 [3, h, w] each, read from the disk when they are accessed.
 
     Args:
         path: an .npy file, uint8 [n, 3, h, w].
-        rows: which of its rows; None: all of them.
+        rows: the rows to use; None means all of them.
     """
 
     def __init__(self, path: Path, rows: range | None = None) -> None:
@@ -109,13 +109,13 @@ def cached_images(
     workers: int | None = None,
     reporter: Reporter,
 ) -> PixelCache | None:
-    """Open the cache at `path`, and fill it first if it is not there yet. Returns None to train without a cache.
+    """Open the cache at `path`, and fill it first if it does not exist yet. Returns None to train without a cache.
 
     Args:
-        images: decoded when asked for.
-        path: as `cache_path` names it.
+        images: the images, decoded when they are accessed.
+        path: the path from `cache_path`.
         pixels: resizes the images.
-        mode: if the cache cannot be written, "on" raises, and "auto" says so and goes without.
+        mode: if the cache cannot be written, "on" raises, and "auto" reports it and continues without.
         worth_filling: if False, "auto" uses an existing cache but does not fill a new one.
         workers: processes that decode images; None chooses from the number of cores.
         reporter: shows the size and the progress.
@@ -129,7 +129,7 @@ def cached_images(
     try:
         if not _is_whole(path, len(images)):
             with _locked(path, reporter):
-                # Whoever had the lock before may have filled it.
+                # The previous holder of the lock may have filled it.
                 if not _is_whole(path, len(images)):
                     if path.exists():
                         reporter.warn(f"the image cache {path} is damaged: filling it again")
@@ -146,7 +146,7 @@ def cached_images(
 
 
 def _is_whole(path: Path, count: int) -> bool:
-    """Whether the file is there with all its rows; a crash or an interrupted copy may have cut it short."""
+    """Whether the file exists with all its rows; a crash or an interrupted copy may have truncated it."""
     try:
         return len(np.load(path, mmap_mode="r")) == count
     except (OSError, ValueError, EOFError):
@@ -155,7 +155,7 @@ def _is_whole(path: Path, count: int) -> bool:
 
 @contextmanager
 def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
-    """One process at a time; the system frees the lock of one that dies."""
+    """Let one process at a time continue; the system releases the lock of a process that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
@@ -179,7 +179,7 @@ def _fill(
     part = path.with_suffix(".part")
     try:
         with part.open("wb") as file, reporter.progress("filling the image cache", len(images)) as advance:
-            # Written, not mapped: on a full disk that is an error instead of the end of the process.
+            # Written instead of mapped, because on a full disk this raises an error instead of killing the process.
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for batch in batches:
                 file.write(batch.numpy().data)

@@ -1,6 +1,6 @@
-"""From rows of a split to a batch of model inputs: choosing captions, decoding, preprocessing.
+"""Turn rows of a split into a batch of model inputs: choose captions, decode, preprocess.
 
-The epoch travels with every index that the sampler gives out. So it reaches workers that were
+The sampler sends the epoch with every index, so that it reaches workers that were
 started in an earlier epoch or fetch ahead, on every process, and after a resume, without shared state.
 """
 
@@ -153,15 +153,15 @@ class CaptionedPairs(CaptionedImages):
 
 
 class Collator:
-    """Turns examples into a batch of model inputs, with the ids that say which pairs are not negatives.
+    """Turns examples into a batch of model inputs, with ids that tell which pairs are not negatives.
 
     The caption and augmentation of an image depend on (seed, epoch, row): they change from epoch to
     epoch, and do not depend on the number of workers and processes.
 
     Args:
         feeder: makes the model's inputs.
-        seed: of the random choices.
-        captions: how a caption is chosen if the example does not say which.
+        seed: the seed of the random choices.
+        captions: how a caption is chosen if the example does not name one.
         augment: how images are augmented.
     """
 
@@ -219,5 +219,5 @@ def as_ids(answers: Sequence[Answers], chosen: Sequence[int]) -> Tensor:
 
 
 def split_batch(batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """A batch -> (the model's inputs, the pairs' ids)."""
+    """Split a batch into the model's inputs and the pairs' ids."""
     return {name: value for name, value in batch.items() if name != IDS}, batch[IDS]

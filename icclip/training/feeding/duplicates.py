@@ -1,6 +1,6 @@
 """Which images of a split are the same, and which captions several of them share.
 
-Such pairs are right answers to each other; used as negatives they would teach the opposite of the truth.
+Such pairs are right answers to each other; as negatives, they would teach the opposite of the truth.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Duplicates:
         return [frozenset(key for key in keys if counts[key] > 1) for keys in own]
 
     def counted(self) -> str:
-        """For people: `12 images are duplicates of others, 431 captions belong to several images`."""
+        """One line for people: `12 images are duplicates of others, 431 captions belong to several images`."""
         images, captions = self.relevance.n_duplicate_images, int(self.relevance.shared_texts.sum())
         return f"{images:,} images are duplicates of others, {captions:,} captions belong to several images"
 
@@ -116,7 +116,7 @@ def kept_apart(order: Sequence[int], shared: Sequence[frozenset[T]], size: int) 
     Args:
         order: the rows in the order of the sampler.
         shared: for each row, what it shares with others.
-        size: how many rows a step compares with each other.
+        size: the number of rows that a step compares with each other.
     """
     waiting, result = deque(order), list[int]()
     while waiting:

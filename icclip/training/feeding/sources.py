@@ -1,4 +1,4 @@
-"""What a run reads: examples to train on and images to measure on, from a cache or from the split itself."""
+"""The inputs of a run: examples to train on and images to measure on, from a cache or from the split itself."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Sources:
     """Where a run's examples and images come from.
 
     Args:
-        config: says what is cached and how duplicates are treated.
+        config: tells what is cached and how duplicates are treated.
         feeder: resizes the images.
-        reporter: told what is cached and how many duplicates there are.
+        reporter: shows what is cached and the number of duplicates.
     """
 
     config: TrainConfig

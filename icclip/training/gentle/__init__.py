@@ -1,1 +1,1 @@
-"""What of a pretrained model changes, and how fast."""
+"""Gentle fine-tuning: which parts of a pretrained model change, and how fast."""

@@ -16,8 +16,8 @@ class WeightAverage:
     2017, arXiv:1703.01780).
 
     Args:
-        model: its trainable parameters are averaged.
-        decay: between 0 and 1.
+        model: the model whose trainable parameters are averaged.
+        decay: the decay per step, between 0 and 1.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -27,7 +27,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the current weights into the average; to be called after each optimizer step."""
+        """Add the current weights to the average; call it after each optimizer step."""
         for name, weight in self._weights.items():
             # The model may have moved since the average was begun.
             average = self.values[name] = self.values[name].to(weight.device)

@@ -1,7 +1,7 @@
-"""What does not train stays in evaluation mode, and BatchNorm that trains is refused where it would not be exact.
+"""Keep frozen parts in evaluation mode, and refuse BatchNorm that trains if it would not be exact.
 
-In training mode dropout falls and BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) takes the
-statistics of the batch into its own, whether or not its weights are frozen.
+In training mode, dropout is active and BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) updates its statistics
+with those of the batch, even if its weights are frozen.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def keep_frozen_in_evaluation(model: nn.Module, backend: BackendSpec) -> None:
-    """From now on a tower of which nothing trains runs in evaluation mode, and so does frozen BatchNorm anywhere.
+    """Make towers without trainable weights, and frozen BatchNorm anywhere, always run in evaluation mode.
 
-    This holds in whatever mode the model is: it is set before each forward pass.
+    This is independent of the mode of the model, because it is set before each forward pass.
     """
     towers = [model.get_submodule(layout.module) for layout in (backend.vision, backend.text)]
     for module in [*(tower for tower in towers if _is_frozen(tower)), *_frozen_norms(model)]:
@@ -30,16 +30,16 @@ def keep_frozen_in_evaluation(model: nn.Module, backend: BackendSpec) -> None:
 
 
 def check_batch_norm(model: nn.Module, backend: BackendSpec, config: TrainConfig, processes: int) -> None:
-    """BatchNorm layers that train need whole batches, of one process.
+    """Check that BatchNorm layers that train see whole batches of one process.
 
     Args:
-        model: as it will train, with its frozen weights marked.
-        backend: names its towers.
-        config: of the run.
-        processes: that share a batch.
+        model: the model as it will train, with its frozen weights marked.
+        backend: names the towers of the model.
+        config: the configuration of the run.
+        processes: the number of processes that share a batch.
 
     Raises:
-        UsageError: the run would compute something else than the same batch in one piece does.
+        UsageError: the result would differ from that of the same batch in one piece.
     """
     reasons = {
         f"with --micro-batch {config.micro_batch} they would be those of {config.micro_batch} images, and be updated "

@@ -1,4 +1,4 @@
-"""Freezing: weights that do not train."""
+"""Freeze weights, so that they do not train."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def freeze(model: nn.Module, where: Mapping[str, TowerPosition], config: GentleConfig, backend: BackendSpec) -> None:
     """Freeze one tower or both, or the embeddings and first blocks of both towers.
 
-    A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991). Where both are
-    frozen, their projections train; where one is, the backend says whether its projection does.
+    A frozen vision tower is locked-image tuning (LiT, Zhai et al. 2022, arXiv:2111.07991). If both are
+    frozen, their projections train; if only one is, the backend tells whether its projection trains.
 
     Raises:
-        UsageError: a tower has fewer blocks than should be frozen, or nothing but the temperature would train.
+        UsageError: a tower has fewer blocks than should be frozen, or only the temperature would train.
     """
     _check_depth(where, config.freeze_blocks)
     layouts: Mapping[Tower, TowerLayout] = {"vision": backend.vision, "text": backend.text}

@@ -1,6 +1,6 @@
-"""Where in a dual encoder each of its parameters is: in which tower, and how deep.
+"""Find the position of each parameter in a dual encoder: its tower and its layer.
 
-The backend's `TowerLayout`s say where the towers and their blocks are.
+The backend's `TowerLayout`s describe where the towers and their blocks are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TowerPosition:
     layer: int
     """0 for the embeddings, 1 to n for the blocks, n + 1 for the head."""
     above: int
-    """Layers between it and the output: n + 1 - layer."""
+    """Number of layers between it and the output: n + 1 - layer."""
 
     @property
     def in_block(self) -> bool:

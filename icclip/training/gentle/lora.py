@@ -20,7 +20,7 @@ from icclip.training.gentle.layers import TowerPosition
 
 ADAPTER = re.compile(r"\.lora_\w+\.")
 WRAPPED = ".base_layer."
-"""What the names of an adapter's parameters, and of the layer that it wraps, contain."""
+"""Parts of the names of an adapter's parameters, and of the layer that it wraps."""
 
 
 def add_adapters(model: nn.Module, where: Mapping[str, TowerPosition], config: LoraConfig, seed: int) -> None:
@@ -77,7 +77,7 @@ def adapters_merged(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for layer, weight in zip(layers, before, strict=True):
                 layer.unmerge()
-                # Subtracting what was added does not give back every bit.
+                # Subtracting what was added would not restore every bit.
                 layer.get_base_layer().weight.copy_(weight)
 
 

@@ -118,7 +118,7 @@ class Gentle:
         if self.average is not None:
             files[AVERAGE] = self.average.values
         for name, weights in files.items():
-            # As safetensors wants it.
+            # safetensors requires this.
             state = {key: (whole(t) if whole else t).detach().contiguous() for key, t in weights.items()}
             if writer:
                 save_file(state, checkpoint / name)

@@ -1,1 +1,1 @@
-"""Several processes: how they were started, what they exchange, how a model is sharded across them."""
+"""Runs of several processes: how they are started, what they exchange, and how a model is sharded across them."""

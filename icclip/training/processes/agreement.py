@@ -1,4 +1,4 @@
-"""Whether the processes of a run were given the same things: compared before anything is written, and not assumed."""
+"""Check that the processes of a run were given the same things, before anything is written."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 MAY_DIFFER = frozenset({"device", "workers", "report_to"})
-"""Settings of a machine, which change no number of the run."""
+"""Settings of a machine that do not affect the numbers of the run."""
 BY_CONTENT = frozenset({"output_dir", "model", "data"})
-"""Settings that name places; what is found there is compared instead."""
+"""Settings that are paths; their contents are compared instead."""
 STATE = "trainer_state.json"
-"""Every complete checkpoint has one, and no two runs write the same."""
+"""A file that every complete checkpoint has, and that differs between any two runs."""
 SAME_COMMAND = "Start all of them with the same command, data, model and versions"
 SHARED_DIRECTORY = "Let all of them see one run directory, on a file system that they share"
 SAMPLE = 256
-"""Values of each weight that the digest of a model reads."""
+"""Number of values of each weight that the digest of a model reads."""
 
 
 def require_agreement(statement: Mapping[str, str], way_out: str = SAME_COMMAND) -> None:
-    """Compare what the processes say of themselves. Every process must call it; alone, a process agrees.
+    """Compare the statements of all processes. Every process must call this; a single process always agrees.
 
     Args:
-        statement: what this process was given, by the name that a message calls it.
-        way_out: what to do where they differ.
+        statement: what this process was given, by names for messages.
+        way_out: the advice if they differ.
 
     Raises:
-        DisagreementError: on every process, naming what differs and where.
+        DisagreementError: the statements differ; raised on every process, with the names and the ranks.
     """
     if not is_distributed():
         return
@@ -52,10 +52,10 @@ def require_agreement(statement: Mapping[str, str], way_out: str = SAME_COMMAND)
 
 
 def differences(statements: Sequence[Mapping[str, str]]) -> list[str]:
-    """A phrase for each thing that is not the same everywhere: `train_bs is 4 on rank 0 and 8 on rank 1`.
+    """Describe each thing that is not the same everywhere: `train_bs is 4 on rank 0 and 8 on rank 1`.
 
     Args:
-        statements: of all processes, in the order of their ranks.
+        statements: the statements of all processes, in the order of their ranks.
     """
     names = dict.fromkeys(name for statement in statements for name in statement)
     found = []
@@ -73,7 +73,7 @@ def of_options(config: TrainConfig) -> dict[str, str]:
     settings = without_secrets(config.to_mapping())
     kept = {name: value for name, value in settings.items() if name not in MAY_DIFFER | BY_CONTENT}
     if config.data.streaming:
-        # Of a stream there is no content to compare in advance.
+        # The content of a stream cannot be compared in advance.
         kept["data"] = settings["data"]
     return {
         **{name: str(value) for name, value in _flat(kept).items()},
@@ -91,14 +91,14 @@ def of_content(splits: Mapping[str, Gallery | IterableDataset], loaded: LoadedMo
 
 
 def same_checkpoint(root: Path, chosen: Path | None) -> Path | None:
-    """The checkpoint that the first process has chosen, on every process.
+    """Return the checkpoint that the first process has chosen on every process.
 
     Args:
         root: the run directory.
-        chosen: the choice of this process, which counts on the first one alone.
+        chosen: the choice of this process, which only counts on the first one.
 
     Raises:
-        DisagreementError: on every process, where one of them does not see this checkpoint.
+        DisagreementError: a process does not see this checkpoint; raised on every process.
     """
     name = from_first_process(chosen.name if chosen else "")
     if not name:
@@ -119,7 +119,7 @@ def _about(split: Gallery) -> str:
 
 
 def _digest(model: torch.nn.Module) -> str:
-    """Of the names, shapes and some values of the weights: a whole model would take seconds to read."""
+    """A digest of the names, shapes and some values of the weights, since reading a whole model would take seconds."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         flat = weight.detach().flatten()

@@ -1,4 +1,4 @@
-"""Exchanging rows and values between processes, with gradients that find their way back."""
+"""Exchange rows and values between processes, including their gradients."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 T = TypeVar("T")
 
 Exchanging = Callable[[], AbstractContextManager[None]]
-"""Makes a context that lasts while processes talk to each other."""
+"""A function that makes a context for the time in which processes communicate."""
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate the rows of all processes; the gradient of a row is summed over all who used it."""
+    """Concatenate the rows of all processes; the gradient of a row is summed over all processes that used it."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, exchanging: Exchanging) -> Tensor:
@@ -54,7 +54,7 @@ def gather_rows(local: Tensor, exchanging: Exchanging = nullcontext) -> Tensor:
 
     Args:
         local: [b, ...].
-        exchanging: makes a context that is entered while processes talk, in the forward and the backward pass.
+        exchanging: makes a context that is entered while processes communicate, in the forward and backward pass.
     """
     if not is_distributed():
         return local

@@ -12,10 +12,10 @@ from icclip.identity import TORCH, Identity, identity
 
 FSDP = "ACCELERATE_USE_FSDP"
 UNKNOWN = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-"""The environment variable of `accelerate launch` -> the name of what it asks for."""
+"""The environment variables of `accelerate launch`, and the names of what they ask for."""
 
 MEETING_POINT = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-"""Where the processes of one machine find each other, unless they are told another place."""
+"""The address at which the processes of one machine meet, unless another one is set."""
 
 
 def as_launched(config: TrainConfig, environment: MutableMapping[str, str], reporter: Reporter) -> TrainConfig:
@@ -24,9 +24,9 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
     It warns if accelerate started one process although several were asked for.
 
     Args:
-        config: as the user wrote it.
-        environment: of this process; a request for accelerate's own FSDP is removed from it.
-        reporter: told how the request was understood.
+        config: the configuration as the user wrote it.
+        environment: the environment variables; the one for accelerate's own FSDP is removed.
+        reporter: shows how the settings were understood.
 
     Raises:
         UsageError: the environment does not say which process this is, accelerate was asked for something that
@@ -39,7 +39,7 @@ def as_launched(config: TrainConfig, environment: MutableMapping[str, str], repo
                 "--fsdp, --micro-batch and --grad-ckpt"
             )
     if _is_on(environment, FSDP):
-        # Taken away, or accelerate would wrap the model too, and refuse its scalar temperature.
+        # Removed, because accelerate would otherwise wrap the model, too, and refuse its scalar temperature.
         del environment[FSDP]
         config = dataclasses.replace(config, fsdp=True)
         reporter.note(
@@ -65,13 +65,13 @@ def _is_on(environment: Mapping[str, str], variable: str) -> bool:
 
 
 def _is_alone(environment: Mapping[str, str]) -> bool:
-    """Its launcher gives an address to meet at where there are several, and a number only to those that it starts."""
+    """Whether this is the only process: launchers give several processes an address to meet at."""
     launched = "ACCELERATE_DYNAMO_BACKEND" in environment and "MASTER_ADDR" in environment
     return launched and identity(environment).launcher is None
 
 
 def _tell_torch(who: Identity, environment: MutableMapping[str, str]) -> None:
-    """What MPI and SLURM say, in the variables that torch and accelerate read."""
+    """Set the variables that torch and accelerate read from those of MPI and SLURM."""
     if who.size == 1 or who.launcher == TORCH.name:
         return
     if who.local_size < who.size and "MASTER_ADDR" not in environment:

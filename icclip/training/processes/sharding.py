@@ -42,7 +42,7 @@ class Shards:
     ) -> None:
         self.model = model
         self._plain = _without_weights(model).eval()
-        # Of what a forward pass gives, only the embeddings are used, and never changed in place.
+        # Only the embeddings of a forward pass are used, and they are never changed in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         for block in blocks:
@@ -122,7 +122,7 @@ class Shards:
         optimizer.load_state_dict({**state, "state": own})
 
     def _as_of(self, parameter: Tensor, value: Any) -> Any:
-        """Averages have their parameter's shape; a count of steps has not."""
+        """Shard a value of an optimizer's state like its parameter; averages have the parameter's shape, step counts do not."""
         same = isinstance(value, Tensor) and value.shape == parameter.shape
         return self.divided(value, parameter) if same else value
 

@@ -1,4 +1,4 @@
-"""A process whose launcher has died ends itself, instead of writing on into a run that is somebody else's by then."""
+"""End a process whose launcher has died, before it writes into a run that another process may have taken over."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from icclip.errors import TrainingStoppedError
 
 
 class LauncherWatch(TrainerCallback):
-    """Looks after each step whether what started this process is still there.
+    """Checks after each step whether the launcher of this process is still running.
 
-    A process whose parent dies is given another one by the system: that is noticed here.
+    The system gives a process whose parent dies another parent, which is noticed here.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class LauncherWatch(TrainerCallback):
 
     @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Raises TrainingStoppedError where the launcher is gone."""
+        """Raise TrainingStoppedError if the launcher has ended."""
         if os.getppid() != self.launcher:
             raise TrainingStoppedError(
                 f"the launcher (process {self.launcher}) has ended, so this process ends too, at step "

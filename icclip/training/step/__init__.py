@@ -1,1 +1,1 @@
-"""One optimizer step, and what surrounds it."""
+"""One optimizer step, and everything around it."""

@@ -1,4 +1,4 @@
-"""Our TrainConfig as transformers' TrainingArguments, whichever version of them is installed."""
+"""Turn a TrainConfig into transformers' TrainingArguments, for every supported version."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ OURS: Mapping[str, str] = {
     "load_best_model_at_end": "the directory's root holds the best checkpoint",
     "metric_for_best_model": "the best checkpoint is the one with the highest rsum",
 }
-"""Arguments that `--set` may not touch, and why or what to use."""
+"""Arguments that `--set` may not touch, with the reason or the option to use instead."""
 
 
 def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = False) -> TrainingArguments:
-    """The arguments of a run. Making them starts the process group if there are several processes.
+    """Make the arguments of a run. This starts the process group if there are several processes.
 
-    It also sets environment variables, which accelerate and TensorBoard read where transformers has no
-    argument to pass on.
+    It also sets environment variables for settings of accelerate and TensorBoard that transformers has no argument
+    for.
 
     Args:
-        config: of the run.
-        workers: processes that load images.
+        config: the configuration of the run.
+        workers: number of processes that load images.
         resuming: whether the run continues from a checkpoint, and so has its baseline already.
 
     Raises:
@@ -57,7 +57,7 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
         raise UsageError("fp16 needs a GPU: use --bf16 or --fp32")
     values = {
         **_ours(config, workers=workers, use_cpu=use_cpu),
-        # Of a stream Trainer would skip from the start of the run, not of the pass: Schedule does it.
+        # In a stream, Trainer would skip from the start of the run instead of the pass, so Schedule skips.
         "ignore_data_skip": config.data.streaming,
         "eval_on_start": not resuming,
         **converted(config.training_args),
@@ -65,8 +65,8 @@ def training_arguments(config: TrainConfig, *, workers: int, resuming: bool = Fa
     os.environ.update(_environment(config, device))
     try:
         arguments = TrainingArguments(**values)
-        # One process drives one device: with more of them visible Trainer would choose DataParallel,
-        # which knows no gathering. The device is set up by asking for it.
+        # One process uses one device. With more devices visible, Trainer would choose DataParallel,
+        # which does not gather embeddings. The device is set up by asking for it.
         if arguments.device.type == "cuda":
             arguments._n_gpu = 1  # noqa: SLF001 # the only way transformers offers
     except (ValueError, ImportError) as error:
@@ -101,7 +101,7 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         "remove_unused_columns": False,
         "dataloader_drop_last": True,
         "dataloader_num_workers": workers,
-        # Batches are small while their pixels are uint8: more of them even out images that take long to decode.
+        # Batches of uint8 pixels are small, so more of them can even out images that take long to decode.
         "dataloader_prefetch_factor": 4 if workers else None,
         "dataloader_persistent_workers": workers > 0 and not config.data.streaming,
         "dataloader_pin_memory": not use_cpu,
@@ -117,7 +117,7 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
 
 
 def _version_dependent(config: TrainConfig) -> dict[str, Any]:
-    """What transformers 4.57 and 5 call differently."""
+    """Arguments whose names differ between transformers 4.57 and 5."""
     checkpointing = "activation" if "activation_checkpointing" in FIELDS else "gradient"
     values: dict[str, Any] = {}
     if config.grad_ckpt:
@@ -129,8 +129,8 @@ def _version_dependent(config: TrainConfig) -> dict[str, Any]:
 
 
 def _environment(config: TrainConfig, device: torch.device) -> dict[str, str]:
-    """What has no argument: the precision left by an earlier run, a GPU's number, and TensorBoard's directory."""
-    # It would outlast a run, and win over the next one's float32.
+    """Set what has no argument: the precision left by an earlier run, a GPU's number, and TensorBoard's directory."""
+    # It would outlast the run and override the next one's float32.
     variables = {"ACCELERATE_MIXED_PRECISION": "no"}
     if device.type == "cuda" and device.index is not None:
         variables["ACCELERATE_TORCH_DEVICE"] = str(device)
@@ -147,11 +147,11 @@ def _logs(config: TrainConfig) -> str:
 
 
 def converted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `--set`, as the types that TrainingArguments wants.
+    """Convert the values of `--set` to the types of TrainingArguments.
 
     Raises:
-        UnknownNameError: no such field, with the nearest.
-        ConfigError: a value of the wrong type, or a field that has an option of its own; all at once.
+        UnknownNameError: there is no such field; the message names the nearest one.
+        ConfigError: a value has the wrong type, or a field has an option of its own; all problems at once.
     """
     hints = typing.get_type_hints(TrainingArguments)
     result, problems = {}, []
@@ -190,7 +190,7 @@ _CONVERTERS: Mapping[type, Callable[[str], Any]] = {
 
 
 def _convert(hint: Any, text: str) -> Any:
-    """`text` as the first type of the annotation that it can be. Raises ValueError."""
+    """Convert `text` to the first possible type of the annotation. Raises ValueError."""
     members = _members(hint)
     if types.NoneType in members and text.lower() == "none":
         return None
@@ -217,18 +217,18 @@ def _names(hint: Any) -> str:
 
 
 def default_workers() -> int:
-    """How many processes load images: one fewer than this process's share of the cores, and at most 8."""
+    """The number of processes that load images: one fewer than this process's share of the cores, and at most 8."""
     return min(8, max(0, cores() // identity().local_size - 1))
 
 
 def allow_fast_matmul(arguments: TrainingArguments) -> None:
-    """Use TF32 for float32 products on the GPUs that have it."""
+    """Use TF32 for float32 products on GPUs that have it."""
     if arguments.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
 
 
 def planned_steps(arguments: TrainingArguments, images: int | None) -> int:
-    """Optimizer steps of the whole run, as Trainer counts them; `images` is None for a stream."""
+    """The number of optimizer steps of the whole run, as Trainer counts them; `images` is None for a stream."""
     if arguments.max_steps > 0 or images is None:
         return arguments.max_steps
     batches = images // (arguments.per_device_train_batch_size * arguments.world_size)

@@ -1,10 +1,10 @@
-"""What a run costs: how fast it is, what its steps spend their time on, how much memory and arithmetic it takes.
+"""Measure what a run costs: its speed, the parts of its steps, its memory and its arithmetic.
 
-Times belong to a process, and differ from one to the next; `metrics.jsonl` belongs to the run, and is the same bit
-for bit whether or not it was interrupted. So costs have a file of their own, `costs.jsonl`.
+Times differ from process to process, while `metrics.jsonl` is the same bit for bit whether or not the run was
+interrupted. Therefore costs have a file of their own, `costs.jsonl`.
 
-A step's time is charged to one part at a time. On a GPU the moments are events of its stream, which nobody waits
-for before a line is due: what is charged is then what the GPU did, or waited for.
+At any moment, a step's time is charged to one part. On a GPU, the moments are events of its stream, which are only
+read when a line is due, so that the time of a part is that in which the GPU worked or waited for it.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ from icclip.files import readable_os_errors
 
 COSTS = "costs.jsonl"
 PREFIX = "cost/"
-"""Of the names under which trackers such as TensorBoard get costs."""
+"""The prefix of the names under which trackers such as TensorBoard receive costs."""
 
 DATA, TOWERS, LOSS, OPTIMIZER, EXCHANGE = "data", "towers", "loss", "optimizer", "exchange"
 PARTS = (DATA, TOWERS, LOSS, OPTIMIZER, EXCHANGE)
-"""Waiting for data; both towers, forward and backward, and all that is no other part; the loss with its gradients; the
-optimizer; embeddings that processes send each other. What DistributedDataParallel sends while the towers run is theirs."""
+"""The parts: waiting for data; both towers, forward and backward, and everything else; the loss with its gradients; the
+optimizer; the exchange of embeddings. What DistributedDataParallel sends while the towers run counts as theirs."""
 
 MARKS_AT_MOST = 2000
-"""Events of a GPU that are held before they are read."""
+"""Number of GPU events that are kept before they are read."""
 
 PEAKS: Mapping[str, tuple[float, float]] = {
     "A100": (312, 156), "A10G": (70, 35), "H100 PCIe": (756, 378), "H100": (989, 494), "H200": (989, 494),
     "B200": (2250, 1125), "L40S": (362, 183), "L4": (121, 60), "RTX 4090": (165, 83), "RTX 3090": (71, 36),
 }  # fmt: skip
-"""By a part of the GPU's name: teraflops per second of dense products in bfloat16, and in TF32 (NVIDIA's data sheets)."""
+"""For a part of the GPU's name, the teraflops per second of dense products in bfloat16 and TF32 (NVIDIA's data sheets)."""
 
 
 class Costs(TrainerCallback):
     """Measures the steps of a run.
 
     Args:
-        folder: where `costs.jsonl` is written, by the first process.
-        device: where the model is.
-        pairs: images in an optimizer step of all processes together.
+        folder: the directory in which the first process writes `costs.jsonl`.
+        device: the device of the model.
+        pairs: number of images in an optimizer step of all processes together.
     """
 
     def __init__(self, folder: Path, device: torch.device, pairs: int) -> None:
@@ -66,7 +66,7 @@ class Costs(TrainerCallback):
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Charge what is done within to a part; what is around it goes on afterwards."""
+        """Charge the time of the block to a part; afterwards, the surrounding part continues."""
         before = self.clock.switch(name)
         try:
             yield
@@ -74,16 +74,16 @@ class Costs(TrainerCallback):
             self.clock.switch(before)
 
     def begin(self) -> None:
-        """A step begins by waiting for its data."""
+        """Begin a step, which first waits for its data."""
         self.clock.switch(DATA)
 
     def has_data(self) -> None:
-        """It goes on with the towers."""
+        """Continue the step with the towers."""
         self.clock.switch(TOWERS)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Measure an evaluation."""
+        """Measure the time of an evaluation."""
         started = time.perf_counter()
         yield
         for account in (self.total, self._last):
@@ -91,7 +91,7 @@ class Costs(TrainerCallback):
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count the operations of one forward and backward pass: the first that there is."""
+        """Count the operations of the first forward and backward pass."""
         if self._flops is not None:
             yield
             return
@@ -120,7 +120,7 @@ class Costs(TrainerCallback):
     # Telling
 
     def line(self, step: int, *, writes: bool) -> dict[str, float]:
-        """What the steps since the last line have cost; written down, and as trackers name it."""
+        """Write what the steps since the last line have cost, and return it under the names for trackers."""
         self._settle()
         values = self._last.told(self.pairs) | self._memory()
         self._last = _Account()
@@ -130,12 +130,12 @@ class Costs(TrainerCallback):
         return {f"{PREFIX}{name}": value for name, value in values.items()}
 
     def summary(self, *, processes: int, accumulated: int, half: bool) -> dict[str, Any]:
-        """What this process's part of the run has cost, for `icclip.json`; empty where it made no step.
+        """The cost of this process's part of the run, for `icclip.json`; empty if it made no step.
 
         Args:
-            processes: of the run.
-            accumulated: batches in an optimizer step.
-            half: the model computed in half precision.
+            processes: number of processes of the run.
+            accumulated: number of batches in an optimizer step.
+            half: whether the model computed in half precision.
         """
         self._settle()
         if not self.total.steps:
@@ -158,7 +158,7 @@ class Costs(TrainerCallback):
             account.charge(spent)
 
     def _memory(self) -> dict[str, float]:
-        """Peaks in MiB, of this process since it began."""
+        """The peaks of this process since it began, in MiB."""
         unit = 1 if sys.platform == "darwin" else 1024
         found = {"peak_host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
         if self.device.type == "cuda":
@@ -203,7 +203,7 @@ class _Clock:
         self._spent = dict.fromkeys(PARTS, 0.0)
 
     def switch(self, part: str | None) -> str | None:
-        """Charge to another part from now on, or to none; the one before."""
+        """Charge to another part from now on, or to none; returns the previous one."""
         now, before = self._now(), self._part
         if before is not None:
             if self._on_gpu:
@@ -216,7 +216,7 @@ class _Clock:
         return before
 
     def spent(self) -> dict[str, float]:
-        """By part, since the last call."""
+        """The seconds of each part since the last call."""
         self._read()
         found, self._spent = self._spent, dict.fromkeys(PARTS, 0.0)
         return found
@@ -259,7 +259,7 @@ class _Operations(TorchDispatchMode):
 
 
 def about_device(device: torch.device) -> dict[str, Any]:
-    """Its name, its driver if it is a GPU, and the threads of this process."""
+    """The device's name, its driver if it is a GPU, and the threads of this process."""
     found: dict[str, Any] = {"device": _processor(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         found |= {"device": torch.cuda.get_device_name(device), "driver": _driver(), "cuda": torch.version.cuda}
@@ -275,14 +275,14 @@ def _processor() -> str:
 
 
 def _driver() -> str | None:
-    """The version of NVIDIA's driver; None where the system does not tell."""
+    """The version of NVIDIA's driver; None if the system does not tell."""
     path = Path("/proc/driver/nvidia/version")
     words = path.read_text(encoding="utf-8").split() if path.exists() else []
     return next((word for word in words if word[:1].isdigit() and "." in word), None)
 
 
 def peak_flops(device: str, *, half: bool) -> float | None:
-    """The most operations in a second that a GPU of this name makes, of dense products; None: it is not known."""
+    """The peak of dense operations per second of a GPU with this name; None if it is not known."""
     for name, (fast, slow) in PEAKS.items():
         if name in device:
             return 1e12 * (fast if half else slow)
@@ -300,5 +300,5 @@ def cost_line(cost: Mapping[str, Any]) -> str:
 
 
 def is_cost(logs: Mapping[str, Any]) -> bool:
-    """Whether these are costs, and nothing that belongs to the run's history."""
+    """Whether these values are costs, which do not belong to the run's history."""
     return any(name.startswith(PREFIX) for name in logs)

@@ -1,9 +1,9 @@
 """The gradients of a large batch in the memory of a small one (GradCache; Gao et al. 2021, arXiv:2101.06983).
 
 A contrastive loss needs all embeddings of a batch at once, but not the activations behind them. So the
-batch is encoded twice, in micro-batches: first without a graph, to have the embeddings and the gradient
-of the loss at each; then with one, a micro-batch at a time, to carry these gradients on to the weights.
-Dropout must fall alike both times: the random state before each micro-batch is kept.
+batch is encoded twice, in micro-batches: first without a graph, to compute the embeddings and the gradient
+of the loss at each of them; then with a graph, one micro-batch at a time, to propagate these gradients to the weights.
+Dropout must be the same both times, so the random state before each micro-batch is kept.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 Inputs = dict[str, Tensor]
 Embeddings = tuple[Tensor, Tensor]
-"""Of images and of texts, [m, d] each."""
+"""The embeddings of images and of texts, [m, d] each."""
 
 
 def micro_batches(inputs: Inputs, size: int) -> list[Inputs]:
-    """Tensors [b, ...] -> views of at most `size` rows each; the last may have fewer."""
+    """Split tensors [b, ...] into views of `size` rows each; the last may have fewer."""
     split = {name: torch.split(value, size) for name, value in inputs.items()}
     return [dict(zip(split, parts, strict=True)) for parts in zip(*split.values(), strict=True)]
 
@@ -39,12 +39,12 @@ def cached_backward(
 
     Args:
         parts: the batch, in micro-batches.
-        encode: one of them -> its embeddings, of any precision.
-        loss: the image and the text embeddings [b, d] of the whole batch, float32 -> [].
+        encode: computes the embeddings of one micro-batch, in any precision.
+        loss: computes the loss [] from the image and text embeddings [b, d] of the whole batch, float32.
         temperature: parameters that `loss` uses besides the embeddings.
-        backward: called with one scalar for each micro-batch; their gradients add up to the loss's. It
-            may scale them, as accumulation and fp16 want.
-        no_sync: a context in which processes do not exchange gradients. They do once, in the last
+        backward: called with one scalar for each micro-batch; their gradients add up to that of the
+            loss. It may scale them, as accumulation and fp16 require.
+        no_sync: a context in which processes do not exchange gradients; they only do so in the last
             micro-batch.
 
     Returns:
@@ -62,14 +62,14 @@ def cached_backward(
             replay()
             backward(_with_gradients(encode(part), gradients))
     replays[-1]()
-    # All that is left in one backward pass: processes exchange gradients when every parameter has its own.
+    # The rest is one backward pass, because processes exchange gradients when every parameter has one.
     last = (*encode(parts[-1]), *temperature)
     backward(_with_gradients(last, (*cached[-1], *of_temperature)))
     return value.detach()
 
 
 def _replay() -> Callable[[], None]:
-    """What brings the random state back that is there now, on the CPU and on the device in use."""
+    """Make a function that restores the current random state of the CPU and of the device in use."""
     generators: list[Any] = [torch, torch.cuda] if torch.cuda.is_available() else [torch]
     states = [generator.get_rng_state() for generator in generators]
 
@@ -81,6 +81,6 @@ def _replay() -> Callable[[], None]:
 
 
 def _with_gradients(values: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """A scalar whose gradient at each value is the one given, float32 []."""
+    """Make a scalar, float32 [], whose gradients at the values are the given ones."""
     products = [(value.float() * gradient).sum() for value, gradient in zip(values, gradients, strict=True)]
     return torch.stack(products).sum()

@@ -1,4 +1,4 @@
-"""Whether a run still improves: each evaluation is compared with that of step 0."""
+"""Check that a run still improves, by comparing each evaluation with that of step 0."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Guard(TrainerCallback):
     """Stops a run that stays below the model it began with, and warns if the embeddings collapse.
 
     Args:
-        patience: this many evaluations in a row below that of step 0 end the run.
+        patience: the number of evaluations in a row below that of step 0 that ends the run.
         reporter: shows the warnings.
     """
 
@@ -49,8 +49,8 @@ def has_given_up(measured: Mapping[int, Mapping[str, float]], patience: int) -> 
     """Whether the last `patience` evaluations all have a lower rsum than step 0.
 
     Args:
-        measured: step -> metrics with `rsum`, ascending.
-        patience: at least 1.
+        measured: the metrics, with `rsum`, of each step in ascending order.
+        patience: a number of at least 1.
     """
     if 0 not in measured:
         return False
@@ -60,7 +60,7 @@ def has_given_up(measured: Mapping[int, Mapping[str, float]], patience: int) -> 
 
 
 def collapsed(measured: Mapping[int, Mapping[str, float]]) -> str:
-    """What has collapsed since step 0, with the numbers; an empty text if nothing has.
+    """Describe what has collapsed since step 0, with the numbers; empty if nothing has.
 
     A model that starts from random weights has hardly any variance to lose.
 

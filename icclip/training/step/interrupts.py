@@ -1,4 +1,4 @@
-"""What happens when the process is asked to stop."""
+"""Handle requests to stop the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 def terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM, which job schedulers send before they kill a job, raise KeyboardInterrupt as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
-        # Signals belong to the main thread; whoever trains in another one has handlers of their own.
+        # Only the main thread can set signal handlers; a program that trains in another thread has its own.
         yield
         return
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -24,7 +24,7 @@ def terminated_as_interrupted() -> Iterator[None]:
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
-    # The processes that load images are often told as well, and where they end torch would raise in the
+    # The processes that load images often receive the signal, too, and if they end, torch would raise in the
     # midst of saving.
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

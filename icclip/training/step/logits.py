@@ -1,11 +1,11 @@
-"""The matrix of logits that a contrastive loss is a function of, without ever being whole.
+"""The matrix of logits of a contrastive loss, computed in blocks so that it is never in memory as a whole.
 
-A loss is the last thing in a graph: what the graph hands to its backward pass is one number, by which the
-gradients are multiplied. So they are computed in the forward pass, where a block of logits is at hand, in
-buffers that are made once. What stays is the gradients.
+A loss is the end of a graph, so its backward pass receives one number, by which the gradients are multiplied. They
+can therefore be computed in the forward pass, while a block of logits is in memory, in buffers that are made once.
+Only the gradients are kept.
 
-A block is large enough for fast products. What is done to its values, one after another, is done in
-strips that stay in the processor's cache.
+A block is large enough for fast matrix products. Operations on its values are done in strips that stay in the
+processor's cache.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from icclip.retrieval.blocks import MIB, block_bytes, cache_bytes, rows_of, span
 from icclip.training.step.targets import Targets
 
 PRODUCTS_ON_CPU, PRODUCTS_ON_GPU = 16 * MIB, 64 * MIB
-"""A block of logits for products of matrices, in bytes."""
+"""Size of a block of logits for matrix products, in bytes."""
 KEPT = 64 * MIB
-"""As many bytes of logits stay from the first pass to the second, where there are two."""
+"""Bytes of logits that are kept from the first pass to the second, if there are two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Bytes of what is worked on at once."""
+    """Sizes of the blocks that are processed at once, in bytes."""
 
     block: int
-    """Of logits, for the products of matrices."""
+    """Logits for matrix products."""
     strip: int
-    """Of logits, for what is done to each value."""
+    """Logits for operations on each value."""
     kept: int
-    """Of logits that need not be computed again for a second pass."""
+    """Logits that need not be computed again for a second pass."""
 
     @classmethod
     def of(cls, device: torch.device) -> Sizes:
-        """What is fast on a device, and small against its free memory."""
+        """Sizes that are fast on a device, and small compared with its free memory."""
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             block = block_bytes(PRODUCTS_ON_GPU, free)
@@ -50,35 +50,35 @@ class Sizes:
 
 @dataclass(slots=True)
 class Strip:
-    """Some rows of the matrix of logits, and which of their entries are which."""
+    """Some rows of the matrix of logits, with their positives and ignored entries."""
 
     logits: Tensor
-    """[r, n], contiguous: a loss leaves its gradient here."""
+    """[r, n], contiguous: the logits, which a loss overwrites with its gradient."""
     scratch: Tensor
-    """[r, n], contiguous: of no content, for use within a loss."""
+    """[r, n], contiguous: scratch memory for use within a loss."""
     rows: slice
-    """Which of the local rows these are."""
+    """The local rows of the strip."""
     positives: Tensor
-    """int64 [p]: the positions, in the flattened logits, of what is to be high."""
+    """int64 [p]: the positions of the positives in the flattened logits."""
     ignored: Tensor | None
-    """int64 [i]: of what is neither positive nor negative; None where there is nothing."""
+    """int64 [i]: the positions of entries that are neither positive nor negative; None if there are none."""
     shares: Tensor | None
-    """[p]: of its row's target, what each positive has; None: all of it."""
+    """[p]: the share of each positive in its row's target; None means all of it."""
 
 
 class Matrix:
     """Logits rows . columns * exp(logit_scale) + bias, and the gradients at its four arguments.
 
     Args:
-        rows: [b, d], float32 or float64; all else is of that precision.
+        rows: [b, d], float32 or float64; everything else has the same precision.
         columns: [n, d].
         scale: logit_scale, of one value.
         bias: of one value, or None.
-        targets: which entries are which.
-        sizes: of the blocks.
-        products: the precision that the products of matrices are taken in; their sums are not.
-        divisor: what the loss, a sum over the entries, is divided by.
-        wanted: whether there are to be gradients at rows, columns, scale, bias.
+        targets: which entries are positives, and which are ignored.
+        sizes: the sizes of the blocks.
+        products: the precision of matrix products, but not of their sums.
+        divisor: the number by which the loss, a sum over the entries, is divided.
+        wanted: whether gradients are needed at rows, columns, scale and bias.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Matrix:
 
     @property
     def wants_any(self) -> bool:
-        """Whether any gradient is asked for."""
+        """Whether any gradient is needed."""
         return any(self.wanted)
 
     def blocks(self) -> Iterator[slice]:
@@ -126,7 +126,7 @@ class Matrix:
         return spans(len(self.rows), self.block_rows)
 
     def scaled(self, rows: slice) -> Tensor:
-        """These rows times the temperature, in the precision of the products."""
+        """The rows times the temperature, in the precision of the products."""
         out = self._scaled[: rows.stop - rows.start]
         if rows != self._scaled_are:
             torch.mul(self.rows[rows], self.temperature, out=out)
@@ -134,20 +134,20 @@ class Matrix:
         return self.product.operand(out)
 
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """[r, n]: of these rows; in the buffer for them, or in `out`."""
+        """[r, n]: the logits of these rows, in their buffer or in `out`."""
         logits = self._logits[: rows.stop - rows.start] if out is None else out
         self.product(self.scaled(rows), self.columns_in.T, logits)
         return logits if self.bias is None else logits.add_(self.bias)
 
     def strips(self, block: slice, logits: Tensor) -> Iterator[Strip]:
-        """The block cut up."""
+        """Divide a block into strips."""
         for own in spans(len(logits), self.strip_rows):
             part, rows = logits[own], slice(block.start + own.start, block.start + own.stop)
             marks = self.targets.within(rows)
             yield Strip(part, self._scratch[: len(part)], rows, marks.positives, marks.ignored, marks.shares)
 
     def take(self, rows: slice, gradient: Tensor) -> None:
-        """Add what the gradient [r, n] at the logits of some rows does to the four gradients."""
+        """Add the contribution of the gradient [r, n] at the logits of some rows to the four gradients."""
         if not self.wants_any:
             return
         operand = self.product.operand(gradient)
@@ -162,13 +162,13 @@ class Matrix:
             self.product.add(operand.T, self.scaled(rows), self.of_columns, 1 / self.divisor)
 
     def gradients(self) -> tuple[Tensor | None, ...]:
-        """At rows, columns, scale and bias; None where none is wanted."""
+        """The gradients at rows, columns, scale and bias; None for those that are not needed."""
         found = (self.of_rows, self.of_columns, self.of_scale, self.of_bias)
         return tuple(one if wanted else None for one, wanted in zip(found, self.wanted, strict=True))
 
 
 class _Product:
-    """Products of matrices, in half precision where asked, added up in the precision of what they go into."""
+    """Matrix products, in half precision on request, that are added up in the precision of their destination."""
 
     def __init__(self, half: torch.dtype | None) -> None:
         self.half = half
@@ -200,20 +200,20 @@ def kept_rows(matrix: Matrix, sizes: Sizes) -> int:
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """What sums over blocks are kept in: float64, which Apple's GPUs do not have."""
+    """The dtype for sums over blocks: float64, except on Apple's GPUs, which do not have it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 Compute = Callable[..., tuple[Tensor, tuple[Tensor | None, ...]]]
-"""(rows, columns, scale, bias, wanted) -> the loss [] and its gradients at the first four."""
+"""A function (rows, columns, scale, bias, wanted) that returns the loss [] and its gradients at the first four."""
 
 
 def differentiable(compute: Compute, inputs: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor:
-    """The value of `compute`, of this dtype, [], with the gradients that it has computed.
+    """Make the value of `compute`, [] of this dtype, differentiable with the gradients that it has computed.
 
     Args:
-        compute: see there.
-        inputs: rows, columns, scale, bias.
+        compute: computes the value and its gradients.
+        inputs: rows, columns, scale and bias.
         dtype: float32 or float64.
     """
     if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in inputs):
@@ -223,7 +223,7 @@ def differentiable(compute: Compute, inputs: Sequence[Tensor | None], dtype: tor
 
 
 class _Computed(torch.autograd.Function):
-    """A value whose gradients are known as soon as it is."""
+    """A value whose gradients are computed together with it."""
 
     @staticmethod
     def forward(ctx: Any, compute: Compute, dtype: torch.dtype, *inputs: Tensor | None) -> Tensor:

@@ -1,12 +1,11 @@
 """The two contrastive losses, written once, for one process or many.
 
-A process holds the rows of its own pairs and the columns of everybody's. Averaged over processes of
-equal batches, each loss is that of the whole batch on one process.
+A process holds the rows of its own pairs and the columns of all processes. The average over processes with
+equal batches is the loss of the whole batch on one process.
 
-A loss is a function of some rows of logits and their targets: it gives their sum and leaves the gradient at
-each logit in the logit's place. `icclip.training.step.logits` does the rest. The softmax of one process is
-the exception: the logits of its two directions are one matrix, whose columns are known to the end only
-after a pass over all rows.
+A loss is a function of some rows of logits and their targets: it returns their sum and replaces each logit by the
+gradient at it. `icclip.training.step.logits` does the rest. The softmax of one process is an exception: the logits
+of its two directions are one matrix, whose columns are only complete after a pass over all rows.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ __all__ = ["LOSSES", "Loss", "Pairs", "not_negatives", "sigmoid_loss", "softmax_
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The local pairs, and what they are compared with.
+    """The local pairs, and all pairs that they are compared with.
 
-    b local pairs, n pairs over all processes, d dimensions. Embeddings have rows of length 1. What is not
-    float64 is computed in float32.
+    b local pairs, n pairs over all processes, d dimensions. Embeddings have rows of length 1. Everything
+    except float64 is computed in float32.
     """
 
     image: Tensor
@@ -41,9 +40,9 @@ class Pairs:
     text: Tensor
     """[b, d]."""
     all_image: Tensor
-    """[n, d]; the same object as `image` where one process holds all pairs, which saves time."""
+    """[n, d]; the same object as `image` if one process holds all pairs, which saves time."""
     all_text: Tensor
-    """[n, d]; likewise."""
+    """[n, d]; the same for `text`."""
     own: Tensor
     """int64 [b]: the column of each row's own partner."""
     ids: Tensor
@@ -51,9 +50,9 @@ class Pairs:
     all_ids: Tensor
     """int64 [n, k]."""
     soft: bool = False
-    """Those that agree are positives of each other too, instead of ignored."""
+    """Whether pairs that agree are positives of each other instead of being ignored."""
     products: torch.dtype = torch.float32
-    """What matrices are multiplied in. bfloat16 is fast on a GPU; sums are taken in float32 all the same."""
+    """The dtype of matrix products. bfloat16 is fast on a GPU; sums are always in float32."""
 
     @property
     def one_matrix(self) -> bool:
@@ -70,10 +69,10 @@ def softmax_loss(pairs: Pairs, logit_scale: Tensor, _logit_bias: Tensor | None =
     denominators. Soft positives share the target with the row's own: -log softmax is averaged over all.
 
     Returns:
-        float32 [], or float64 where the embeddings are.
+        float32 [], or float64 if the embeddings are float64.
 
     Raises:
-        UsageError: in a backward pass that asks for gradients of the gradients.
+        UsageError: a backward pass needs gradients of the gradients.
     """
     divisor = 2 * len(pairs.image)
     if pairs.one_matrix:
@@ -96,10 +95,10 @@ def sigmoid_loss(pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None = 
     positives have z = 1.
 
     Returns:
-        float32 [], or float64 where the embeddings are.
+        float32 [], or float64 if the embeddings are float64.
 
     Raises:
-        UsageError: in a backward pass that asks for gradients of the gradients.
+        UsageError: a backward pass needs gradients of the gradients.
     """
     each = partial(_over_strips, _negative_log_sigmoid)
     inputs = (pairs.image, pairs.all_text, logit_scale, logit_bias)
@@ -115,7 +114,7 @@ LOSSES: Mapping[LossFamily, Loss] = {"softmax": softmax_loss, "sigmoid": sigmoid
 
 
 def _cross_entropy(strip: Strip) -> Tensor:
-    """The rows' softmax against their targets, summed, []."""
+    """The cross-entropy of the rows' softmax with their targets, summed, []."""
     logits, flat = strip.logits, strip.logits.view(-1)
     if strip.ignored is not None:
         flat.index_fill_(0, strip.ignored, -torch.inf)
@@ -130,7 +129,7 @@ def _cross_entropy(strip: Strip) -> Tensor:
 
 
 def _negative_log_sigmoid(strip: Strip) -> Tensor:
-    """-log sigmoid of the positives, and of all others turned around, summed, []."""
+    """-log sigmoid of the positives and of all other logits negated, summed, []."""
     logits, flat, terms = strip.logits, strip.logits.view(-1), strip.scratch
     right = -flat[strip.positives]
     torch.ops.aten.softplus.out(logits, out=terms)
@@ -144,7 +143,7 @@ def _negative_log_sigmoid(strip: Strip) -> Tensor:
 
 
 def _over_strips(of_strip: Callable[[Strip], Tensor], matrix: Matrix, _sizes: Sizes) -> Tensor:
-    """The sum over all rows, []; the matrix has taken the gradients."""
+    """The sum over all rows, []; the gradients are added to the matrix."""
     total = torch.zeros((), dtype=exact_dtype(matrix.rows.device), device=matrix.rows.device)
     for block in matrix.blocks():
         logits = matrix.logits(block)

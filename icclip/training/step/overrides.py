@@ -31,7 +31,7 @@ OVERRIDDEN: Mapping[str, str] = {
 """Method -> why it is replaced."""
 
 CALLED = ("_get_learning_rate", "_prepare_inputs")
-"""Private methods that are called and not replaced."""
+"""Private methods that are called, but not replaced."""
 
 _MARK = "__overrides_private__"
 

@@ -1,4 +1,4 @@
-"""A trace of some steps: which operations ran when, on the processor and on the GPU."""
+"""Trace some steps: which operations ran when, on the processor and on the GPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing_extensions import override
 from icclip.console import Reporter
 
 TRACE = "trace.json"
-"""In the run directory; https://ui.perfetto.dev opens it."""
+"""The file in the run directory, which https://ui.perfetto.dev opens."""
 WARMUP = 1
-"""Steps before the traced ones: the first one loads what the others have, and the profiler itself."""
+"""Number of steps before the traced ones, because the first step initialises libraries and the profiler itself."""
 
 
 class Profile(TrainerCallback):
     """Traces steps with torch's profiler, on the first process.
 
     Args:
-        folder: where `trace.json` is written once the steps are over.
-        steps: how many are traced, after the first. A run that ends before leaves a trace of those it made.
-        reporter: hears where the trace is.
+        folder: the directory in which `trace.json` is written after the steps.
+        steps: number of steps to trace after the first. A run that ends earlier leaves a trace of those it made.
+        reporter: shows where the trace is.
     """
 
     def __init__(self, folder: Path, steps: int, reporter: Reporter) -> None:

@@ -1,4 +1,4 @@
-"""What a run prints and records while it goes on. Nothing here changes the training."""
+"""What a run prints and records while it trains. Nothing here changes the training."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _since_step_0(metrics: Mapping[str, float]) -> str:
 
 
 class History(TrainerCallback):
-    """Appends what Trainer logs to `metrics.jsonl`, one JSON object a line, on the first process."""
+    """Appends what Trainer logs to `metrics.jsonl`, one JSON object per line, on the first process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are complete or absent, and from which a run resumes to the bit."""
+"""A Trainer that never leaves half-written checkpoints, and from which a run resumes to the bit."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class SavingTrainer(ShardedTrainer):
     """Writes each checkpoint as a plain, whole model that appears under its name when it is complete.
 
     Args:
-        loaded: its model is trained in place, its feeder saved beside the weights.
-        args: `output_dir` is the run directory.
+        loaded: the model, which is trained in place; its feeder is saved beside the weights.
+        args: the arguments, whose `output_dir` is the run directory.
         gentle: which of its weights train, and which are measured and saved.
-        options: of ShardedTrainer and transformers.Trainer.
+        options: options of ShardedTrainer and transformers.Trainer.
     """
 
     def __init__(self, loaded: LoadedModel, args: TrainingArguments, gentle: Gentle, **options: Any) -> None:
         super().__init__(loaded, gentle, args=args, processing_class=_Processor(loaded.feeder), **options)
         self._root = Path(str(args.output_dir))
         self._output_dir = self._root
-        # `rotate` deletes so that a kill leaves no half checkpoint; Trainer would not.
+        # `rotate` deletes checkpoints so that a kill leaves no half of one; Trainer would not.
         self._limit, args.save_total_limit = args.save_total_limit, None
         self._resumed_from: str | None = None
 
@@ -47,13 +47,13 @@ class SavingTrainer(ShardedTrainer):
 
     @overrides_private
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        # Not `loaded.model`: `save_model` puts the one to be saved in its place.
+        # Not `loaded.model`, because `save_model` temporarily replaces the model by the one to save.
         model: Any = self.model
         super()._save(output_dir, storable(model, model.state_dict() if state_dict is None else state_dict))
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write what `icclip eval` reads. Every process must call it; one of them writes."""
+        """Write the model for `icclip eval`. Every process must call this; one of them writes."""
         if self._shards is None and not self.gentle.saves_other_weights:
             super().save_model(output_dir, _internal_call)
             return
@@ -79,7 +79,7 @@ class SavingTrainer(ShardedTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         root = self._root
         name = f"{CHECKPOINT}-{self.state.global_step}"
-        # All processes end on what the first one sees, instead of waiting for it.
+        # All processes end if the first one sees an error, instead of waiting for it.
         require_space(root, self._bytes_to_save(), on_first_process(lambda: shutil.disk_usage(root).free))
         with staged_checkpoint(root, name, writer=self.args.should_save, wait=wait_for_all) as staging:
             self._output_dir = staging
@@ -93,13 +93,13 @@ class SavingTrainer(ShardedTrainer):
             rotate(root, self._limit, self.state.best_global_step, evaluated)
 
     def _bytes_to_save(self) -> int:
-        """The weights and the optimizer's state; the rest of a checkpoint is small beside them."""
+        """The size of the weights and the optimizer's state; the rest of a checkpoint is small."""
         states = self.optimizer.state.values() if self.optimizer is not None else ()
         kept = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in (*self.loaded.model.parameters(), *kept))
 
     def _name_the_best(self, root: Path, checkpoint: Path) -> None:
-        """Where the best one is the one just written, Trainer has noted its staging name."""
+        """Correct the name of the best checkpoint: if it was just written, Trainer has recorded its staging name."""
         if self.state.best_global_step is not None:
             self.state.best_model_checkpoint = str(root / f"{CHECKPOINT}-{self.state.best_global_step}")
         if self.args.should_save:
@@ -123,14 +123,14 @@ class SavingTrainer(ShardedTrainer):
     # Resuming
 
     def restore(self, checkpoint: Path) -> None:
-        """Take up a run that has made all its steps: its state, and the weights of its best checkpoint."""
+        """Load the state of a run that has made all its steps, and the weights of its best checkpoint."""
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.state.best_model_checkpoint = str(self._root / f"{CHECKPOINT}-{self.state.best_global_step}")
         self._load_best_model()
 
     @overrides_private
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Through the CPU: with several processes there transformers asks for the device cpu:0, which torch does not know."""
+        """Load through the CPU, because with several processes, transformers asks for the device cpu:0, which torch rejects."""
         if checkpoint is None:
             return
         assert self.optimizer is not None, "there are steps to go on with"
@@ -176,7 +176,7 @@ class SavingTrainer(ShardedTrainer):
 
 
 class _Processor:
-    """What Trainer saves beside the weights, and nothing else.
+    """A processor for Trainer that only saves files beside the weights.
 
     Given a real processor, Trainer would copy its token ids into the model's config: CLIP's legacy
     `eos_token_id` 2, which decides how its text is pooled, would be lost.

@@ -1,4 +1,4 @@
-"""When a run is evaluated, saved and logged, and its position in the data: a resumed run goes on as if it had not stopped."""
+"""Decide when a run is evaluated, saved and logged, and restore its position in the data when it is resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cadence:
 
     Args:
         eval_every: epochs between evaluations, each of which saves a checkpoint.
-        save_every: steps between checkpoints that are not evaluated; None: every checkpoint is evaluated.
+        save_every: steps between checkpoints that are not evaluated; None means that every checkpoint is evaluated.
     """
 
     eval_every: int = 1
@@ -51,7 +51,7 @@ class Schedule(TrainerCallback, ExportableState):
         self.skipping = False
 
     def state(self) -> dict[str, Any]:
-        """What `trainer_state.json` stores."""
+        """The values that `trainer_state.json` stores."""
         return {"args": {}, "attributes": {"done": self.done, "steps": self.steps}}
 
     @override
@@ -84,7 +84,7 @@ class Schedule(TrainerCallback, ExportableState):
         if self.streamed:
             state.epoch = float(self.done)
         ends = state.global_step >= state.max_steps or (not self.streamed and state.epoch == int(state.epoch))
-        # Logged as well, so that no mean of losses begins before a checkpoint and ends after it.
+        # Logged, too, so that no mean of losses begins before a checkpoint and ends after it.
         if self._due(state) and not ends:
             control.should_save = control.should_log = True
 
@@ -92,7 +92,7 @@ class Schedule(TrainerCallback, ExportableState):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate if it is time. Raises UsageError where a pass over a stream has made no step."""
         if self.skipping:
-            # The pass had been read to its end, which Trainer takes for an empty stream.
+            # The pass had been read to its end, which Trainer would take for an empty stream.
             control.should_training_stop = state.global_step >= state.max_steps
             self.skipping = False
         elif self.streamed and not self.steps:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 class ShardedTrainer(Trainer):
-    """transformers.Trainer with icclip's own sharding in the place of accelerate's.
+    """transformers.Trainer with icclip's own sharding instead of accelerate's.
 
     Args:
-        loaded: its model is trained in place.
+        loaded: the model, which is trained in place.
         gentle: which of its weights train, and which are measured and saved.
         fsdp: whether to shard the model; see `icclip.training.processes.sharding`.
-        options: of transformers.Trainer, besides the model.
+        options: options of transformers.Trainer, besides the model.
     """
 
     def __init__(self, loaded: LoadedModel, gentle: Gentle, *, fsdp: bool, **options: Any) -> None:
-        # Trainer's constructor already asks where the model goes.
+        # Trainer's constructor already asks for the device of the model.
         self._fsdp = fsdp
         self._shards: Shards | None = None
         self.loaded, self.gentle = loaded, gentle
@@ -47,7 +47,7 @@ class ShardedTrainer(Trainer):
         return optimizer
 
     def _shard_model(self) -> None:
-        """Once the weights of a resumed run are there, and before the optimizer takes hold of the parameters."""
+        """Shard the model after the weights of a resumed run are loaded, and before the optimizer is created."""
         from icclip.training.gentle.layers import block_modules
         from icclip.training.processes.sharding import Shards
 
@@ -63,7 +63,7 @@ class ShardedTrainer(Trainer):
 
     @contextlib.contextmanager
     def as_saved(self) -> Iterator[LoadedModel]:
-        """Within the block there is the model to measure and save, whole on every process. All processes must enter."""
+        """Yield the model to measure and save, whole on every process. All processes must enter the block."""
         with self.gentle.as_saved(self._shards.gathered if self._shards else None) as model:
             yield self.loaded if model is self.loaded.model else dataclasses.replace(self.loaded, model=model)
 

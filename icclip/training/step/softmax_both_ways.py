@@ -1,9 +1,9 @@
 """The softmax of the rows and of the columns of one matrix of logits.
 
-What a column adds up to is known only after all rows, so there are two passes: one for the sums, one for
-the gradients. In between as many rows stay as there is room for; the others are computed again.
+The sum of a column is only known after all rows, so there are two passes: one for the sums, and one for the
+gradients. In between, as many rows are kept as fit into memory; the others are computed again.
 
-Where the numbers allow it, one exponential serves both directions. With m_i the highest logit of row i and
+If the numbers allow it, one exponential serves both directions. With m_i the highest logit of row i and
 e_ij = exp(s_ij - m_i), the softmax of the row is e_ij / sum_j e_ij and that of the column
 e_ij w_i / sum_i e_ij w_i, where w_i = exp(m_i - m). In a column whose logits are all far below the highest
 of their rows this has no digits left. That is seen by its sum, and then each direction gets its own.
@@ -51,7 +51,7 @@ class _OneExponential:
         self.top = torch.full((), -torch.inf, dtype=self.exact, device=rows.device)
 
     def forget(self) -> None:
-        """Give the room back."""
+        """Release the memory."""
         self.kept = self.kept[:0].clone()
 
     def _logits(self, block: slice) -> Tensor:
@@ -70,7 +70,7 @@ class _OneExponential:
         return total + normalizers.sum() + (self.column_sum.log() + self.top).sum()
 
     def _add(self, strip: Strip) -> None:
-        """Take a strip's logits into the sums; they are its e_ij then."""
+        """Add a strip's logits to the sums; they become its e_ij."""
         highest = strip.logits.amax(1)
         self.row_top[strip.rows] = highest
         exponentials = strip.logits.sub_(highest[:, None]).exp_()
@@ -81,11 +81,11 @@ class _OneExponential:
         self.top = top
 
     def serves(self) -> bool:
-        """Whether all columns have their digits."""
+        """Whether the sums of all columns are precise enough."""
         return bool((self.column_sum.min() > LEAST).item())
 
     def gradients(self) -> None:
-        """Hand the matrix the gradients at all logits."""
+        """Pass the gradients at all logits to the matrix."""
         of_column = self.column_sum.reciprocal().to(self.row_sum.dtype)
         of_row = self.row_sum.reciprocal()
         weights = (self.row_top - self.top).exp().to(self.row_sum.dtype)
@@ -131,26 +131,26 @@ class _TwoExponentials:
 
 
 def ignore(strip: Strip) -> None:
-    """Take what is ignored out of all sums."""
+    """Remove ignored entries from all sums."""
     if strip.ignored is not None:
         strip.logits.view(-1).index_fill_(0, strip.ignored, -torch.inf)
 
 
 def right_ones(matrix: Matrix, strip: Strip) -> Tensor:
-    """The positives' logits, each times its shares of its row's and its column's target, summed, []."""
+    """The sum, [], of the positives' logits, each times its shares of its row's and its column's target."""
     ignore(strip)
     right = strip.logits.view(-1)[strip.positives]
     return (right * _shares(matrix, strip)).sum(dtype=exact_dtype(right.device))
 
 
 def subtract_targets(matrix: Matrix, strip: Strip) -> None:
-    """The targets of the rows and of the columns off the softmaxes."""
+    """Subtract the targets of the rows and of the columns from the softmaxes."""
     shares = _shares(matrix, strip).expand(len(strip.positives))
     strip.logits.view(-1).index_add_(0, strip.positives, shares, alpha=-1)
 
 
 def _shares(matrix: Matrix, strip: Strip) -> Tensor:
-    """[p], or [] where all have the same."""
+    """The shares, [p], or [] if all are the same."""
     if strip.shares is None:
         return strip.logits.new_full((), 2.0)
     of_columns = matrix.targets.shares_of_columns(strip.positives % len(matrix.columns))

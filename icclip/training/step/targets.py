@@ -45,20 +45,20 @@ def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor, *, of_texts: bool =
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What is what among some rows; positions are those in the flattened rows."""
+    """The positives and ignored entries of some rows; positions are those in the flattened rows."""
 
     positives: Tensor
-    """int64 [p]: the own columns in the order of the rows, then those alike."""
+    """int64 [p]: the positives: the own columns in the order of the rows, then those alike."""
     ignored: Tensor | None
     """int64 [i]."""
     shares: Tensor | None
-    """float [p]: what each positive has of its row's target; None: all."""
+    """float [p]: the share of each positive in its row's target; None means all of it."""
 
 
 class Targets:
-    """What is what in the matrix [b, n] of some rows against all columns.
+    """The positives and ignored entries in the matrix [b, n] of some rows and all columns.
 
-    Only rows and columns that share an id with another are looked at: in most batches few, or none.
+    Only rows and columns that share an id with another are considered, of which most batches have few or none.
 
     Args:
         ids: int64 [b, k], of the rows; see `not_negatives`.
@@ -84,13 +84,13 @@ class Targets:
         met = _met_again(all_ids)
         self._shared_columns = met.nonzero()[:, 0]
         self._shared_rows = met[own].nonzero()[:, 0]
-        # To find a block's rows without asking the device again.
+        # Kept on the CPU to find a block's rows without asking the device again.
         self._row_list: list[int] = self._shared_rows.tolist()
         self.weights = self._weights() if soft and self._row_list else None
-        """[b]: one over the positives of each row; None: each has one."""
+        """[b]: one divided by the number of positives of each row; None if each has one."""
 
     def within(self, rows: slice) -> Marks:
-        """Of these rows."""
+        """The positives and ignored entries of these rows."""
         count = rows.stop - rows.start
         own = torch.arange(0, count * self.columns, self.columns, device=self.own.device) + self.own[rows]
         alike = self._alike_within(rows)
@@ -102,12 +102,12 @@ class Targets:
         return Marks(positives, None, self.weights[rows][positives // self.columns])
 
     def shares_of_columns(self, columns: Tensor) -> Tensor:
-        """[p]: of their columns' targets, what positives have, where rows and columns are the same pairs."""
+        """[p]: the shares of positives in their columns' targets, if rows and columns are the same pairs."""
         assert self.weights is not None, "there are pairs alike"
         return self._weights_of_columns[columns]
 
     def _alike_within(self, rows: slice) -> Tensor | None:
-        """int64 [a]; None where there is surely nothing."""
+        """int64 [a]: the positions of entries alike; None if there are certainly none."""
         mine = self._shared_within(rows)
         if mine is None:
             return None

@@ -1,4 +1,4 @@
-"""transformers.Trainer, taught to contrast images with texts.
+"""transformers.Trainer for contrastive training of images and texts.
 
 Everything else (schedules, logging integrations, resuming, mixed precision) stays transformers'.
 """
@@ -52,16 +52,17 @@ class ContrastiveTrainer(SavingTrainer):
     """Trains both towers so that a pair's embeddings meet.
 
     Args:
-        loaded: its model is trained in place.
-        args: with `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
-        train_dataset: gives Examples.
-        validate: measures a model; must return the same metrics on every process.
-        micro_batch: pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None: all.
+        loaded: the model, which is trained in place.
+        args: arguments with `save_strategy` and `eval_strategy` "epoch"; see `icclip.training.step.arguments`.
+        train_dataset: a dataset of Examples.
+        validate: measures a model; it must return the same metrics on every process.
+        micro_batch: number of pairs encoded at once within a batch; see `icclip.training.step.gradient_cache`. None
+            means all.
         cadence: how often the model is evaluated and saved.
         callbacks: in addition to transformers' own.
-        gentle: which weights train and which are saved; None: all of them, as they are.
-        collator: None: one that chooses captions at random.
-        duplicates: how pairs that share a caption or an image count to each other.
+        gentle: which weights train and which are saved; None means all of them, as they are.
+        collator: the collator; None means one that chooses captions at random.
+        duplicates: how pairs that share a caption or an image are treated.
         fsdp: shard the model across the processes; see `icclip.training.processes.sharding`.
     """
 
@@ -87,7 +88,7 @@ class ContrastiveTrainer(SavingTrainer):
             fsdp=fsdp,
             data_collator=collator or Collator(loaded.feeder, args.seed),
             train_dataset=train_dataset,
-            # Trainer insists on one where evaluations are asked for; `evaluate` below has its own.
+            # Trainer requires a dataset if evaluations are requested; `evaluate` below has its own.
             eval_dataset=train_dataset,
             callbacks=list(callbacks),
         )
@@ -106,18 +107,18 @@ class ContrastiveTrainer(SavingTrainer):
         self.add_callback(self.costs)
         if self.gentle.average is not None:
             self.add_callback(_Average(self.gentle.average))
-        # Our loss is a mean over the batch: it must be divided by the accumulation steps.
+        # Our loss is a mean over the batch, so it must be divided by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self._first_bad = {what: torch.tensor(NO_STEP, device=args.device) for what in ("loss", "gradient")}
 
     @property
     def _train_batch_size(self) -> int:
-        """What the arguments say. Trainer would take what the checkpoint says, whatever the number of processes."""
+        """The batch size of the arguments; Trainer would use that of the checkpoint, whatever the number of processes."""
         return self.args.train_batch_size
 
     @_train_batch_size.setter
     def _train_batch_size(self, _value: int) -> None:
-        """Trainer sets it when it starts and when it resumes."""
+        """Ignore the value that Trainer sets when it starts and when it resumes."""
 
     # The loss
 
@@ -129,7 +130,7 @@ class ContrastiveTrainer(SavingTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of the local pairs against those of all processes, float32 [].
+        """Compute the loss of the local pairs with those of all processes, float32 [].
 
         It calls the forward of the wrapped model, because that is where DDP hooks in.
         """
@@ -139,7 +140,7 @@ class ContrastiveTrainer(SavingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _loss(self, image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
-        """Embeddings [b, d] and ids [b, k] of the local pairs -> float32 []."""
+        """Compute the loss, float32 [], from embeddings [b, d] and ids [b, k] of the local pairs."""
         scale, bias = self.loaded.model.logit_scale, getattr(self.loaded.model, "logit_bias", None)
         with self.costs.part(LOSS):
             pairs = _pairs(image, text, ids, self.duplicates, lambda: self.costs.part(EXCHANGE))
@@ -196,7 +197,7 @@ class ContrastiveTrainer(SavingTrainer):
 
     @override
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """Trainer's; a line with the loss is followed by one with the costs, which are no part of the history."""
+        """Log as Trainer does; a line with the loss is followed by one with the costs, which are not part of the history."""
         super().log(logs, *args, **options)
         if "loss" in logs:
             costs = self.costs.line(self.state.global_step, writes=self.args.should_save)
@@ -206,10 +207,10 @@ class ContrastiveTrainer(SavingTrainer):
 
     @override
     def get_train_dataloader(self) -> Any:
-        """Trainer's data loader, with a random state of its own.
+        """Make Trainer's data loader with a random state of its own.
 
         Otherwise it would draw a seed for its workers from the state that dropout draws from, once or in
-        each epoch depending on how long the workers live, and a resumed run would draw other numbers.
+        each epoch, depending on how long the workers live, and a resumed run would draw other numbers.
         With micro-batches, each one moves to the device by itself, since a whole batch may not fit there.
         """
         loader: Any = super().get_train_dataloader()
@@ -228,7 +229,7 @@ class ContrastiveTrainer(SavingTrainer):
     # Weight decay
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The matrices only: norms, biases and the temperature should not shrink."""
+        """Only matrices decay, because norms, biases and the temperature should not shrink."""
         return [name for name, parameter in model.named_parameters() if _decays(name, parameter)]
 
     # Rates
@@ -296,7 +297,7 @@ class ContrastiveTrainer(SavingTrainer):
 def _pairs(
     image: Tensor, text: Tensor, ids: Tensor, duplicates: DuplicatePolicy, exchanging: Exchanging = nullcontext
 ) -> Pairs:
-    """Embeddings [b, d] of any precision and ids [b, k] of the local pairs -> all that they meet."""
+    """Gather all pairs that the local pairs, with embeddings [b, d] of any precision and ids [b, k], are compared with."""
     image, text = (functional.normalize(rows.float(), dim=-1) for rows in (image, text))
     own = own_columns(len(ids), ids.device)
     # Without duplicates each pair agrees with itself alone.
@@ -310,7 +311,7 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 
 
 class _Average(TrainerCallback):
-    """Take each step into the average."""
+    """Adds the weights after each step to the average."""
 
     def __init__(self, average: WeightAverage) -> None:
         self.average = average
@@ -321,10 +322,10 @@ class _Average(TrainerCallback):
 
 
 class _ClampLogitScale(TrainerCallback):
-    """Keep exp(logit_scale) at most 100, or where the checkpoint has it.
+    """Keeps exp(logit_scale) at 100 or less, or at the checkpoint's value if that is larger.
 
-    The published SigLIP models have learnt a temperature above 100, without a limit: pulling it down
-    would spoil them at the first step.
+    The published SigLIP models have learnt a temperature above 100, without a limit; reducing it
+    would damage them at the first step.
     """
 
     def __init__(self, logit_scale: nn.Parameter) -> None:
