@@ -31,7 +31,7 @@ PUBLICATION = "Publication"
 LOGGING = "Logging"
 OUTPUT = "Output"
 PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, PUBLICATION, LOGGING, OUTPUT)
-"""In the order in which people think about a run; `--help` shows them in it."""
+"""The panels in the order in which people think about a run, which is also the order in `--help`."""
 
 Resume = Literal["fixed", "reported", "extends", "free"]
 """Whether a resumed run may change a setting. `fixed`: it cannot change, because the optimizer's state, the order of

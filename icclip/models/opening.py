@@ -123,7 +123,7 @@ def resolve(config: ModelConfig, presets: Sequence[str] = ()) -> Path:
 
 def _download(config: ModelConfig) -> Path:
     patterns = [*HUB_FILES, "*.py"] if config.trust_remote_code else [*HUB_FILES]
-    # Files in folders are other formats of the same weights.
+    # Files in subfolders are other formats of the same weights.
     return download(config.name, config.revision, allow=patterns, ignore=["*/*"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 HISTORY = "metrics.jsonl"
 SIGNS_OF_COLLAPSE = ("image_variance", "image_uniformity", "text_variance", "text_uniformity", "logit_scale")
-"""What each evaluation logs beside the metrics, to recognise collapsed embeddings."""
+"""Values that each evaluation logs in addition to the metrics, to recognise collapsed embeddings."""
 GAIN = ("rsum_gain", "rsum_gain_low", "rsum_gain_high")
 """What each evaluation logs beside the metrics: rsum minus that of step 0, and the 95 % interval of the difference."""
 

@@ -94,7 +94,7 @@ def checked(registry: Registry, file: Path) -> TrainConfig:
 
 
 def _know_model(registry: Registry, name: Any) -> None:
-    """A hub id may be anything; whether the hub has it is not asked."""
+    """Check the name of a model; a hub id may be anything, because the hub is not asked."""
     from icclip.hub import HUB_ID
     from icclip.models.opening import resolve
 

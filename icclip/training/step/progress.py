@@ -53,7 +53,7 @@ class Progress(TrainerCallback):
 def evaluation_line(
     step: int, steps: int, epoch: float, training: Mapping[str, float], metrics: Mapping[str, float]
 ) -> str:
-    """For people: `step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
+    """One line for people: `step 94/470  epoch 1  loss 2.31  lr 1.0e-05  rsum 123.4  i2t R@1/5/10 0.12 0.31 0.44  t2i ...`."""
     parts = _so_far(step, steps, epoch, training)
     parts.append(f"rsum {metrics['eval_rsum']:.1f}{_since_step_0(metrics)}")
     for direction in ("i2t", "t2i"):
