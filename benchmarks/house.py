@@ -1,7 +1,9 @@
 """Measure the shape of the code: function lengths and parameters, imports that point upwards, and circles.
 
-    python -m benchmarks.house              # measures this checkout and writes house.json beside the script
-    python -m benchmarks.house DIRECTORY    # only prints the numbers of another checkout
+    python -m benchmarks.house              # measures this checkout
+    python -m benchmarks.house DIRECTORY    # measures an earlier checkout to compare with, as "before"
+
+The result is house.json beside this script.
 
 Only the three shipped packages count. An import that only a type checker reads does not.
 """
@@ -28,13 +30,12 @@ Edges = Mapping[str, set[str]]
 
 
 def main() -> None:
-    """Measure, print, and write the result of this checkout."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
-    found = measure(root)
-    text = json.dumps(found, indent=2)
-    print(text)
-    if root == ROOT:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+    """Measure, print, and write the result."""
+    earlier = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    found = {"now": measure(ROOT)} if earlier is None else {"before": measure(earlier)}
+    print(json.dumps(found, indent=2))
+    RESULT.write_text(json.dumps({**known, **found}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def measure(root: Path) -> dict[str, Any]:
@@ -46,7 +47,8 @@ def measure(root: Path) -> dict[str, Any]:
         "files": len(trees),
         **lengths(functions),
         "functions_with_more_than_12_parameters": [one.name for one in functions if one.parameters > MOST_PARAMETERS],
-        "upward_imports": upward(edges, layers(root)),
+        # Without a contract there is no up and down.
+        "upward_imports": upward(edges, rooms) if (rooms := layers(root)) else None,
         "circles_of_rooms": circles(between_rooms(edges)),
         "circles_of_files": circles(edges),
     }

@@ -322,6 +322,35 @@ def _sizes(size: Mapping[str, Any]) -> list[str]:
     return [f"{value:,.0f} MB" for name, value in size.items() if name != "model"]
 
 
+# The code ----------------------------------------------------------------------------------------
+
+
+def house() -> str:
+    """The shape of the code, before its rooms were separated and now."""
+    found = result("house")
+    rows = {
+        "files": "files",
+        "functions": "functions",
+        "median length in lines": "median_lines",
+        "90th percentile": "p90_lines",
+        "longest": "longest_lines",
+        "functions with more than 12 parameters": "functions_with_more_than_12_parameters",
+        "imports that point upwards": "upward_imports",
+        "circles between rooms": "circles_of_rooms",
+        "circles between files": "circles_of_files",
+    }
+    return table(
+        ("", "before", "now"),
+        ((text, *(_count(found[when][key]) for when in ("before", "now"))) for text, key in rows.items()),
+    )
+
+
+def _count(value: Any) -> str:
+    if value is None:
+        return "not defined"
+    return f"{len(value) if isinstance(value, list) else value:g}"
+
+
 # On a GPU -----------------------------------------------------------------------------------------
 
 
@@ -353,7 +382,7 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, large_steps, exact_negatives, encoders, whole_exports, starting, gpu,
+        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, large_steps, exact_negatives, encoders, whole_exports, starting, house, gpu,
     )
 }  # fmt: skip
 
