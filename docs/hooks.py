@@ -26,4 +26,4 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         return markdown
     from icclip.reference import markdown_reference
 
-    return markdown.replace(OPTIONS, markdown_reference())
+    return markdown.replace(OPTIONS, f'<div class="options" markdown>\n\n{markdown_reference()}\n</div>')

@@ -79,7 +79,7 @@ def _page(name: str, command: Any) -> Iterator[str]:
     yield f"## icclip {name}\n"
     yield f"{' '.join((command.help or '').split())}\n"
     for panel, inside in panels.items():
-        yield f"### {panel}\n"
+        yield f"#### {panel}\n"
         yield "| option | value | default | meaning |"
         yield "|---|---|---|---|"
         for row in inside:
