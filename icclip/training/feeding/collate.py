@@ -199,7 +199,7 @@ class Collator:
         image = example.image.decoded() if isinstance(example.image, Undecoded) else example.image
         if self.augment == "off":
             return image
-        # What a cache holds is cropped already: where images are augmented there is none.
+        # Cached images are already cropped, so there is no cache if images are augmented.
         return light(cast("Image", image), example.captions, stable_int("light", self.seed, example.epoch, example.row))
 
 

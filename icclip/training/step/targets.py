@@ -25,8 +25,8 @@ def not_negatives(ids: Tensor, all_ids: Tensor, own: Tensor, *, of_texts: bool =
     id agrees with none, so that pairs may have fewer than k.
 
     Args:
-        ids: int64 [b, k], of the rows.
-        all_ids: int64 [n, k], of the columns.
+        ids: int64 [b, k], the ids of the rows.
+        all_ids: int64 [n, k], the ids of the columns.
         own: int64 [b].
         of_texts: whether the rows are texts and the columns images, instead of the reverse.
 
@@ -64,8 +64,8 @@ class Targets:
         ids: int64 [b, k], of the rows; see `not_negatives`.
         all_ids: int64 [n, k], of the columns.
         own: int64 [b]: the column of each row's own partner.
-        soft: those alike are positives too, instead of ignored.
-        dtype: of the shares.
+        soft: whether pairs alike are positives instead of being ignored.
+        dtype: the dtype of the shares.
         of_texts: whether the rows are texts and the columns images, instead of the reverse.
     """
 
