@@ -7,7 +7,6 @@ import time
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from icclip import __version__
 from icclip.commands import (
@@ -26,7 +25,7 @@ from icclip.commands import (
 )
 from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
-from icclip.commands.declared import Command
+from icclip.commands.declared import Command, Group
 from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, ConfigError, DisagreementError, IcclipError
 from icclip.extras import missing_extra
@@ -40,7 +39,7 @@ TIME_TO_SPEAK = 2.0
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
 
-class PluginGroup(TyperGroup):
+class PluginGroup(Group):
     """Adds the subcommands of plugins. Our own come first: no plugin can replace `train`."""
 
     def __init__(self, **options: Any) -> None:
@@ -118,7 +117,7 @@ app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(cache.app, name="cache")
-app.command("doctor")(doctor.doctor)
+app.command("doctor", cls=Command)(doctor.doctor)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -47,3 +47,11 @@ def test_version(icclip):
     from icclip import __version__
 
     assert icclip("--version").out.strip() == f"icclip {__version__}"
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["cache", "clear"], ["plugins", "check"], ["doctor"], ["train"]])
+def test_a_switch_shows_no_placeholder_for_a_value(icclip, command):
+    shown = icclip(*command, "--help")
+    assert shown.code == 0
+    assert "--help" in shown.out
+    assert "<bool>" not in shown.out

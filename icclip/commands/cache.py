@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from icclip.commands.declared import Json
+from icclip.commands.declared import Command, Group, Json
 from icclip.console import Reporter
 
-app = typer.Typer(help="List or delete the decoded images that icclip keeps on disk.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List or delete the decoded images that icclip keeps on disk.", no_args_is_help=True)
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.", metavar="")]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_cached(*, json: Json = False) -> None:
     """List every cached file with its size. ICCLIP_CACHE says where the caches are."""
     from icclip.caches import cache_entries
@@ -23,7 +23,7 @@ def list_cached(*, json: Json = False) -> None:
     Reporter.for_this_process(json=json).deliver(CacheList(cache_entries()))
 
 
-@app.command("clear")
+@app.command("clear", cls=Command)
 def clear(*, yes: Yes = False, json: Json = False) -> None:
     """Delete every cached file. The next run that needs one decodes its images again."""
     from icclip.caches import cache_entries, clear_cache

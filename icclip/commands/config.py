@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from icclip.commands.declared import Command, Json, with_options
+from icclip.commands.declared import Command, Group, Json, with_options
 from icclip.commands.train import MOST_USED, ConfigFile
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 
-app = typer.Typer(help="Show or check the configuration of a run.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Show or check the configuration of a run.", no_args_is_help=True)
 
 Run = Annotated[Path | None, typer.Argument(help="Run directory whose configuration the options change.")]
 File = Annotated[Path, typer.Argument(help="TOML file, or the icclip.json of a run.")]
@@ -30,7 +30,7 @@ def show(said: Any, context: typer.Context, run: Run = None, *, config: ConfigFi
     Reporter.for_this_process(json=json).deliver(ShownConfig(shown))
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(context: typer.Context, file: File, *, json: Json = False) -> None:
     """Print everything that is wrong with a configuration; the exit code is 2 if something is."""
     from icclip.report.configuration import CheckedConfig

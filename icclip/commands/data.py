@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from icclip.commands.declared import Command, Json, with_options
+from icclip.commands.declared import Command, Group, Json, with_options
 from icclip.config import InspectConfig
 from icclip.console import Reporter
 
-app = typer.Typer(help="Look at a dataset before you train on it.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Look at a dataset before you train on it.", no_args_is_help=True)
 
 DatasetName = Annotated[str, typer.Argument(help="Dataset to look at: its name, name@path, a path, or a hub id.")]
 

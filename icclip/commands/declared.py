@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from icclip.commands.completion import completer
 from icclip.config.base import Config
@@ -19,7 +19,7 @@ from icclip.config.declare import OUTPUT, PANELS, REQUIRED, Declared, declared, 
 from icclip.config.problems import Problem
 from icclip.errors import ConfigError, UsageError
 
-Group = tuple[Declared, ...]
+OptionGroup = tuple[Declared, ...]
 
 FIRST = "What most runs need"
 TYPED = "icclip.typed"
@@ -49,6 +49,17 @@ class Command(TyperCommand):
         found = super().get_help_option(ctx)
         if found is not None:
             found.rich_help_panel, found.metavar = OUTPUT, ""
+        return found
+
+
+class Group(TyperGroup):
+    """A group of subcommands; none of its own options takes a value, so none shows a placeholder for one."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """As Click does."""
+        found = super().get_params(ctx)
+        for option in found:
+            option.metavar = ""
         return found
 
 
@@ -101,12 +112,12 @@ EARLY = ("--model", "--with", "--dataset", "--split", "--output-dir", "--output"
 """The flags that come first in their panels."""
 
 
-def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
+def _ordered(groups: list[OptionGroup], first: Sequence[str]) -> list[OptionGroup]:
     leading = {flag: number for number, flag in enumerate(first)}
     order = {panel: number for number, panel in enumerate(PANELS)}
     early = {flag: number for number, flag in enumerate(EARLY)}
 
-    def key(group: Group) -> tuple[int, ...]:
+    def key(group: OptionGroup) -> tuple[int, ...]:
         flag = group[0].flags[0]
         # An argument that may be repeated takes all following words, so it comes last.
         if group[0].option.argument:
@@ -123,7 +134,7 @@ def _ordered(groups: list[Group], first: Sequence[str]) -> list[Group]:
 # From a declaration to what Typer reads -----------------------------------------------------------
 
 
-def _parameters(group: Group, first: Sequence[str]) -> Iterator[inspect.Parameter]:
+def _parameters(group: OptionGroup, first: Sequence[str]) -> Iterator[inspect.Parameter]:
     """The option of a group, and a flag for each value that has one."""
     one = group[0]
     panel = FIRST if one.flags[0] in first else one.option.panel
@@ -199,7 +210,7 @@ def _shown(value: Any) -> str:
 # From what was given to what a config is made from ------------------------------------------------
 
 
-def _said(groups: Iterable[Group], values: Mapping[str, Any]) -> dict[str, Any]:
+def _said(groups: Iterable[OptionGroup], values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that were given, nested as the fields are that they belong to."""
     said: dict[str, Any] = {}
     for group in groups:
@@ -266,7 +277,7 @@ def _pair(flag: str, assignment: str, *, numbers: bool) -> tuple[str, Any]:
 # The flag that was typed --------------------------------------------------------------------------
 
 
-def _typed_flags(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str]:
+def _typed_flags(groups: Iterable[OptionGroup], words: Sequence[str]) -> dict[str, str]:
     """The flag by which each field was given, as the user typed it."""
     heads = {word.split("=", 1)[0].replace("_", "-"): word.split("=", 1)[0] for word in words if word[:1] == "-"}
     typed = {}
@@ -277,7 +288,7 @@ def _typed_flags(groups: Iterable[Group], words: Sequence[str]) -> dict[str, str
     return typed
 
 
-def _spelled(error: ConfigError, groups: Iterable[Group], typed: Mapping[str, str]) -> ConfigError:
+def _spelled(error: ConfigError, groups: Iterable[OptionGroup], typed: Mapping[str, str]) -> ConfigError:
     main = {one.owner: one.flags[0] for group in groups for one in group}
     problems = [one.spelled(typed, main) if isinstance(one, Problem) else one for one in error.problems]
     # Fields that are set by one flag would all report the same problem.

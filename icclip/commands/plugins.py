@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from icclip.commands.completion import completer
-from icclip.commands.declared import Json
+from icclip.commands.declared import Command, Group, Json
 from icclip.console import Reporter
 
-app = typer.Typer(help="List the plugins, and check whether one works.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List the plugins, and check whether one works.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_plugins(context: typer.Context, *, json: Json = False) -> None:
     """List every backend, preset, dataset, metric, export target and command, and every plugin that failed."""
     from icclip.report.plugins import PluginList
@@ -24,7 +24,7 @@ def list_plugins(context: typer.Context, *, json: Json = False) -> None:
     Reporter.for_this_process(json=json).deliver(PluginList(rows))
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def check(
     context: typer.Context,
     name: Annotated[
@@ -32,7 +32,8 @@ def check(
     ],
     *,
     path: Annotated[
-        Path | None, typer.Option(help="What to load: a copy of the dataset on disk, or a checkpoint for the backend.")
+        Path | None,
+        typer.Option(help="Copy of the dataset on disk, or checkpoint for the backend, to load.", metavar="PATH"),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -20,7 +20,7 @@ class BlendConfig(Config):
     encoder: EncoderConfig = nested(leave_out=("provider", "threads"), help=MODEL_ONLY)
     """The fine-tuned checkpoint, and how the mixtures are run when they are measured."""
     other: ModelConfig = option(
-        "The other model.", REQUIRED, panel=MODEL_AND_DATA, flags=("--with",), metavar="MODEL", complete="file",
+        "Model to mix with CHECKPOINT.", REQUIRED, panel=MODEL_AND_DATA, flags=("--with",), metavar="MODEL", complete="file",
         unset="what the run began with",
     )  # fmt: skip
     output_dir: Path = option(

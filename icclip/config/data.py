@@ -54,8 +54,8 @@ class DatasetConfig(Config):
     whole: bool = False
     """Whether a source without splits is used as a whole instead of being split, for example because it is only measured."""
     relevance: RelevanceProtocol | None = option(
-        "What counts as a right answer: text, the same caption for every image that has it; pair, a caption for the "
-        "image it came with and no other.",
+        "What counts as a right answer: with text, a caption is right for every image that has it; with pair, only "
+        "for the image that it came with.",
         None, panel=MEASURE, unset="as the dataset was published: pair for flickr8k and flickr30k, otherwise text",
     )  # fmt: skip
     streaming: bool = option("Read the data as it comes instead of downloading all of it; needs --max-steps.", False)

@@ -30,7 +30,7 @@ class EmbedConfig(Config):
         panel=MODEL_AND_DATA, flags=("--output", "-o"), metavar="FILE",
     )  # fmt: skip
     batch_size: int = option(
-        EVAL_BATCH.replace("Images", "Inputs"), 32, panel=BATCH, flags=("--batch-size", "--eval-bs"), metavar="N",
+        EVAL_BATCH.replace("images", "inputs"), 32, panel=BATCH, flags=("--batch-size", "--eval-bs"), metavar="N",
         at_least=1,
     )  # fmt: skip
 

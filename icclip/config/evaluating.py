@@ -10,7 +10,7 @@ from icclip.config.data import AS_TRAINED, DatasetConfig
 from icclip.config.declare import BATCH, MEASURE, MODEL_AND_DATA, nested, option
 from icclip.config.encoder import EncoderConfig
 
-EVAL_BATCH = "Images that are encoded at once."
+EVAL_BATCH = "Number of images that are encoded at once."
 BATCH_FLAGS = ("--eval-bs", "--batch-size")
 
 
@@ -36,7 +36,7 @@ class EvalConfig(Config):
         metavar="N", at_least=0,
     )  # fmt: skip
     qrels: Path | None = option(
-        "File of judgements (TREC's layout, or .json) that say what is a right answer, instead of --relevance.", None,
+        "File of judgements (TREC's layout, or .json) that decide what counts as a right answer, instead of --relevance.", None,
         panel=MEASURE, metavar="FILE", complete="file",
     )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)

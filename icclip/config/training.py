@@ -97,7 +97,7 @@ class TrainConfig(Config):
         resume="free",
     )  # fmt: skip
     eval_bs: int = option(
-        "Images that are encoded at once when the model is measured.", 128, panel=BATCH, metavar="N", at_least=1,
+        "Number of images that are encoded at once when the model is measured.", 128, panel=BATCH, metavar="N", at_least=1,
         replaces=("per_device_eval_batch_size",),
         resume="free",
     )  # fmt: skip
