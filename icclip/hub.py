@@ -1,4 +1,4 @@
-"""The Hugging Face hub: bringing repositories to the disk, and its refusals in one line each."""
+"""The Hugging Face hub: download repositories, and turn its refusals into one line each."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can only be that of a repository: `OWNER/NAME`, and nothing of that name is on the disk."""
+    """Whether a name can only be a repository: it has the form `OWNER/NAME`, and nothing on the disk has this name."""
     return HUB_ID.fullmatch(name) is not None and not Path(name).expanduser().exists()
 
 
 def download(name: str, revision: str | None, *, allow: Sequence[str] | None, ignore: Sequence[str] = ()) -> Path:
-    """The directory in the hub's cache that holds a repository's files, downloaded where they are missing.
+    """Return the directory of a repository's files in the hub's cache; missing files are downloaded.
 
     Args:
         name: `OWNER/NAME`.
-        revision: a branch, tag or commit; None: `main`.
-        allow: patterns of the files that are wanted; None: all of them.
-        ignore: patterns of files that are not.
+        revision: a branch, tag or commit; None means `main`.
+        allow: patterns of the files to download; None means all.
+        ignore: patterns of files that are not downloaded.
 
     Raises:
-        CheckpointError: the hub does not have it, refuses it, or cannot be reached.
+        CheckpointError: the hub does not have the repository, refuses access, or cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -57,19 +57,19 @@ def download(name: str, revision: str | None, *, allow: Sequence[str] | None, ig
 
 
 def bundle_or_record(name: str, revision: str | None = None) -> Path | None:
-    """What icclip published under a name on the hub, in the hub's cache.
+    """Find what icclip published under a name on the hub, in the hub's cache.
 
     Args:
-        name: what the user calls a checkpoint; only one that can be nothing but a hub id is looked for.
-        revision: a branch, tag or commit; None: `main`.
+        name: the checkpoint as the user names it; it is only looked up if it can only be a hub id.
+        revision: a branch, tag or commit; None means `main`.
 
     Returns:
-        The directory of a whole bundle; or the one that holds the `icclip.json` of a run, without its weights;
-        None where the name is no hub id, or the repository is not icclip's or cannot be had: whoever opens it
-        says why.
+        The directory of a whole bundle, or the one with the `icclip.json` of a run, without its weights. None if the
+        name is not a hub id, or if the repository is not icclip's or not accessible, which is reported when it is
+        opened.
 
     Raises:
-        CheckpointError: the repository is a bundle, and its other files cannot be had.
+        CheckpointError: the repository is a bundle, but its other files cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
 
@@ -85,10 +85,10 @@ def bundle_or_record(name: str, revision: str | None = None) -> Path | None:
 
 @contextlib.contextmanager
 def refusals(name: str, revision: str | None = None) -> Iterator[None]:
-    """Turn whatever the hub's client raises about reading a repository into one line.
+    """Turn any error of the hub's client while reading a repository into one line.
 
     Raises:
-        CheckpointError: the hub does not have it, refuses it, or cannot be reached.
+        CheckpointError: the hub does not have the repository, refuses access, or cannot be reached.
     """
     label = f"{name}@{revision}" if revision else name
     try:
@@ -112,7 +112,7 @@ def refusals(name: str, revision: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the hub's own progress bars, which do not know whether anybody watches."""
+    """Hide the hub's own progress bars, which also appear where nobody watches."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()

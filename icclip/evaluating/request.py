@@ -38,21 +38,21 @@ def eval_config(registry: Registry, said: Mapping[str, Any]) -> EvalConfig:
     checkpoint, revision = str(said["encoder"]["checkpoint"]), said["encoder"].get("revision")
     trained = recorded(checkpoint, revision).config
     own = {"eval_bs": trained.get("eval_bs"), "encoder": {"precision": trained.get("precision")}}
-    proven = _proven_on(place_of(checkpoint, revision))
+    proven = _proven_on(local_path(checkpoint, revision))
     if proven is not None and said.get("data", {}).get("name") is None:
         own["split"] = proven.split
     data = evaluation_data(registry, checkpoint, said.get("data", {}), revision)
     return EvalConfig.from_mapping({**overlaid(own, said), "data": data})
 
 
-def place_of(checkpoint: str, revision: str | None = None) -> Path:
-    """Where a checkpoint lies: a path as it is; for what icclip published on the hub, its place in the hub's cache."""
+def local_path(checkpoint: str, revision: str | None = None) -> Path:
+    """The path of a checkpoint; for one that icclip published on the hub, its directory in the hub's cache."""
     return bundle_or_record(checkpoint, revision) or Path(checkpoint)
 
 
 def recorded(checkpoint: str, revision: str | None = None) -> RunDirectory:
-    """The run that a checkpoint belongs to, here or as it was published on the hub; an empty one where there is none."""
-    return RunDirectory.open(place_of(checkpoint, revision))
+    """The run that a checkpoint belongs to, here or as published on the hub; an empty one if there is none."""
+    return RunDirectory.open(local_path(checkpoint, revision))
 
 
 def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | None = None) -> DatasetConfig | None:
@@ -115,8 +115,8 @@ def evaluation_data(
     dataset = options.pop("name", None)
     whole = all(options.get(option) is None for option in SPLIT_OPTIONS)
     asked = None if dataset is None else dataset_asked(registry, dataset, {**options, "whole": whole})
-    place = place_of(checkpoint, revision)
-    own = training_data(registry, RunDirectory.open(place), asked) or _proven_data(registry, place, asked)
+    found = local_path(checkpoint, revision)
+    own = training_data(registry, RunDirectory.open(found), asked) or _proven_data(registry, found, asked)
     if own is not None:
         path = {"path": asked.path} if asked else {}
         return DatasetConfig.from_mapping({**overlaid(own.to_mapping(), options), **path})
@@ -126,7 +126,7 @@ def evaluation_data(
 
 
 def _proven_data(registry: Registry, checkpoint: Path, asked: DatasetConfig | None) -> DatasetConfig | None:
-    """What a bundle went through the gate with; None where that is unknown, or is not the source that `asked` reads.
+    """The data that the gate measured a bundle on; None if it is unknown or differs from the source that `asked` reads.
 
     It is split as in the run that the bundle was made from, so that no training image is measured.
     """

@@ -17,7 +17,7 @@ from icclip.config import EvalConfig
 from icclip.console import Reporter
 from icclip.encoders import open_encoder
 from icclip.errors import DataError
-from icclip.evaluating.request import dataset_identity, leaking_options, place_of, recorded, training_data
+from icclip.evaluating.request import dataset_identity, leaking_options, local_path, recorded, training_data
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
@@ -242,7 +242,7 @@ def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
 def _variant(config: EvalConfig) -> str:
     """The part of a name that tells a bundle's precisions apart."""
     precision = config.encoder.precision
-    return f"-{precision}" if precision and is_bundle(place_of(config.checkpoint, config.encoder.revision)) else ""
+    return f"-{precision}" if precision and is_bundle(local_path(config.checkpoint, config.encoder.revision)) else ""
 
 
 def _header(

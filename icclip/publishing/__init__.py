@@ -1,1 +1,1 @@
-"""Publishing a run or a bundle on the Hugging Face hub."""
+"""Publish a run or a bundle on the Hugging Face hub."""

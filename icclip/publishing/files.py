@@ -1,4 +1,4 @@
-"""Which files of a run directory or a bundle belong on the hub."""
+"""Select the files of a run directory or a bundle that belong on the hub."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MODEL = (
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
     "tokenizer.model", "sentencepiece.bpe.model",
 )  # fmt: skip
-"""What transformers opens. The state of the optimizer and other pickles are not among it."""
+"""Files that transformers opens, without the state of the optimizer and other pickles."""
 RECORDS = (CARD, "icclip.json", "metrics.jsonl", "*_metric.json", "*.svg", "*.png")
-"""What people read. `local.json`, which holds paths of the machine that trained, is not among it."""
+"""Files that people read, without `local.json`, which holds paths of the machine that trained."""
 LOGS = ("costs.jsonl", "logs/*", "logs/*/*")
 GRAPHS = ("onnx/*", "golden/*", "parity.json")
 REPLACED = (*MODEL, *GRAPHS, "*_metric.json", "metrics.jsonl")
-"""What a publication owns in its repository: files of an earlier one that are like these and not published again go."""
+"""Patterns of the files that a publication owns; earlier ones that are not published again are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Item:
     """One file as it will be on the hub."""
 
     path: str
-    """Its name in the repository, with forward slashes."""
+    """The name in the repository, with forward slashes."""
     content: Path | bytes
 
     @property
@@ -41,11 +41,11 @@ class Item:
 
 
 def run_files(directory: Path, *, logs: bool) -> list[Item]:
-    """The files of a run directory: its best weights, what feeds them, and its records.
+    """The files of a run directory to publish: its best weights, its processor and its records.
 
     Args:
-        directory: the run's.
-        logs: whether TensorBoard's files and what each step cost are wanted too.
+        directory: the directory of the run.
+        logs: whether to include TensorBoard's files and the costs of the steps.
     """
     wanted = (*MODEL, *RECORDS, *(LOGS if logs else ()))
     return [Item(name, directory / name) for name in _below(directory) if _like(name, wanted)]
@@ -63,7 +63,7 @@ def stale(there: Iterable[str], published: Iterable[str]) -> list[str]:
 
 
 def _below(directory: Path) -> Iterator[str]:
-    """The regular files of a directory by name; what a link leads to may lie anywhere, and stays where it is."""
+    """The regular files of a directory by name; links are left out, because they may lead anywhere."""
     for path in sorted(directory.rglob("*")):
         if path.is_file() and not path.is_symlink():
             yield path.relative_to(directory).as_posix()

@@ -1,4 +1,4 @@
-"""What is to be published: the files, the card, and what the repository is called."""
+"""Put together what is published: the files, the card, and the name of the repository."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Publication:
 
 
 def publication(config: PushConfig) -> Publication:
-    """What belongs on the hub, with the card as it will be there.
+    """Collect what belongs on the hub, with the card as it will be there.
 
     Raises:
         UsageError: the directory is neither a run nor a bundle, is unfinished, or did not pass its gate.
@@ -79,7 +79,7 @@ def _with_card(items: list[Item], card: str) -> tuple[Item, ...]:
 
 
 def _card_text(run: RunDirectory) -> str:
-    """The run's own card; a mixture of an older icclip has none."""
+    """The run's own card; mixtures of older versions have none."""
     path = run.path / CARD
     return path.read_text(encoding="utf-8") if path.is_file() else f"# {run.path.resolve().name}\n"
 
@@ -99,7 +99,7 @@ def _data_name(data: Mapping[str, Any]) -> str:
 
 
 def _base_model(config: PushConfig) -> str | None:
-    """What was asked for; else the hub id that the run or the bundle names."""
+    """The base model that the user named, or else the hub id that the run or the bundle records."""
     if config.base_model is not None:
         return config.base_model
     if is_bundle(config.source):

@@ -1,4 +1,4 @@
-"""From a run or a bundle to a commit on the hub."""
+"""Publish a run or a bundle as a commit on the hub."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ GO_ON = "what was uploaded stays on the hub: repeat the command to go on"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """What is on the hub now, or would be."""
+    """What was published on the hub, or would be."""
 
     repository: str
     kind: str
     sizes: dict[str, int]
-    """Name in the repository -> bytes."""
+    """The size in bytes of each file by its name in the repository."""
     removed: tuple[str, ...] = ()
     """Files of an earlier publication that are not part of this one."""
     url: str | None = None
-    """The page of the repository; None: nothing was published (`--dry-run`)."""
+    """The page of the repository; None if nothing was published (`--dry-run`)."""
     commit: str | None = None
     private: bool | None = None
 
     def to_mapping(self) -> dict[str, Any]:
-        """For `--json`."""
+        """Plain values for JSON."""
         return {
             "repository": self.repository,
             "kind": self.kind,
@@ -51,7 +51,7 @@ class Pushed:
         }
 
     def renderables(self) -> Iterable[RenderableType]:
-        """The files, and where they are."""
+        """The files and the page of the repository."""
         from rich.text import Text
 
         yield publication_table(f"{self.repository} ({self.kind})", self.sizes)
@@ -63,14 +63,14 @@ class Pushed:
             yield Text(f"{self.url} ({'private' if self.private else 'public'})")
 
     def verdict(self) -> None:
-        """A publication either happens or raises."""
+        """Publishing always succeeds here, because a failure has already raised UsageError."""
 
 
 def push(config: PushConfig, reporter: Reporter) -> Pushed:
     """Publish a run or a bundle as one commit.
 
-    Large files are uploaded one by one before the commit, and the hub keeps them: an interrupted upload goes
-    on with the next file when it is repeated. Nobody sees a half of a publication.
+    Large files are uploaded one by one before the commit, and the hub keeps them: when an interrupted upload is
+    repeated, it continues with the next file. A half-finished publication is never visible.
 
     Raises:
         UsageError: the source cannot be published, or the hub refuses.
@@ -96,10 +96,10 @@ def push(config: PushConfig, reporter: Reporter) -> Pushed:
 
 
 def _opened(api: HfApi, config: PushConfig) -> bool:
-    """Create the repository and the branch where they are missing; whether the repository is private.
+    """Create the repository and the branch if they are missing; returns whether the repository is private.
 
     Raises:
-        UsageError: it is there for everyone to see, and `--public` was not given.
+        UsageError: the repository is public, but `--public` was not given.
     """
     api.create_repo(config.repository, private=not config.public, exist_ok=True)
     private = bool(api.repo_info(config.repository).private)
@@ -111,13 +111,13 @@ def _opened(api: HfApi, config: PushConfig) -> bool:
 
 
 def _committed(api: HfApi, config: PushConfig, found: Publication, removed: list[str], reporter: Reporter) -> str:
-    """Upload what the hub does not have yet, then commit all of it; the commit's id."""
+    """Upload what the hub does not have yet, then commit everything; returns the id of the commit."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     additions = [CommitOperationAdd(item.path, item.content) for item in found.items]
     with reporter.progress("uploading", sum(item.size for item in found.items)) as advance:
         for item, addition in zip(found.items, additions, strict=True):
-            # One at a time: what is up there is not sent again when the command is repeated.
+            # Uploaded one at a time, so that uploaded files are not sent again when the command is repeated.
             api.preupload_lfs_files(config.repository, [addition], revision=config.branch, free_memory=False)
             advance(item.size)
     info = api.create_commit(
@@ -131,7 +131,7 @@ def _committed(api: HfApi, config: PushConfig, found: Publication, removed: list
 
 @contextlib.contextmanager
 def _refusals(repository: str) -> Iterator[None]:
-    """Turn whatever the hub's client raises about writing into one line, without the token.
+    """Turn any error of the hub's client while writing into one line, without the token.
 
     Raises:
         UsageError: there is no token, it may not write there, or the connection broke.
@@ -154,7 +154,7 @@ def _refusals(repository: str) -> Iterator[None]:
     except _broken_connections() as error:
         raise UsageError(f"the connection to the hub broke ({type(error).__name__}); {GO_ON}") from error
     except RuntimeError as error:
-        # What the client makes of anything that happens while it uploads a large file.
+        # The client raises this for any failure while it uploads a large file.
         if "while uploading" not in str(error):
             raise
         raise UsageError(f"an upload to the hub failed ({_said(error.__cause__ or error)}); {GO_ON}") from error
@@ -168,19 +168,19 @@ def _refused(repository: str, error: Any) -> str:
     if status == UNAUTHORIZED:
         return "the hub does not accept your token, or there is none: run `hf auth login`, or set HF_TOKEN"
     if status == FORBIDDEN:
-        return f"your token may not write to {repository}: it needs the right to write, and you a place in that organisation"
+        return f"your token may not write to {repository}: it needs the right to write, and you must be a member of that organisation"
     return f"the hub answered {status} for {repository}: {_said(error)}; {GO_ON}"
 
 
 def _said(error: Any, most: int = 200) -> str:
-    """The hub's own words, on one line; an address loses its query, which may be signed."""
+    """The hub's own message on one line; URLs lose their query, which may be signed."""
     words = str(getattr(error, "server_message", None) or error).split()
     text = " ".join(word.partition("?")[0] if "://" in word else word for word in words)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _broken_connections() -> tuple[type[Exception], ...]:
-    """What a broken connection raises: an OSError of requests until version 1 of the client, then an error of httpx."""
+    """The exceptions of a broken connection: an OSError of requests before version 1 of the client, then an error of httpx."""
     try:
         import httpx
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""The model card of a publication: what the hub reads about a run or a bundle, and what people do."""
+"""The model card of a publication, which the hub and people read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ that transformers.js looks for."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Retrieval metrics of one split, and of what."""
+    """Retrieval metrics of one split, and the name of what was measured."""
 
     dataset: str
     split: str
@@ -51,7 +51,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFacts:
-    """What the hub shows beside a card."""
+    """Facts that the hub shows beside a card."""
 
     name: str
     """The repository: OWNER/NAME."""
@@ -61,12 +61,12 @@ class HubFacts:
 
 
 def run_card(text: str, facts: HubFacts, measured: Measured | None) -> str:
-    """The card of a run with everything that the hub understands.
+    """Make the card of a run with everything that the hub understands.
 
     Args:
         text: the run's own README.md, with or without front matter.
-        facts: what goes to the front matter beside what it holds.
-        measured: becomes the `model-index`.
+        facts: facts that are added to the front matter.
+        measured: the metrics for the `model-index`.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -77,11 +77,11 @@ def run_card(text: str, facts: HubFacts, measured: Measured | None) -> str:
 
 
 def bundle_card(manifest: Manifest, parity: ParityRecord, facts: HubFacts) -> str:
-    """The card of a bundle: what it is, what its gate measured, and how it is used.
+    """Make the card of a bundle: what it is, what its gate measured, and how to use it.
 
     Args:
-        manifest: the bundle's.
-        parity: what the gate measured.
+        manifest: the manifest of the bundle.
+        parity: the gate's record.
         facts: what goes to the front matter.
     """
     from huggingface_hub import ModelCardData
