@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
-
 from icclip import hookimpl
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+    from PIL import Image, ImageDraw
 
     from icclip.config import DatasetConfig
 
@@ -152,6 +151,8 @@ def _png(image: Image.Image) -> bytes:
 
 def render(pair: Pair, chance: Chance) -> Image.Image:
     """Render 64 x 64 pixels with both things on grey, side by side or one above the other, in either order."""
+    from PIL import Image, ImageDraw
+
     grey = chance.between(10, 60)
     image = Image.new("RGB", (SIDE, SIDE), (grey, grey, grey))
     draw = ImageDraw.Draw(image)
