@@ -9,6 +9,7 @@ from icclip.errors import MissingExtraError
 TRAIN = "pip install 'icclip[train]'"
 EXPORT = "pip install 'icclip[export]'"
 ONNX = "pip install 'icclip[onnx]'"
+SAGEMAKER = "pip install 'icclip[sagemaker]'"
 INSTALL: Mapping[str, str] = {
     **dict.fromkeys(
         ("accelerate", "datasets", "filelock", "pyarrow", "safetensors", "sentencepiece", "tensorboard", "torch", "transformers"),
@@ -18,6 +19,7 @@ INSTALL: Mapping[str, str] = {
     "onnx": EXPORT,
     "optimum": EXPORT,
     "onnxruntime": ONNX,
+    **dict.fromkeys(("boto3", "botocore", "yaml"), SAGEMAKER),
 }  # fmt: skip
 """Top-level module -> the command that installs it."""
 

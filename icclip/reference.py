@@ -9,6 +9,8 @@ from typing import Any
 
 import typer
 
+from icclip.plugins.registry import Registry
+
 _DEFAULT = re.compile(r"\s*\[default: (.*)\]$", re.DOTALL)
 
 
@@ -28,10 +30,13 @@ class OptionRow:
 
 
 def commands() -> dict[str, Any]:
-    """All commands of icclip itself by what is typed after `icclip`: `train`, `config show`."""
+    """All commands that come with icclip by what is typed after `icclip`: `train`, `config show`."""
     from icclip.cli import app
 
-    return dict(_leaves(typer.main.get_group(app), ""))
+    group = typer.main.get_group(app)
+    for plugin in Registry().built_in:
+        group.commands.update(plugin.commands)
+    return dict(_leaves(group, ""))
 
 
 def options_of(command: str) -> list[OptionRow]:

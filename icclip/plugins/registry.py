@@ -38,6 +38,7 @@ DEFAULT_PLUGINS = (
     "icclip_plugins.datasets.folder",
     "icclip_plugins.datasets.hub",
     "icclip_plugins.metrics.ranking",
+    "icclip_plugins.sagemaker",
     "icclip_export.plugin",
 )
 LOAD_PLUGINS_VARIABLE = "ICCLIP_LOAD_PLUGINS"

@@ -24,6 +24,8 @@ WORKS = (
     ("config", "--help"),
     ("eval", "--help"),
     ("train", "--help"),
+    ("sagemaker", "--help"),
+    ("sagemaker", "package", "bundle", "-o", "package"),
     ("push", "bundle", "me/bundle", "--dry-run"),
 )
 NEEDS = (
@@ -40,6 +42,7 @@ NEEDS = (
     ("data", "inspect", "shapes"),
     ("assemble", "--vision", "model", "--text", "other", "-o", "pair"),
     ("quickstart",),
+    ("sagemaker", "delete", "--endpoint", "photos"),
 )
 WITHOUT_TORCH = tuple(name for name in HIDDEN if name not in {"datasets", "pandas", "pyarrow"})
 

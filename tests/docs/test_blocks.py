@@ -17,6 +17,7 @@ from support.images import photo
 
 from icclip.cli import app
 from icclip.plugins.hooks import hookimpl
+from icclip.plugins.registry import Registry
 from icclip.plugins.specs import spec_problems
 
 IMAGES = 24
@@ -92,6 +93,8 @@ def test_every_command_anywhere_is_one_that_icclip_understands(block):
 def understand(given: list[str]) -> None:
     """Fails with Typer's error where a command or an option does not exist."""
     command = typer.main.get_group(app)
+    for plugin in Registry().built_in:
+        command.commands.update(plugin.commands)
     context = command.make_context("icclip", [], resilient_parsing=True)
     while hasattr(command, "commands"):
         command, given = command.commands[given[0]], given[1:]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HIDDEN = (
-    "accelerate", "datasets", "fastapi", "onnx", "onnxruntime", "optimum", "pandas", "peft", "pyarrow", "ray",
+    "accelerate", "boto3", "botocore", "datasets", "fastapi", "onnx", "onnxruntime", "optimum", "pandas", "peft", "pyarrow", "ray",
     "safetensors", "scipy", "sentencepiece", "sklearn", "tensorboard", "torch", "torchvision", "transformers", "uvicorn",
 )  # fmt: skip
 
