@@ -14,6 +14,7 @@ from support.documents import DOCUMENTS
 from icclip import __version__
 from icclip.cli import app
 from icclip.plugins.registry import Registry
+from icclip.reference import commands, options_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -39,7 +40,9 @@ def test_the_tables_of_the_documents_are_those_of_the_result_files(monkeypatch):
 
 
 def all_options() -> set[str]:
-    found, groups = set(), [typer.main.get_group(app)]
+    """Of the commands that come with icclip, those of its plugins included."""
+    found = {flag for name in commands() for row in options_of(name) for flag in row.flags if flag[:2] == "--"}
+    groups = [typer.main.get_group(app)]
     while groups:
         for command in groups.pop().commands.values():
             groups += [command] if hasattr(command, "commands") else []
@@ -53,7 +56,7 @@ def test_the_readme_fits_on_a_page():
 
 def test_options_named_anywhere_in_the_documents_exist():
     of_others = {
-        "--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--use_fsdp", "--train_bs", "--accum-freq", "--help", "--preload",
+        "--list", "--nproc-per-node", "--num-processes", "--multi_gpu", "--use_fsdp", "--train_bs", "--accum-freq", "--help", "--preload", "--recursive",
     }  # fmt: skip
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w<!-])--[a-z][\w-]*", document.read_text(encoding="utf-8")))

@@ -57,7 +57,10 @@ ONE_COMMAND_ONLY = {
     "--resume": "train",  # the message speaks of the command that trained the run
 }
 """Flags that shared modules name in messages which only one command can raise."""
-OF_OTHERS = {"--nproc-per-node", "--multi_gpu", "--logdir", "--upgrade", "--help", "--version"}
+OF_OTHERS = {
+    "--nproc-per-node", "--multi_gpu", "--logdir", "--upgrade", "--help", "--version", "--nnodes", "--node_rank",
+    "--nproc_per_node", "--master_addr", "--master_port", "--standalone", "--train",
+}  # fmt: skip
 """Flags of other programs, and those of `icclip` itself."""
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
-import typer
 from support.bundles import tiny_clip, write_bundle
 from support.images import photo
 from support.light import HIDDEN, run_light
 
 from icclip.bundles.manifest import seal
 from icclip.bundles.parity_record import ParityRecord, PrecisionParity, Thresholds, write_parity
-from icclip.cli import app
 from icclip.extras import INSTALL, missing_extra
+from icclip.reference import commands
 
 TRAIN = ("train", "--model", "clip-tiny", "--output-dir", "run", "--dataset")
 WORKS = (
@@ -102,7 +101,7 @@ def test_with_datasets_but_without_torch_and_onnxruntime(place, arguments, comma
 
 
 def test_every_command_is_tried():
-    names = set(typer.main.get_group(app).commands)
+    names = {name.partition(" ")[0] for name in commands()}
     # `doctor` has a test of its own below.
     assert names == {arguments[0] for arguments in (*WORKS, *NEEDS) if arguments[0][0] != "-"} | {"doctor"}
 

@@ -24,7 +24,7 @@ def statuses(checks):
 def test_every_plugin_loads_light(module):
     """Its specs have tests of their own below, with what they need to be loaded."""
     plugin = next(p for p in REGISTRY.built_in if p.module == module)
-    assert plugin.specs
+    assert plugin.specs or plugin.commands
     assert plugin.errors == ()
 
 
