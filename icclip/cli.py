@@ -13,6 +13,7 @@ from icclip.commands import (
     assemble,
     blend,
     cache,
+    compare,
     doctor,
     embed,
     evaluate,
@@ -20,6 +21,7 @@ from icclip.commands import (
     plugins,
     push,
     quickstart,
+    report,
     train,
     verify,
 )
@@ -109,6 +111,8 @@ app.command("train", cls=Command)(train.train)
 app.command("eval", cls=Command)(evaluate.evaluate)
 app.command("assemble", cls=Command)(assemble.assemble)
 app.command("blend", cls=Command)(blend.blend)
+app.command("compare", cls=Command)(compare.compare)
+app.command("report", cls=Command)(report.report)
 app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)

@@ -10,7 +10,7 @@
     ├── encoder: EncoderConfig
     └── data: DatasetConfig
     PushConfig
-    InspectConfig
+    CompareConfig, InspectConfig, ReportConfig
     └── data: DatasetConfig
 
 `icclip.config.declare` explains how a field becomes an option.
@@ -19,6 +19,7 @@
 from icclip.config.assembling import AssembleConfig
 from icclip.config.base import Config, overlaid, read_toml
 from icclip.config.blending import BlendConfig
+from icclip.config.comparing import CompareConfig
 from icclip.config.data import MAX_VAL_FRACTION, DatasetConfig, OnBadImage, RelevanceProtocol
 from icclip.config.embedding import EmbedConfig
 from icclip.config.encoder import EncoderConfig, Precision, Provider
@@ -27,6 +28,7 @@ from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
 from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
+from icclip.config.presenting import PlotConfig, ReportConfig
 from icclip.config.publishing import PushConfig
 from icclip.config.quickstart import QuickstartConfig
 from icclip.config.training import (
@@ -48,6 +50,7 @@ __all__ = [
     "BlendConfig",
     "CacheImages",
     "CaptionPolicy",
+    "CompareConfig",
     "Config",
     "DatasetConfig",
     "DuplicatePolicy",
@@ -61,11 +64,13 @@ __all__ = [
     "LossFamily",
     "ModelConfig",
     "OnBadImage",
+    "PlotConfig",
     "Precision",
     "Provider",
     "PushConfig",
     "QuickstartConfig",
     "RelevanceProtocol",
+    "ReportConfig",
     "Tower",
     "TrainConfig",
     "VerifyConfig",

@@ -16,7 +16,9 @@ from icclip.bundles.parity_record import measured_batch
 from icclip.config import EvalConfig
 from icclip.console import Reporter
 from icclip.encoders import open_encoder
-from icclip.errors import DataError
+from icclip.errors import DataError, MissingExtraError
+from icclip.evaluating.keeping import Keep, keep_ranks, size_line
+from icclip.evaluating.products import fastest_multiply
 from icclip.evaluating.request import dataset_identity, leaking_options, local_path, recorded, training_data
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
@@ -27,6 +29,7 @@ from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
 from icclip.runs.directory import RunDirectory
+from icclip.runs.ranks import ranks_path
 from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
 
 if TYPE_CHECKING:
@@ -72,7 +75,6 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     Raises:
         UsageError: something that the user can correct: a name, a path, the data, or what blocks the result file.
     """
-    from icclip.data.gallery import load_gallery
     from icclip.data.lengths import cut_captions
 
     specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
@@ -86,7 +88,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         reporter.warn(
             f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
         )
-    gallery = load_gallery(registry, config.data, config.split, reporter)
+    gallery, shared = _opened(config, registry, reporter)
     # The names in a file of judgements are checked before the model is loaded.
     relevance, other = right_answers(config, gallery)
     encoder = open_encoder(registry, config.encoder, reporter)
@@ -94,6 +96,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     if cut := cut_captions(encoder, gallery.captions.texts):
         reporter.warn(cut.line)
         about |= {"cut_captions": cut.to_mapping()}
+    kept = ranks_path(directory, config.split)
     metrics = evaluate_split(
         encoder,
         gallery.images,
@@ -104,11 +107,34 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         bootstrap=config.bootstrap,
         seed=config.seed,
         reporter=reporter,
+        keep=keep_ranks(kept, gallery, about),
     )
-    about |= {"encoder": encoder.description, "icclip": __version__}
+    about |= {"encoder": encoder.description, "icclip": __version__, "fingerprint": gallery.fingerprint()}
+    about |= {"leakage": shared} if shared else {}
     about = write_metrics(path, metrics, about)
-    reporter.note(f"wrote {path}")
+    reporter.note(f"wrote {path} and {kept.name}")
     return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
+
+
+def _opened(config: EvalConfig, registry: Registry, reporter: Reporter) -> tuple[Gallery, list[dict[str, Any]]]:
+    """The split, and what it shares with the others; what a reader should know of both is said."""
+    try:
+        from icclip.data.loading import is_whole, load_splits
+    except ImportError as error:
+        raise MissingExtraError("an evaluation", ["datasets"], "pip install datasets") from error
+    from icclip.data.gallery import open_gallery
+    from icclip.data.leakage import leakage, leakage_line
+
+    splits = load_splits(registry, config.data, reporter)
+    gallery = open_gallery(registry, config.data, splits, config.split)
+    published = registry.dataset(config.data.name).split_sizes
+    if line := size_line(config.data.name, config.split, published, gallery):
+        reporter.warn(line)
+    others = {} if is_whole(splits, config.data) else {name: splits[name] for name in splits if name != config.split}
+    shared = leakage(gallery, others)
+    for one in shared:
+        reporter.warn(leakage_line(one, config.split))
+    return gallery, shared
 
 
 def evaluate_split(
@@ -123,6 +149,7 @@ def evaluate_split(
     bootstrap: int = 1000,
     seed: int = 42,
     reporter: Reporter = _QUIET,
+    keep: Keep | None = None,
 ) -> dict[str, Any]:
     """Encode a split, rank it and compute its metrics. The same arguments give the same numbers.
 
@@ -140,7 +167,8 @@ def evaluate_split(
         metrics: metrics of plugins, computed in addition to those of `retrieval_metrics`.
         bootstrap: number of resamples behind `confidence_95`; 0 leaves that key out.
         seed: seed of the resamples.
-        reporter: shows warnings about numbers that say less than they seem to.
+        reporter: shows progress, and warnings about numbers that say less than they seem to.
+        keep: is given the ranks and the embeddings, as `icclip.evaluating.keeping.keep_ranks` makes it.
 
     Raises:
         DataError: the split has no images.
@@ -152,11 +180,14 @@ def evaluate_split(
         encoder.encode_images(images, batch_size=measured_batch(encoder, image_batch)),
         encoder.encode_texts(relevance.captions.texts, batch_size=measured_batch(encoder, text_batch)),
     )
-    ranks = rank(*embeddings, relevance)
+    multiply = fastest_multiply(len(embeddings[0]) * len(embeddings[1]))
+    ranks = rank(*embeddings, relevance, multiply=multiply, progress=reporter.progress)
+    if keep is not None:
+        keep(ranks, *embeddings)
     result: dict[str, Any] = retrieval_metrics(ranks, metrics)
     result[RELEVANCE] = _about_relevance(relevance, other)
     if other is not None:
-        result[RELEVANCE][other.protocol] = retrieval_metrics(rank(*embeddings, other))
+        result[RELEVANCE][other.protocol] = retrieval_metrics(rank(*embeddings, other, multiply=multiply))
     for doubt in doubts(ranks):
         reporter.warn(doubt)
     if bootstrap:

@@ -188,6 +188,8 @@ class DatasetSpec:
     relevance: RelevanceProtocol = "text"
     """What counts as a right answer unless the user chooses: with `text`, a caption is right for every image that has
     it; with `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
+    split_sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Split -> (images, captions) as published; an evaluation says where what it reads differs."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 

@@ -25,6 +25,8 @@ class Answer:
     image: Image.Image
     cosine: float
     right: bool
+    note: str = ""
+    """Written below it; empty: whether it is right, and the cosine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def search(
 
 def contact_sheet(queries: Sequence[Query], title: str) -> Image.Image:
     """Draw the queries below each other; returns an RGB image as wide as the longest row."""
-    columns = max(len(query.answers) for query in queries)
+    columns = max((len(query.answers) for query in queries), default=1)
     row_height = LINE + GAP // 2 + TILE + LINE + GAP
     font = ImageFont.load_default(LINE - 3)
     words = [title, *(query.text for query in queries)]
@@ -89,4 +91,5 @@ def _draw_answer(
     draw.rectangle((left, top, left + TILE - 1, top + TILE - 1), colour)
     sheet.paste(ImageOps.pad(answer.image, inside, color=PAPER), (left + FRAME, top + FRAME))
     # Right and wrong are also written out, because red and green look alike to many people.
-    draw.text((left, top + TILE + 1), f"{'right' if answer.right else 'wrong'} {answer.cosine:.2f}", colour, font)
+    note = answer.note or f"{'right' if answer.right else 'wrong'} {answer.cosine:.2f}"
+    draw.text((left, top + TILE + 1), note, colour, font)

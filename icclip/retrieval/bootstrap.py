@@ -155,22 +155,22 @@ def hits_by_image(ranks: RetrievalRanks) -> np.ndarray:
     relevance = ranks.relevance
     i2t, t2i = ranks.i2t_answers, ranks.t2i_answers
     hits = np.zeros((len(relevance.images), 2 * _COLUMNS), np.int64)
-    np.add.at(hits[:, :_COLUMNS], relevance.images.of_row[i2t.queries], _hits(ranks.i2t))
-    own = ~_is_shared(ranks)[t2i.queries]
+    np.add.at(hits[:, :_COLUMNS], relevance.images.of_row[i2t.queries], hits_at(ranks.i2t))
+    own = ~is_shared(ranks)[t2i.queries]
     owner = relevance.images.of_row[relevance.captions.image_of_text[t2i.queries]]
-    np.add.at(hits[:, _COLUMNS:], owner[own], _hits(ranks.t2i)[own])
+    np.add.at(hits[:, _COLUMNS:], owner[own], hits_at(ranks.t2i)[own])
     return hits
 
 
 _COLUMNS = len(CUTOFFS) + 1
 
 
-def _hits(ranks: np.ndarray) -> np.ndarray:
+def hits_at(ranks: np.ndarray) -> np.ndarray:
     """int64 [queries, 4]: whether each is answered at 1, 5, 10; and 1."""
     return np.column_stack([*(ranks <= k for k in CUTOFFS), np.ones(len(ranks), bool)]).astype(np.int64)
 
 
-def _is_shared(ranks: RetrievalRanks) -> np.ndarray:
+def is_shared(ranks: RetrievalRanks) -> np.ndarray:
     """Whether, bool [n_texts], copies of a caption stand at several images and are one answer."""
     relevance = ranks.relevance
     owner = relevance.images.of_row[relevance.captions.image_of_text]
@@ -196,10 +196,10 @@ class SharedCaptions:
     def of(cls, ranks: RetrievalRanks) -> Self:
         """Those of one model on one split."""
         queries, relevance = ranks.t2i_answers.queries, ranks.relevance
-        own = _is_shared(ranks)[queries]
+        own = is_shared(ranks)[queries]
         kinds, kind = np.unique(relevance.texts.of_row[queries[own]], return_inverse=True)
         owner = relevance.images.of_row[relevance.captions.image_of_text[queries[own]]]
-        return cls(owner, kind, _hits(ranks.t2i)[own], len(kinds))
+        return cls(owner, kind, hits_at(ranks.t2i)[own], len(kinds))
 
     def sums(self, images: np.ndarray, captions: np.ndarray) -> np.ndarray:
         """int64 [r, 8]: what they add; from how often images [r, kinds] and captions [r, kinds] are drawn."""

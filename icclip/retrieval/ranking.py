@@ -1,30 +1,33 @@
 """Rank all texts for each image and all images for each text, and find where the right answers stand.
 
-The counts come from float32 cosines, and they do not depend on how the work was divided into blocks, on
-the number of threads or on the BLAS library: rows are rounded to multiples of 2^-26, so that every
-product and every partial sum of a cosine (at most 1 for unit rows) is a multiple of 2^-52 and fits the
-53 bits of a float64. A sum that never rounds has one value in whatever order it is taken. The
-rounding moves a cosine by about 1e-8, less than float32 summation would.
+`icclip.retrieval.counting` says how the candidates are counted, exactly and in little memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from icclip.errors import CheckpointError
+from icclip.retrieval.blocks import spans
 from icclip.retrieval.captions import CaptionMap
+from icclip.retrieval.counting import (
+    FEW,
+    Direction,
+    Multiply,
+    Progress,
+    count_all,
+    multiply_here,
+    no_progress,
+    own_cosines,
+    unit_on_grid,
+)
 from icclip.retrieval.relevance import Relevance
 
-BLOCK = 2048
-"""Rows and columns of the block of similarities that is held in memory; it takes about 80 MB."""
-FEW = 8
-"""If queries have at most this many right answers, each answer is compared with all candidates; with more, the candidates are sorted first."""
-
-_GRID = float(2**26)
+_PAIRS = 2048
+"""Rows that are looked at together where blocks of similarities are not concerned."""
 
 
 @dataclass(frozen=True)
@@ -161,146 +164,78 @@ def rank(
     text_embeddings: np.ndarray,
     relevance: Relevance,
     *,
-    block: int = BLOCK,
+    block: int | None = None,
     few: int = FEW,
+    multiply: Multiply = multiply_here,
+    progress: Progress = no_progress,
 ) -> RetrievalRanks:
     """Count the wrong answers before every right one, without holding all similarities at once.
+
+    Beside the embeddings, which may be mapped from a file, the memory needed does not grow with their number:
+    it is about 100 MB and 20 MB for each core.
 
     Args:
         image_embeddings: float [n_images, dim]; rows are scaled to length 1 (a zero row stays zero).
         text_embeddings: float [n_texts, dim], scaled in the same way.
         relevance: the right answers. Of inputs that it treats as copies, only the first one's embedding counts;
             the others differ from it in the last digits only, because they were encoded in other batches.
-        block: rows and columns of a block of similarities; it changes memory and time, never the result.
+        block: the largest number of images and of texts in a block of similarities; None: what suits the machine.
+            It changes memory and time, never the result.
         few: see FEW; it only changes the time.
+        multiply: the product of a block of images and a block of texts, as on a GPU; it only changes the time.
+        progress: shows how much is done, as `icclip.console.Reporter.progress` does.
 
     Raises:
         CheckpointError: the embeddings are not finite, or their widths differ.
         ValueError: the numbers of rows differ from those of `relevance`.
     """
     _check(image_embeddings, text_embeddings, relevance.captions)
-    images = _unit_on_grid(image_embeddings[relevance.images.first])
-    texts = _unit_on_grid(text_embeddings[relevance.texts.first])
-    i2t = _Direction.of_images(relevance, cosines := _own_cosines(images, texts, relevance, block))
-    t2i = _Direction.of_texts(relevance, cosines)
-    image_rows, text_rows = relevance.images.of_row, relevance.texts.of_row
-    for rows in _spans(len(image_rows), block):
-        these = images[image_rows[rows]]
-        for columns in _spans(len(text_rows), block):
-            tile = (these @ texts[text_rows[columns]].T).astype(np.float32)
-            i2t.count(tile, rows, few)
-            t2i.count(tile.T, columns, few)
-    return RetrievalRanks(relevance, i2t.answers(relevance.images.of_row), t2i.answers(relevance.texts.of_row))
+    pairs = relevance.images.first[relevance.image_of_pair], relevance.texts.first[relevance.members]
+    cosines = np.concatenate(list(own_cosines(image_embeddings, text_embeddings, pairs, _PAIRS)))
+    i2t, t2i = Direction.of_images(relevance, cosines), Direction.of_texts(relevance, cosines)
+
+    # Rows are brought onto the grid block by block: float64 copies of all of them would be the largest thing in memory.
+    def images(rows: slice) -> np.ndarray:
+        return unit_on_grid(image_embeddings[relevance.images.first[relevance.images.of_row[rows]]])
+
+    def texts(rows: slice) -> np.ndarray:
+        return unit_on_grid(text_embeddings[relevance.texts.first[relevance.texts.of_row[rows]]])
+
+    shape = (*map(len, (image_embeddings, text_embeddings)), image_embeddings.shape[1])
+    count_all(i2t, t2i, images, texts, shape, block=block, few=few, multiply=multiply, progress=progress)
+    return RetrievalRanks(relevance, _answers(i2t, relevance.images.of_row), _answers(t2i, relevance.texts.of_row))
 
 
-@dataclass
-class _Direction:
-    """The lists of right answers of one direction while the candidates before them are counted.
-
-    Lists are of kinds of queries, entries are sorted: by kind, then the best first; of equal ones that
-    with the lower grade first, as nothing may win by a tie.
-    """
-
-    first: np.ndarray
-    """int64 [kinds]: the row in which each kind of query appears first."""
-    offsets: np.ndarray
-    """int64 [kinds + 1]"""
-    cosines: np.ndarray
-    sizes: np.ndarray
-    grades: np.ndarray
-    ahead: np.ndarray
-    """int64 [entries]: all candidates, right ones too, that score at least as high."""
-    above: np.ndarray
-
-    @classmethod
-    def of_images(cls, relevance: Relevance, cosines: np.ndarray) -> _Direction:
-        """`cosines`: float32 [pairs]."""
-        sizes = relevance.texts.sizes[relevance.members]
-        return cls._sorted(relevance, relevance.images.first, relevance.image_of_pair, cosines, sizes)
-
-    @classmethod
-    def of_texts(cls, relevance: Relevance, cosines: np.ndarray) -> _Direction:
-        """Likewise."""
-        sizes = relevance.images.sizes[relevance.image_of_pair]
-        return cls._sorted(relevance, relevance.texts.first, relevance.members, cosines, sizes)
-
-    @classmethod
-    def _sorted(
-        cls, relevance: Relevance, first: np.ndarray, kinds: np.ndarray, cosines: np.ndarray, sizes: np.ndarray
-    ) -> _Direction:
-        grades = np.ones(len(kinds)) if relevance.grades is None else relevance.grades
-        order = np.lexsort((grades, -cosines, kinds))
-        offsets = np.concatenate(([0], np.cumsum(np.bincount(kinds, minlength=len(first))))).astype(np.int64)
-        counts = np.zeros((2, len(kinds)), np.int64)
-        return cls(first, offsets, cosines[order], sizes[order], grades[order], *counts)
-
-    def count(self, tile: np.ndarray, rows: slice, few: int) -> None:
-        """Add the candidates in a tile, float32 [rows, candidates], for each query that first appears in its rows."""
-        kinds = range(*np.searchsorted(self.first, [rows.start, rows.stop]))
-        tile = np.ascontiguousarray(tile) if kinds else tile
-        for kind in kinds:
-            own = slice(*self.offsets[kind : kind + 2].tolist())
-            scores, bars = tile[self.first[kind] - rows.start], self.cosines[own]
-            if len(bars) > few:
-                scores = np.sort(scores)
-                self.ahead[own] += len(scores) - np.searchsorted(scores, bars, "left")
-                self.above[own] += len(scores) - np.searchsorted(scores, bars, "right")
-                continue
-            for entry, bar in enumerate(bars, own.start):
-                self.ahead[entry] += np.count_nonzero(scores >= bar)
-                self.above[entry] += np.count_nonzero(scores > bar)
-
-    def answers(self, kind_of_row: np.ndarray) -> Answers:
-        """With the right ones taken out of what was counted; kinds without any answer are left out."""
-        ends = np.cumsum(self.sizes)
-        starts = ends - self.sizes
-        there = np.diff(self.offsets) > 0
-        counts = np.diff(self.offsets)[there]
-        before = np.repeat(starts[self.offsets[:-1][there]], counts)
-        first, last = self._ties()
-        lists = np.cumsum(there) - 1
-        queries = np.flatnonzero(there[kind_of_row])
-        return Answers(
-            queries=queries,
-            lists=lists[kind_of_row[queries]],
-            offsets=np.concatenate(([0], np.cumsum(counts))),
-            sizes=self.sizes,
-            ahead=self.ahead - (ends[last] - before),
-            above=self.above - (starts[first] - before),
-            cosines=self.cosines,
-            grades=self.grades,
-        )
-
-    def _ties(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [entries] twice: the first and the last entry of the same list with the same cosine."""
-        changes = np.ones(len(self.cosines) + 1, bool)
-        changes[1:-1] = self.cosines[1:] != self.cosines[:-1]
-        changes[self.offsets] = True
-        edges = np.flatnonzero(changes)
-        run = np.cumsum(changes[:-1]) - 1
-        return edges[run], edges[run + 1] - 1
+def _answers(counted: Direction, kind_of_row: np.ndarray) -> Answers:
+    """With the right ones taken out of what was counted; kinds without any answer are left out."""
+    ends = np.cumsum(counted.sizes)
+    starts = ends - counted.sizes
+    there = np.diff(counted.offsets) > 0
+    counts = np.diff(counted.offsets)[there]
+    before = np.repeat(starts[counted.offsets[:-1][there]], counts)
+    first, last = _ties(counted)
+    lists = np.cumsum(there) - 1
+    queries = np.flatnonzero(there[kind_of_row])
+    return Answers(
+        queries=queries,
+        lists=lists[kind_of_row[queries]],
+        offsets=np.concatenate(([0], np.cumsum(counts))),
+        sizes=counted.sizes,
+        ahead=counted.ahead - (ends[last] - before),
+        above=counted.above - (starts[first] - before),
+        cosines=counted.cosines,
+        grades=counted.grades,
+    )
 
 
-def _own_cosines(images: np.ndarray, texts: np.ndarray, relevance: Relevance, block: int) -> np.ndarray:
-    """float32 [pairs]: of what belongs together; equal to the tiles' entries since both are exact."""
-    parts = [
-        np.einsum("pd,pd->p", images[relevance.image_of_pair[span]], texts[relevance.members[span]])
-        for span in _spans(len(relevance.members), block)
-    ]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _unit_on_grid(embeddings: np.ndarray) -> np.ndarray:
-    """float64 [n, dim]: rows of length 1, rounded to multiples of 2^-26 (see the module's docstring)."""
-    rows = embeddings.astype(np.float64)
-    lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    np.divide(rows, lengths, out=rows, where=lengths > 0)
-    rows *= _GRID
-    return np.divide(np.rint(rows, out=rows), _GRID, out=rows)
-
-
-def _spans(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+def _ties(counted: Direction) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [entries] twice: the first and the last entry of the same list with the same cosine."""
+    changes = np.ones(len(counted.cosines) + 1, bool)
+    changes[1:-1] = counted.cosines[1:] != counted.cosines[:-1]
+    changes[counted.offsets] = True
+    edges = np.flatnonzero(changes)
+    run = np.cumsum(changes[:-1]) - 1
+    return edges[run], edges[run + 1] - 1
 
 
 def _check(image_embeddings: np.ndarray, text_embeddings: np.ndarray, captions: CaptionMap) -> None:
@@ -310,7 +245,7 @@ def _check(image_embeddings: np.ndarray, text_embeddings: np.ndarray, captions: 
     ):
         if embeddings.ndim != 2 or len(embeddings) != expected:  # noqa: PLR2004  rows and columns
             raise ValueError(f"{kind} embeddings have shape {embeddings.shape}: expected [{expected}, dim]")
-        broken = ~np.isfinite(embeddings).all(axis=1)
+        broken = ~np.concatenate([np.isfinite(embeddings[rows]).all(axis=1) for rows in spans(expected, _PAIRS)])
         if broken.any():
             raise CheckpointError(
                 f"the model gives NaN or infinity for {broken.sum()} of {expected} {kind}s, the first is number "

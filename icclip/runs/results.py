@@ -31,9 +31,14 @@ def write_metrics(path: Path, metrics: Mapping[str, Any], about: Mapping[str, An
         UsageError: the file cannot be written, or it holds numbers of something else.
     """
     refuse_other_numbers(path, about)
-    public = {key: _told_apart(value) if key in IDENTITY else value for key, value in about.items()}
+    public = public_about(about)
     atomic_write_json(path, {**metrics, "about": public})
     return public
+
+
+def public_about(about: Mapping[str, Any]) -> dict[str, Any]:
+    """`about` with names in the place of paths of this machine."""
+    return {key: _told_apart(value) if key in IDENTITY else value for key, value in about.items()}
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

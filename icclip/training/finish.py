@@ -9,6 +9,7 @@ from typing import Any
 from icclip import __version__
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, relevance_protocol
+from icclip.evaluating.keeping import keep_ranks
 from icclip.evaluating.request import dataset_identity
 from icclip.evaluating.run import evaluate_split
 from icclip.files import atomic_write_text
@@ -16,6 +17,7 @@ from icclip.models.encoder import TorchEncoder
 from icclip.plugins.registry import Registry
 from icclip.report.model_card import model_card
 from icclip.runs.history import HISTORY, evaluations, gains
+from icclip.runs.ranks import ranks_path
 from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
 from icclip.training.prepare import Run, in_memory
@@ -78,21 +80,25 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
         image_batch=config.eval_bs,
         metrics=registry.default_metrics(),
         reporter=reporter,
+        keep=keep_ranks(ranks_path(run.root, "test"), gallery, _about(run, registry, "test")),
     )
 
 
 def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
     for split, metrics in (("validation", result.best), ("test", result.test)):
         if metrics:
-            about = {
-                "checkpoint": ".",
-                "dataset": dataset_identity(registry, run.config.data),
-                "split": split,
-                "relevance": relevance_protocol(registry, run.config.data),
-            }
             path = metric_path(run.root, split)
             path.unlink(missing_ok=True)
-            write_metrics(path, metrics, {**about, "icclip": __version__})
+            write_metrics(path, metrics, {**_about(run, registry, split), "icclip": __version__})
+
+
+def _about(run: Run, registry: Registry, split: str) -> dict[str, Any]:
+    return {
+        "checkpoint": ".",
+        "dataset": dataset_identity(registry, run.config.data),
+        "split": split,
+        "relevance": relevance_protocol(registry, run.config.data),
+    }
 
 
 def _cost(run: Run) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def test_another_split_goes_beside(icclip, run_directory, tmp_path):
         "eval", run_directory, "--split", "validation", "--output-dir", tmp_path, "--bootstrap", 0, "--json"
     )
     assert "confidence_95" not in json.loads(outcome.out)
-    assert [path.name for path in tmp_path.iterdir()] == ["validation_metric.json"]
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert written == ["validation_metric.json", "validation_ranks.parquet"]
 
 
 def test_splitting_otherwise_than_training_is_warned_of(icclip, run_directory, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import tracemalloc
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from icclip.errors import CheckpointError
+from icclip.retrieval import counting
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.ranking import rank
 from icclip.retrieval.relevance import Relevance
@@ -302,3 +304,61 @@ def test_memory_does_not_grow_with_the_number_of_pairs(relevance_of_3000):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3000 * 3000 * 4 / 10  # of what all similarities would take
+
+
+def near_ties(seed=5, n=40, dim=24):
+    """Rows that differ by less than float32 sums can tell, among others that do not."""
+    rng = np.random.default_rng(seed)
+    relevance = pairs_of(*rng.integers(1, 12, n))
+    images = rng.standard_normal((n, dim)).astype(np.float32)
+    images[::3] = images[0] + 1e-6 * rng.standard_normal((len(images[::3]), dim)).astype(np.float32)
+    owners = relevance.captions.image_of_text
+    texts = images[owners] + np.float32(1e-6) * rng.standard_normal((len(owners), dim)).astype(np.float32)
+    return images, texts, relevance
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0], ids=["the whole block exactly", "the undecided exactly"])
+def test_what_float32_leaves_undecided_is_computed_exactly(dense, monkeypatch):
+    monkeypatch.setattr(counting, "_DENSE", dense)
+    images, texts, relevance = near_ties()
+    right = right_answers(relevance.captions)
+    assert_as_defined(images, texts, relevance, right, blocks=(7, 64), fews=(2, 8))
+
+
+def test_the_errors_of_a_float32_product_change_no_rank():
+    # As large as float32 sums of 24 products can be wrong, in both directions, and in another order of the sum.
+    rng = np.random.default_rng(1)
+
+    def multiply(texts):
+        def product(images):
+            error = rng.choice([-1, 1], (len(images), len(texts))) * 24 * 2.0**-24
+            return (images[:, ::-1] @ texts[:, ::-1].T + error).astype(np.float32)
+
+        return product
+
+    images, texts, relevance = near_ties()
+    found, plain = rank(images, texts, relevance, multiply=multiply, block=16), rank(images, texts, relevance)
+    assert measured(found.i2t_answers) == measured(plain.i2t_answers)
+    assert measured(found.t2i_answers) == measured(plain.t2i_answers)
+
+
+def test_progress_reaches_its_end():
+    done = []
+
+    @contextlib.contextmanager
+    def progress(description, total):
+        done.append((description, total))
+        yield done.append
+
+    images, texts, relevance = near_ties()
+    rank(images, texts, relevance, block=16, progress=progress)
+    assert done[0][0] == "ranking"
+    assert sum(done[1:]) == done[0][1]
+    assert len(done) > 5
+
+
+def test_embeddings_may_be_mapped_from_a_file(tmp_path):
+    images, texts, relevance = near_ties()
+    np.save(tmp_path / "texts.npy", texts)
+    mapped = rank(images, np.load(tmp_path / "texts.npy", mmap_mode="r"), relevance)
+    assert mapped.t2i.tolist() == rank(images, texts, relevance).t2i.tolist()

@@ -26,12 +26,19 @@ SPLIT_COLUMN = "split"
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 """Our name -> the value in the column."""
 
+SPLIT_SIZES = {"train": (29_000, 145_000), "validation": (1_014, 5_070), "test": (1_000, 5_000)}
+"""Split -> images and captions, as published."""
+
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """Return the dataset `flickr30k`."""
     summary = "Flickr30k: 29,000 / 1,014 / 1,000 photographs with 5 captions each"
-    return [DatasetSpec(name="flickr30k", summary=summary, load=load, takes_path=True, relevance="pair")]
+    return [
+        DatasetSpec(
+            name="flickr30k", summary=summary, load=load, takes_path=True, relevance="pair", split_sizes=SPLIT_SIZES
+        )
+    ]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:

@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 REPOSITORY = "jxie/flickr8k"
 COLUMNS = hub.Columns("image", tuple(f"caption_{i}" for i in range(5)))
 
+SPLIT_SIZES = {"train": (6_000, 30_000), "validation": (1_000, 5_000), "test": (1_000, 5_000)}
+"""Split -> images and captions, as published."""
+
 
 @hookimpl
 def icclip_datasets() -> list[DatasetSpec]:
     """Return the dataset `flickr8k`."""
     summary = "Flickr8k: 6,000 / 1,000 / 1,000 photographs with 5 captions each"
-    return [DatasetSpec(name="flickr8k", summary=summary, load=load, takes_path=True, relevance="pair")]
+    return [
+        DatasetSpec(
+            name="flickr8k", summary=summary, load=load, takes_path=True, relevance="pair", split_sizes=SPLIT_SIZES
+        )
+    ]
 
 
 def load(config: DatasetConfig) -> DatasetDict | IterableDatasetDict:

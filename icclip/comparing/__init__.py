@@ -1,0 +1,1 @@
+"""Compare models query by query on one split."""

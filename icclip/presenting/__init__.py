@@ -1,0 +1,1 @@
+"""What was measured, gathered for a page or a picture."""
