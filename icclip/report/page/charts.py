@@ -111,9 +111,9 @@ def interval_chart(
     for line, (label, values) in enumerate(rows):
         top = TOP + step * line
         parts.append(tag("text", label, x=4, y=top + step / 2 + 4))
-        for name, *numbers in values:
+        for name, value, low, high in values:
             place = names.index(name)
-            parts.append(_interval(place, f"{name}, {label}", tuple(numbers), x, top + 10 + 12 * place))
+            parts.append(_interval(place, f"{name}, {label}", (value, low, high), x, top + 10 + 12 * place))
     cells = [(f"{label}, {name}", number(value), "" if low is None else f"{low:.1f} .. {high:.1f}")
              for label, values in rows for name, value, low, high in values]  # fmt: skip
     return _figure(title, parts, names, ("", "%", "95 % interval"), cells, height=height)
