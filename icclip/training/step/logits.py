@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from icclip.errors import UsageError
-from icclip.retrieval.blocks import MIB, block_bytes, cache_bytes, rows_of, spans
+from icclip.retrieval.blocks import MIB, PRODUCTS, block_bytes, cache_bytes, rows_of, spans
 from icclip.training.step.targets import Targets
 
-PRODUCTS_ON_CPU, PRODUCTS_ON_GPU = 16 * MIB, 64 * MIB
-"""Size of a block of logits for matrix products, in bytes."""
+PRODUCTS_ON_GPU = 64 * MIB
+"""Bytes of a block of logits on a GPU, which needs larger products than a CPU."""
 KEPT = 64 * MIB
 """Bytes of logits that are kept from the first pass to the second, if there are two."""
 
@@ -45,7 +45,7 @@ class Sizes:
             free = torch.cuda.mem_get_info(device)[0]
             block = block_bytes(PRODUCTS_ON_GPU, free)
             return cls(block, block, block_bytes(KEPT, free))
-        return cls(block_bytes(PRODUCTS_ON_CPU), cache_bytes() // 2, block_bytes(KEPT))
+        return cls(block_bytes(PRODUCTS), cache_bytes() // 2, block_bytes(KEPT))
 
 
 @dataclass(slots=True)
@@ -129,9 +129,7 @@ class Matrix:
         logits = self._logits[: rows.stop - rows.start] if out is None else out
         if self.bias is not None:
             logits.copy_(self.bias)
-        self.product(
-            self.rows[rows], self.columns_in.T, logits, factor=self.temperature, adding=self.bias is not None
-        )
+        self.product(self.rows[rows], self.columns_in.T, logits, factor=self.temperature, adding=self.bias is not None)
         return logits
 
     def strips(self, block: slice, logits: Tensor) -> Iterator[Strip]:
@@ -173,7 +171,7 @@ class _Product:
         return matrix if self.half is None else matrix.to(self.half)
 
     def __call__(self, left: Tensor, right: Tensor, out: Tensor, *, factor: float, adding: bool = False) -> None:
-        """factor * left @ right; added to what `out` holds, or in its place."""
+        """The product of the matrices times the factor, added to what `out` holds or put in its place."""
         if self.half is None:
             torch.addmm(out, left, right, beta=int(adding), alpha=factor, out=out)
             return
