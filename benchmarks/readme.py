@@ -279,7 +279,7 @@ def service_start() -> str:
     starts = result("runtime_service")["start_seconds"]
     parts = list(starts["now"])
     head = ("seconds", *(part.replace("all", "in total") for part in parts))
-    names = {"now": "icclip", "before": "before `warm` and `close` came"}
+    names = {"now": "icclip", "before": "an earlier version, without `warm` and limits"}
     return table(head, ((names[name], *(f"{one[part]:.2f}" for part in parts)) for name, one in starts.items()))
 
 
@@ -294,7 +294,7 @@ def run_cost() -> str:
     found = result("run_cost")
     return (
         f"Measuring takes {found['us a step']:.0f} microseconds of a step of {found['step ms']:,.0f} ms, and "
-        f"{found['us a line']:.0f} for a line of `metrics.jsonl`: {100 * found['share of a step']:.3f} % "
+        f"{found['us a line']:.0f} for a line of `costs.jsonl`: {100 * found['share of a step']:.3f} % "
         f"({found['model']}, batch {found['batch']})."
     )
 
