@@ -2,6 +2,7 @@
 
     python -m benchmarks.loss                # everything, about half an hour on two quiet cores
     python -m benchmarks.loss --quick        # batches up to 4,096, two rounds
+    python -m benchmarks.loss --more --minutes 4   # a part at a time: what loss.json lacks, in the same order
     python -m benchmarks.loss --device cuda --dtype bfloat16
 
 Forward and backward of embeddings of 512 dimensions and of the temperature, without duplicates:
@@ -15,8 +16,8 @@ Forward and backward of embeddings of 512 dimensions and of the temperature, wit
 - siglip-kernel, inf-cl: Triton kernels, on a GPU only, for one of the two losses each.
 
 Seconds are those of calls in turns, in one process for a batch and a loss; ratios are medians over the rounds.
-Peak memory is that of the third call in a process of its own, beyond what was held before it: resident memory on a
-CPU, with the allocator as it is, and torch's on a GPU. Those that are not installed, or have no room, are left out and
+Peak memory is that of three calls (of one from batch 16,384 on) in a process of its own, beyond what was held before
+them: resident memory on a CPU, with the allocator as it is, and torch's on a GPU. Those that are not installed, or have no room, are left out and
 the result says why.
 
 `steps` in the result are whole steps of training with both towers frozen and their features kept: a projection of each,
@@ -32,6 +33,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,8 @@ from benchmarks.support.timing import environment, medians, rounded, show, take_
 BATCHES = (1024, 2048, 4096, 8192, 16384, 32768)
 STEP_BATCHES = (4096, 16384)
 """Of whole steps with kept features."""
+LARGE = 16384
+"""From here on a call takes many seconds: fewer rounds, and one call for the memory."""
 QUICK = 4096
 """Up to here with --quick."""
 DIMENSIONS = 512
@@ -71,17 +75,36 @@ def main() -> None:
     parser.add_argument(
         "--dtype", default="float32", choices=["float32", "bfloat16"], help="of embeddings and products"
     )
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--without", nargs="+", default=[], help="contestants to leave out")
+    parser.add_argument("--more", action="store_true", help="keep what loss.json has and measure what it lacks")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no other case after so many")
     options = parser.parse_args()
+    began, result = time.monotonic(), Result(options)
+    for part, family, batch in cases(options):
+        if result.has(part, family, batch):
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            print("there is more to measure: run it again with --more")
+            return
+        taken = case(family, batch, options) if part == "rows" else {"steps": frozen(family, batch, options)}
+        result.take(taken)
+
+
+PARTS = ("rows", "steps")
+
+
+def cases(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """Part of the result, loss, batch: the small ones first."""
     batches = options.batches or [batch for batch in BATCHES if not options.quick or batch <= QUICK]
-    result = Result(options)
-    for family in FAMILIES:
-        for batch in batches:
-            result.take(case(family, batch, options))
-    for family in FAMILIES:
-        for batch in STEP_BATCHES:
-            if batch in batches:
-                result.take({"steps": frozen(family, batch, options)})
+    return [
+        (part, family, batch)
+        for batch in batches
+        for part in options.parts
+        for family in options.families
+        if part == "rows" or batch in STEP_BATCHES
+    ]
 
 
 class Result:
@@ -94,20 +117,33 @@ class Result:
         self.rows: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
         self.left_out: dict[str, str] = {}
+        if options.more:
+            before = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+            self.rows, self.steps, self.left_out = before["rows"], before["steps"], before["left out"]
+
+    def has(self, part: str, family: str, batch: int) -> bool:
+        """Whether a case was measured before."""
+        known = self.rows if part == "rows" else self.steps
+        return any((row["loss"], row["batch"]) == (family, batch) for row in known)
 
     def take(self, found: Mapping[str, Any]) -> None:
         """Show and write one more case."""
-        self.rows += found.get("rows", [])
-        self.steps += found.get("steps", [])
+        self.rows = in_order(self.rows + found.get("rows", []))
+        self.steps = in_order(self.steps + found.get("steps", []))
         self.left_out |= found.get("left out", {})
         show(found.get("rows") or found["steps"])
         parts = {"about": self.about, "rows": self.rows, "steps": self.steps, "left out": self.left_out}
         write(__file__, {**parts, "target": verdicts(self.rows)})
 
 
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By loss, then by batch."""
+    return sorted(rows, key=lambda row: (FAMILIES.index(row["loss"]), row["batch"]))
+
+
 def case(family: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Rows of all contestants, and why some are missing."""
-    rounds = 2 if options.quick else max(3, min(15, 2**17 // batch))
+    rounds = min(2, rounds_of(batch)) if options.quick else rounds_of(batch)
     common = (family, batch, options.device, options.dtype)
     timed = alone("time", *common, rounds, ",".join(options.without))
     peaks = {name: alone("memory", *common, name)["peak_mib"] for name in timed["seconds"]}
@@ -129,9 +165,14 @@ def case(family: str, batch: int, options: argparse.Namespace) -> dict[str, Any]
     return {"rows": rows, "left out": timed["left out"]}
 
 
+def rounds_of(batch: int) -> int:
+    """Calls of each contestant that count."""
+    return 1 if batch >= LARGE else max(3, min(15, 2**15 // batch))
+
+
 def frozen(family: str, batch: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of whole steps with kept features."""
-    rounds = 2 if options.quick else 3
+    rounds = 2 if options.quick or batch >= LARGE else 7
     taken = alone("frozen", family, batch, options.device, options.dtype, rounds)["seconds"]
     middle = medians(taken)
     return [
@@ -192,7 +233,8 @@ def time_all(work: Work, rounds: int, without: str) -> dict[str, Any]:
                 entered[name] = step
         if reason:
             left_out[f"{name}, {work.family}" + (f", {work.batch}" if "room" in reason else "")] = reason
-    return {"seconds": take_turns(entered, rounds=rounds), "left out": left_out}
+    # Each was called once already.
+    return {"seconds": take_turns(entered, rounds=rounds, warmup=int(work.batch < LARGE)), "left out": left_out}
 
 
 def why_not(name: str, work: Work) -> str | None:
@@ -218,7 +260,7 @@ def memory_of(family: str, batch: int, device: str, dtype: str, name: str) -> di
     if work.on_gpu:
         step()
     held = start(work.device)
-    for _ in range(3):
+    for _ in range(1 if batch >= LARGE else 3):
         step()
     return {"peak_mib": (peak_since(work.device) - held) / MIB}
 

@@ -227,22 +227,76 @@ def _three(row: Mapping[str, Any]) -> Iterable[str]:
 
 
 def losses() -> str:
-    """The contrastive losses beside the plain matrix and others': share of its time, memory over the inputs."""
-    rows = result("loss")["rows"]
-    names = list(dict.fromkeys(row["who"] for row in rows))
-    known = {(row["loss"], row["batch"], row["who"]): row for row in rows}
-    cases = list(dict.fromkeys((row["loss"], row["batch"], row["inputs MiB"]) for row in rows))
-    return table(
-        ("forward and backward", "inputs", *names),
+    """The contrastive losses beside the plain matrix and others': time, memory over the inputs, and the target."""
+    found = result("loss")
+    names = list(dict.fromkeys(row["who"] for row in found["rows"]))
+    known = {(row["loss"], row["batch"], row["who"]): row for row in found["rows"]}
+    cases = list(dict.fromkeys((row["loss"], row["batch"], row["inputs MiB"]) for row in found["rows"]))
+    rows = (
         (
-            (f"{loss}, batch {batch:,}", f"{inputs:.0f} MiB", *(_loss_cell(known.get((loss, batch, n))) for n in names))
-            for loss, batch, inputs in cases
-        ),
+            f"{loss}, batch {batch:,}",
+            f"{inputs:.0f} MiB",
+            *(_loss_cell(known.get((loss, batch, name))) for name in names),
+            f"{share:.2f}" if (share := known[loss, batch, names[0]]["share of plain"]) else "",
+        )
+        for loss, batch, inputs in cases
+    )
+    return (
+        table(("forward and backward", "inputs", *names, "share of plain"), rows) + f"\n\n{_verdict(found['target'])}"
     )
 
 
 def _loss_cell(row: Mapping[str, Any] | None) -> str:
     return "" if row is None else f"{row['ms']:,.0f} ms, {row['peak MiB']:,.0f} MiB"
+
+
+def _verdict(target: Sequence[Mapping[str, Any]]) -> str:
+    missed = [
+        f"{row['loss']} at {row['batch']:,} ({what})" for row in target for what in ("time", "memory") if not row[what]
+    ]
+    said = f"is missed by: {', '.join(missed)}" if missed else "is met in every row"
+    return (
+        "The target is at most 0.8 of the plain matrix's time where that has room, and at most four times the inputs' bytes "
+        f"plus 64 MiB. It {said}."
+    )
+
+
+def loss_steps() -> str:
+    """Whole steps with kept features: icclip's losses, the plain matrix, and the losses before."""
+    rows = result("loss")["steps"]
+    head = ("projections, loss and AdamW", "", "a step", "icclip is faster by")
+    return table(
+        head,
+        (
+            (f"{row['loss']}, batch {row['batch']:,}", row["who"], f"{row['ms a step']:,.0f} ms", f"{row['icclip is faster by']:.2f} times")
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def service_start() -> str:
+    """A cold start of a base-size bundle in its parts."""
+    starts = result("runtime_service")["start_seconds"]
+    parts = list(starts["now"])
+    head = ("seconds", *(part.replace("all", "in total") for part in parts))
+    names = {"now": "icclip", "before": "an earlier version, without `warm` and limits"}
+    return table(head, ((names[name], *(f"{one[part]:.2f}" for part in parts)) for name, one in starts.items()))
+
+
+def service_memory() -> str:
+    """The resident memory of a process that serves."""
+    found = result("runtime_service")["memory_mib"]
+    return table(("resident memory", "MiB"), ((f"{name}", f"{value:,}") for name, value in found.items()))
+
+
+def run_cost() -> str:
+    """What it costs to measure what a run costs."""
+    found = result("run_cost")
+    return (
+        f"Measuring takes {found['us a step']:.0f} microseconds of a step of {found['step ms']:,.0f} ms, and "
+        f"{found['us a line']:.0f} for a line of `costs.jsonl`: {100 * found['share of a step']:.3f} % "
+        f"({found['model']}, batch {found['batch']})."
+    )
 
 
 def large_steps() -> str:
@@ -382,7 +436,8 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, large_steps, exact_negatives, encoders, whole_exports, starting, house, gpu,
+        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives, encoders, whole_exports, starting, house, gpu,
+        service_start, service_memory, run_cost,
     )
 }  # fmt: skip
 

@@ -1,6 +1,8 @@
 """What a service that runs a bundle costs: its start in parts, its memory over time, and rows alone in int8.
 
-    python -m benchmarks.runtime_service [--before CHECKOUT]
+    python -m benchmarks.runtime_service [--before CHECKOUT] [--parts start memory] [--bundles DIRECTORY]
+
+What is not among the parts stays in the result as it was. Bundles are made in the directory, unless they are there.
 
 A CLIP ViT-B/16 at 224 pixels with random weights, float32, on the CPU.
 
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,36 +103,52 @@ print(json.dumps(found))
 """
 
 
+PARTS = ("start", "memory", "int8")
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--before", type=Path, help="another checkout, whose start is measured as well")
-    before: Path | None = parser.parse_args().before
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--bundles", type=Path, help="where the bundles are, or are left")
+    parser.add_argument("--only-bundles", action="store_true", help="make them and end")
+    options = parser.parse_args()
     warnings.simplefilter("ignore")  # The legacy exporter and its tracer have much to say.
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        bundles = {"tiny": tiny_clip(), "base": base_clip(0), "other": base_clip(1)}
-        for name, model in bundles.items():
-            write_bundle(model, root / name)
-        starts = {"now": start(REPOSITORY, root / "base")}
-        if before is not None:
-            starts["before"] = start(before, root / "base")
-        memory = measured(REPOSITORY, MEMORY, *(root / name for name in bundles), CALLS, LARGEST)
-        int8 = int8_rows(root)
-    result = {
-        "about": {
-            **environment("icclip", "onnxruntime", "numpy", "pillow"),
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-        },
-        "start_seconds": starts,
-        "memory_mib": memory,
-        "about_int8": {"threads": os.environ.get("OMP_NUM_THREADS")},
-        "int8": int8,
-    }
-    write(__file__, result)
-    show([{"checkout": name, **parts} for name, parts in starts.items()])
-    show([memory])
-    show(int8)
+        root = options.bundles or Path(folder)
+        make_bundles(root)
+        if not options.only_bundles:
+            measure(root, options.parts, options.before)
+
+
+def make_bundles(root: Path) -> None:
+    """A tiny bundle and two of base size."""
+    for name, model in {"tiny": tiny_clip, "base": lambda: base_clip(0), "other": lambda: base_clip(1)}.items():
+        if not (root / name).exists():
+            write_bundle(model(), root / name)
+
+
+def measure(root: Path, parts: Sequence[str], before: Path | None) -> None:
+    """Write the parts anew."""
+    path = Path(__file__).with_suffix(".json")
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    threads = {"threads": os.environ.get("OMP_NUM_THREADS")}
+    if "start" in parts:
+        checkouts = {"now": REPOSITORY, **({} if before is None else {"before": before})}
+        found["start_seconds"] = {name: start(checkout, root / "base") for name, checkout in checkouts.items()}
+        show([{"checkout": name, **taken} for name, taken in found["start_seconds"].items()])
+    if "memory" in parts:
+        bundles = (root / name for name in ("tiny", "base", "other"))
+        found["memory_mib"] = measured(REPOSITORY, MEMORY, *bundles, CALLS, LARGEST)
+        show([found["memory_mib"]])
+    if "int8" in parts:
+        found["int8"] = int8_rows(root)
+        found["about_int8"] = threads
+        show(found["int8"])
+    if {"start", "memory"} & set(parts):
+        found["about"] = {**environment("icclip", "onnxruntime", "numpy", "pillow"), **threads}
+    write(__file__, found)
 
 
 def base_clip(seed: int) -> Tiny:

@@ -6,10 +6,11 @@ matter for float32 encoders are smaller than the rounding errors of float32 sums
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from icclip.retrieval.blocks import PRODUCTS, block_bytes, rows_of, spans
 
 NEAR_TIE = 1e-3
 """Two answers whose reference similarities are this close are tied for every practical purpose."""
@@ -19,7 +20,6 @@ TOP = 10
 _DIRECTION_FLOOR = 1e-6
 """A float32 unit vector is exact to about 1e-7, so the direction of one this close to the mean is noise."""
 _EQUAL = 1e-6
-_BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def ranking_agreement(
     candidate: tuple[np.ndarray, np.ndarray],
     *,
     top: int = TOP,
-    block: int = _BLOCK,
+    block: int | None = None,
 ) -> RankingAgreement:
     """Compare the answers that queries find; of answers tied within 1e-6, either one counts.
 
@@ -127,10 +127,12 @@ def ranking_agreement(
         reference: the reference's queries [n, dim] and answers [m, dim], as unit rows.
         candidate: the candidate's queries and answers, of the same shapes.
         top: number of answers that `overlap` looks at, or all of them if there are fewer.
-        block: number of queries per block; the memory needed is block x m.
+        block: number of queries per block, which changes the memory needed and never the result; None
+            chooses it by the memory of this machine.
     """
     largest, overlaps, gaps = 0.0, [], []
-    for rows in _spans(len(reference[0]), block):
+    block = block or rows_of(block_bytes(PRODUCTS), len(reference[1]), np.dtype(np.float64).itemsize)
+    for rows in spans(len(reference[0]), block):
         ours = reference[0][rows].astype(np.float64) @ reference[1].T
         theirs = candidate[0][rows].astype(np.float64) @ candidate[1].T
         largest = max(largest, float(np.abs(ours - theirs).max()))
@@ -157,7 +159,3 @@ def _flips(gaps: np.ndarray) -> Flips:
         largest_gap=float(gaps.max()) if count else 0.0,
         worst=int(gaps.argmax()) if count else None,
     )
-
-
-def _spans(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))

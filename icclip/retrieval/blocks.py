@@ -17,6 +17,8 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 """Directory in which Linux lists the caches of the first processor."""
 UNKNOWN_CACHE = MIB
 """Bytes of second-level cache per core; roughly what processors of the last ten years have."""
+PRODUCTS = 16 * MIB
+"""Bytes of a block of similarities on a CPU; products of matrices of this size keep all cores busy."""
 SHARE_OF_FREE = 32
 """A block takes at most this fraction (one part in N) of the free memory."""
 

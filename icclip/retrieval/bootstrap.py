@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from icclip.retrieval.blocks import MIB, block_bytes, rows_of
 from icclip.retrieval.metrics import CUTOFFS, summaries
 from icclip.retrieval.ranking import RetrievalRanks
 
@@ -28,7 +29,8 @@ LEVEL = 0.95
 KEY = "confidence_95"
 """The key under which the metrics hold the intervals."""
 
-_NUMBERS_AT_ONCE = 4_000_000
+_DRAWN = 32 * MIB
+"""Bytes of resampled counts that are held at a time."""
 
 
 def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: int = 42) -> dict[str, list[float]]:
@@ -144,7 +146,7 @@ def draws(n_images: int, resamples: int, seed: int | list[int], *, rows: int | N
 
 
 def _at_once(n_images: int) -> int:
-    return max(1, _NUMBERS_AT_ONCE // n_images)
+    return rows_of(block_bytes(_DRAWN), n_images, np.dtype(np.int64).itemsize)
 
 
 def hits_by_image(ranks: RetrievalRanks) -> np.ndarray:

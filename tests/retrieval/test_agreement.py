@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from icclip.retrieval import agreement, blocks
 from icclip.retrieval.agreement import centred_cosines, cosines, ranking_agreement, tower_agreement
 
 SQUARE = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
@@ -105,3 +106,15 @@ def test_blocks_change_nothing():
     rng = np.random.default_rng(0)
     reference, candidate = (tuple(rng.normal(size=(n, 4)) for n in (25, 13)) for _ in range(2))
     assert ranking_agreement(reference, candidate, block=4) == ranking_agreement(reference, candidate)
+
+
+def test_the_block_follows_the_free_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    reference, candidate = (tuple(rng.normal(size=(n, 4)) for n in (25, 13)) for _ in range(2))
+    expected = ranking_agreement(reference, candidate)
+    spans, sizes = agreement.spans, []
+    monkeypatch.setattr(agreement, "spans", lambda rows, size: sizes.append(size) or spans(rows, size))
+    # One part in 32 of it is enough for five rows of 13 similarities.
+    monkeypatch.setattr(blocks, "free_memory", lambda: 32 * 5 * 13 * 8)
+    assert ranking_agreement(reference, candidate) == expected
+    assert sizes == [5]

@@ -69,7 +69,7 @@ def test_the_seed_decides():
 def test_drawing_in_parts_changes_nothing(monkeypatch):
     ranks = random_ranks()
     whole = confidence_intervals(ranks)
-    monkeypatch.setattr(bootstrap, "_NUMBERS_AT_ONCE", 60 * 7)
+    monkeypatch.setattr(bootstrap, "_DRAWN", 8 * 60 * 7)
     assert confidence_intervals(ranks) == whole
 
 
@@ -122,7 +122,7 @@ def test_drawing_shared_captions_in_parts_changes_nothing(monkeypatch):
     captions = CaptionMap.from_lists([[f"class {image % 7}", f"image {image}"] for image in range(60)])
     ranks = ranks_of(captions, np.random.default_rng(0).integers(0, 14, 120), "text")
     whole = confidence_intervals(ranks)
-    monkeypatch.setattr(bootstrap, "_NUMBERS_AT_ONCE", 60 * 7)
+    monkeypatch.setattr(bootstrap, "_DRAWN", 8 * 60 * 7)
     assert confidence_intervals(ranks) == whole
 
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from icclip.errors import UsageError
-from icclip.retrieval.blocks import MIB, block_bytes, cache_bytes, rows_of, spans
+from icclip.retrieval.blocks import MIB, PRODUCTS, block_bytes, cache_bytes, rows_of, spans
 from icclip.training.step.targets import Targets
 
-PRODUCTS_ON_CPU, PRODUCTS_ON_GPU = 16 * MIB, 64 * MIB
-"""Size of a block of logits for matrix products, in bytes."""
+PRODUCTS_ON_GPU = 64 * MIB
+"""Bytes of a block of logits on a GPU, which needs larger products than a CPU."""
 KEPT = 64 * MIB
 """Bytes of logits that are kept from the first pass to the second, if there are two."""
 
@@ -45,7 +45,7 @@ class Sizes:
             free = torch.cuda.mem_get_info(device)[0]
             block = block_bytes(PRODUCTS_ON_GPU, free)
             return cls(block, block, block_bytes(KEPT, free))
-        return cls(block_bytes(PRODUCTS_ON_CPU), cache_bytes() // 2, block_bytes(KEPT))
+        return cls(block_bytes(PRODUCTS), cache_bytes() // 2, block_bytes(KEPT))
 
 
 @dataclass(slots=True)
@@ -96,13 +96,14 @@ class Matrix:
     ) -> None:
         self.rows, self.columns, self.targets, self.divisor = rows, columns, targets, divisor
         self.bias = None if bias is None else bias.detach().to(rows.dtype).reshape(())
-        self.temperature = scale.detach().to(rows.dtype).exp().reshape(())
+        self.temperature = scale.detach().to(exact_dtype(rows.device)).exp().item()
         self.product = _Product(products if products != rows.dtype else None)
         self.columns_in = self.product.operand(columns)
         self._buffers(sizes)
         wants_rows, wants_columns, self.wants_scale, self.wants_bias = wanted
         self.of_rows = torch.empty_like(rows) if wants_rows or self.wants_scale else None
-        self.of_columns = torch.zeros_like(columns) if wants_columns else None
+        self.of_columns = torch.empty_like(columns) if wants_columns else None
+        self._has_columns = False
         exact = exact_dtype(rows.device)
         self.of_scale, self.of_bias = (torch.zeros((), dtype=exact, device=rows.device) for _ in range(2))
         self.wanted = wanted
@@ -113,8 +114,6 @@ class Matrix:
         self.strip_rows = min(self.block_rows, rows_of(sizes.strip, n, bytes_each))
         self._logits = self.rows.new_empty(self.block_rows, n)
         self._scratch = self.rows.new_empty(self.strip_rows, n)
-        self._scaled = self.rows.new_empty(self.block_rows, self.rows.shape[1])
-        self._scaled_are: slice | None = None
 
     @property
     def wants_any(self) -> bool:
@@ -125,19 +124,13 @@ class Matrix:
         """The rows of each block."""
         return spans(len(self.rows), self.block_rows)
 
-    def scaled(self, rows: slice) -> Tensor:
-        """The rows times the temperature, in the precision of the products."""
-        out = self._scaled[: rows.stop - rows.start]
-        if rows != self._scaled_are:
-            torch.mul(self.rows[rows], self.temperature, out=out)
-            self._scaled_are = rows
-        return self.product.operand(out)
-
     def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """[r, n]: the logits of these rows, in their buffer or in `out`."""
         logits = self._logits[: rows.stop - rows.start] if out is None else out
-        self.product(self.scaled(rows), self.columns_in.T, logits)
-        return logits if self.bias is None else logits.add_(self.bias)
+        if self.bias is not None:
+            logits.copy_(self.bias)
+        self.product(self.rows[rows], self.columns_in.T, logits, factor=self.temperature, adding=self.bias is not None)
+        return logits
 
     def strips(self, block: slice, logits: Tensor) -> Iterator[Strip]:
         """Divide a block into strips."""
@@ -150,16 +143,17 @@ class Matrix:
         """Add the contribution of the gradient [r, n] at the logits of some rows to the four gradients."""
         if not self.wants_any:
             return
-        operand = self.product.operand(gradient)
+        operand, factor = self.product.operand(gradient), self.temperature / self.divisor
         if self.wants_bias:
             self.of_bias += gradient.sum() / self.divisor
         if self.of_rows is not None:
-            self.product(operand, self.columns_in, self.of_rows[rows])
-            self.of_rows[rows].mul_(self.temperature / self.divisor)
+            mine = self.of_rows[rows]
+            self.product(operand, self.columns_in, mine, factor=factor)
             # d logits / d logit_scale is the logits without their bias: what the product has summed up.
-            self.of_scale += torch.dot(self.of_rows[rows].flatten(), self.rows[rows].flatten())
+            self.of_scale += torch.dot(mine.flatten(), self.rows[rows].flatten())
         if self.of_columns is not None:
-            self.product.add(operand.T, self.scaled(rows), self.of_columns, 1 / self.divisor)
+            self.product(operand.T, self.rows[rows], self.of_columns, factor=factor, adding=self._has_columns)
+            self._has_columns = True
 
     def gradients(self) -> tuple[Tensor | None, ...]:
         """The gradients at rows, columns, scale and bias; None for those that are not needed."""
@@ -176,21 +170,18 @@ class _Product:
     def operand(self, matrix: Tensor) -> Tensor:
         return matrix if self.half is None else matrix.to(self.half)
 
-    def __call__(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+    def __call__(self, left: Tensor, right: Tensor, out: Tensor, *, factor: float, adding: bool = False) -> None:
+        """The product of the matrices times the factor, added to what `out` holds or put in its place."""
         if self.half is None:
-            torch.mm(left, right, out=out)
-        elif left.is_cuda:
-            torch.ops.aten.mm.dtype_out(left, right, out.dtype, out=out)
-        else:
-            out.copy_(left @ right)
-
-    def add(self, left: Tensor, right: Tensor, out: Tensor, factor: float) -> None:
-        if self.half is None:
-            torch.addmm(out, left, right, alpha=factor, out=out)
-        elif left.is_cuda:
-            torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, alpha=factor, out=out)
-        else:
+            torch.addmm(out, left, right, beta=int(adding), alpha=factor, out=out)
+            return
+        left, right = self.operand(left), self.operand(right)
+        if left.is_cuda:
+            torch.ops.aten.addmm.dtype_out(out, left, right, out.dtype, beta=int(adding), alpha=factor, out=out)
+        elif adding:
             out.add_(left @ right, alpha=factor)
+        else:
+            out.copy_(left @ right).mul_(factor)
 
 
 def kept_rows(matrix: Matrix, sizes: Sizes) -> int:

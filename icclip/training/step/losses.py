@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from icclip.config import LossFamily
 from icclip.training.step.logits import Matrix, Sizes, Strip, differentiable, exact_dtype
@@ -130,16 +129,38 @@ def _cross_entropy(strip: Strip) -> Tensor:
 
 def _negative_log_sigmoid(strip: Strip) -> Tensor:
     """-log sigmoid of the positives and of all other logits negated, summed, []."""
-    logits, flat, terms = strip.logits, strip.logits.view(-1), strip.scratch
-    right = -flat[strip.positives]
-    torch.ops.aten.softplus.out(logits, out=terms)
-    terms.view(-1)[strip.positives] = functional.softplus(right)
-    logits.sigmoid_()
-    flat[strip.positives] = -right.sigmoid()
+    flat = strip.logits.view(-1)
     if strip.ignored is not None:
-        for values in (terms.view(-1), flat):
-            values.index_fill_(0, strip.ignored, 0)
-    return terms.sum().to(exact_dtype(logits.device))
+        flat.index_fill_(0, strip.ignored, -torch.inf)
+    negated = flat[strip.positives].neg_()
+    flat.index_copy_(0, strip.positives, negated)
+    total = _sum_of_softplus(strip.logits, strip.scratch)
+    strip.logits.sigmoid_()
+    flat.index_copy_(0, strip.positives, negated.sigmoid_().neg_())
+    return total.to(exact_dtype(flat.device))
+
+
+FOLDS = 3
+"""2^3 values share a logarithm."""
+
+
+def _sum_of_softplus(logits: Tensor, scratch: Tensor) -> Tensor:
+    """log(1 + exp(x)) of all, summed, []; `scratch` is of the same shape.
+
+    A processor spends most of the time on the logarithms, so several values share one: (1 + a)(1 + b) is
+    1 + (a + b + ab), of which log1p loses no digits however small a and b are. Large logits may overflow
+    there, which the sum shows, and then each value gets its own.
+    """
+    if not logits.is_cuda:
+        products = torch.exp(logits, out=scratch).view(-1)
+        for _ in range(FOLDS):
+            if len(products) % 2 == 0:
+                products, others = products.chunk(2)
+                products.addcmul_(products, others).add_(others)
+        total = products.log1p_().sum()
+        if total.isfinite():
+            return total
+    return torch.ops.aten.softplus.out(logits, out=scratch).sum()
 
 
 def _over_strips(of_strip: Callable[[Strip], Tensor], matrix: Matrix, _sizes: Sizes) -> Tensor:

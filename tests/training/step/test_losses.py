@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from icclip.errors import UsageError
 from icclip.training.processes.gather import own_columns
-from icclip.training.step import softmax_both_ways
+from icclip.training.step import losses, softmax_both_ways
 from icclip.training.step.logits import Matrix, Sizes
 from icclip.training.step.losses import LOSSES, Pairs, not_negatives, sigmoid_loss, softmax_loss
 
@@ -301,6 +301,35 @@ def test_two_exponentials_are_used_only_where_one_has_no_digits(monkeypatch):
         leaves = [image, text, torch.tensor(math.log(temperature)), None]
         ours("softmax", leaves, torch.arange(4)[:, None])
         assert len(used) == times
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 6, 8, 24])
+@pytest.mark.parametrize("middle", [-60.0, -20.0, -5.0, 0.0, 5.0, 60.0])
+def test_values_that_share_a_logarithm_have_the_sum_of_their_own(rows, middle):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(rows, 5, generator=generator) + middle
+    expected = functional.softplus(logits.double()).sum()
+    found = losses._sum_of_softplus(logits.clone(), torch.empty_like(logits))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_what_is_ignored_adds_nothing_and_what_is_no_number_stays_so():
+    logits = torch.tensor([[1.0, -torch.inf, 2.0, -torch.inf]])
+    expected = functional.softplus(logits[:, ::2]).sum().item()
+    assert losses._sum_of_softplus(logits, torch.empty(1, 4)).item() == pytest.approx(expected)
+    logits[0, 1] = torch.nan
+    assert losses._sum_of_softplus(logits, torch.empty(1, 4)).isnan()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_logits_whose_exponentials_overflow_when_multiplied(policy):
+    # Logits of up to 60: the product of eight exponentials is beyond float32.
+    leaves, ids = batch_of(24, dtype=torch.float32, temperature=65.0)
+    with torch.no_grad():
+        leaves[0][:] = leaves[1][:] = functional.normalize(leaves[0].abs(), dim=-1)
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    expected = with_gradients(plain_loss("sigmoid", exact, ids, policy), exact)
+    assert_close(with_gradients(ours("sigmoid", leaves, ids, policy), leaves), expected, 2e-6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
