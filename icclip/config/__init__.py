@@ -25,10 +25,13 @@ from icclip.config.encoder import EncoderConfig, Precision, Provider
 from icclip.config.evaluating import EvalConfig
 from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.indexing import AddConfig, IndexConfig, InfoConfig, ItemsConfig, RemoveConfig
 from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
 from icclip.config.publishing import PushConfig
 from icclip.config.quickstart import QuickstartConfig
+from icclip.config.searching import SearchConfig
+from icclip.config.serving import ServeConfig
 from icclip.config.training import (
     MAX_DISTANCE,
     Augmentation,
@@ -43,6 +46,7 @@ from icclip.config.verifying import VerifyConfig
 __all__ = [
     "MAX_DISTANCE",
     "MAX_VAL_FRACTION",
+    "AddConfig",
     "AssembleConfig",
     "Augmentation",
     "BlendConfig",
@@ -56,7 +60,10 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
+    "IndexConfig",
+    "InfoConfig",
     "InspectConfig",
+    "ItemsConfig",
     "LoraConfig",
     "LossFamily",
     "ModelConfig",
@@ -66,6 +73,9 @@ __all__ = [
     "PushConfig",
     "QuickstartConfig",
     "RelevanceProtocol",
+    "RemoveConfig",
+    "SearchConfig",
+    "ServeConfig",
     "Tower",
     "TrainConfig",
     "VerifyConfig",
