@@ -18,10 +18,13 @@ from icclip.commands import (
     embed,
     evaluate,
     export,
+    index,
     plugins,
     push,
     quickstart,
     report,
+    search,
+    serve,
     train,
     verify,
 )
@@ -117,6 +120,9 @@ app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)
 app.command("push", cls=Command)(push.push)
+app.add_typer(index.app, name="index")
+app.command("search", cls=Command)(search.search)
+app.command("serve", cls=Command)(serve.serve)
 app.add_typer(config_commands.app, name="config")
 app.add_typer(data_commands.app, name="data")
 app.add_typer(plugins.app, name="plugins")

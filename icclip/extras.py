@@ -10,6 +10,8 @@ TRAIN = "pip install 'icclip[train]'"
 EXPORT = "pip install 'icclip[export]'"
 ONNX = "pip install 'icclip[onnx]'"
 SAGEMAKER = "pip install 'icclip[sagemaker]'"
+SERVE = "pip install 'icclip[serve]'"
+SEARCH = "pip install 'icclip[search]'"
 INSTALL: Mapping[str, str] = {
     **dict.fromkeys(
         ("accelerate", "datasets", "filelock", "pyarrow", "safetensors", "sentencepiece", "tensorboard", "torch", "transformers"),
@@ -20,6 +22,9 @@ INSTALL: Mapping[str, str] = {
     "optimum": EXPORT,
     "onnxruntime": ONNX,
     **dict.fromkeys(("boto3", "botocore", "yaml"), SAGEMAKER),
+    "faiss": SEARCH,
+    "lancedb": "pip install 'icclip[lancedb]'",
+    **dict.fromkeys(("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"), SERVE),
 }  # fmt: skip
 """Top-level module -> the command that installs it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -99,6 +100,33 @@ def put_in_place(staging: Path, path: Path) -> None:
         staging.chmod(0o777 & ~_umask())
         fsync_tree(staging)
         _swap(staging, path)
+
+
+def exchange(staging: Path, path: Path) -> None:
+    """Make a finished staging directory `path`, whose old content then lies at `staging` and is removed with it.
+
+    Where the system can (Linux), the two change places in one step, so that `path` is there, whole, at every moment.
+
+    Raises:
+        UsageError: the disk is full, or the parent is not writable.
+    """
+    with readable_os_errors(path.name, path):
+        staging.chmod(0o777 & ~_umask())
+        fsync_tree(staging)
+        if not _exchanged(staging, path):
+            _swap(staging, path)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether the system made the two change places; it does not on every system and file system."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
 
 
 def fsync_tree(root: Path) -> None:

@@ -26,11 +26,14 @@ from icclip.config.encoder import EncoderConfig, Precision, Provider
 from icclip.config.evaluating import EvalConfig
 from icclip.config.exporting import ExportConfig
 from icclip.config.gentle import GentleConfig, LoraConfig, Tower
+from icclip.config.indexing import AddConfig, IndexConfig, InfoConfig, ItemsConfig, RemoveConfig
 from icclip.config.inspecting import InspectConfig
 from icclip.config.model import ModelConfig
 from icclip.config.presenting import PlotConfig, ReportConfig
 from icclip.config.publishing import PushConfig
 from icclip.config.quickstart import QuickstartConfig
+from icclip.config.searching import SearchConfig
+from icclip.config.serving import ServeConfig
 from icclip.config.training import (
     MAX_DISTANCE,
     Augmentation,
@@ -45,6 +48,7 @@ from icclip.config.verifying import VerifyConfig
 __all__ = [
     "MAX_DISTANCE",
     "MAX_VAL_FRACTION",
+    "AddConfig",
     "AssembleConfig",
     "Augmentation",
     "BlendConfig",
@@ -59,7 +63,10 @@ __all__ = [
     "EvalConfig",
     "ExportConfig",
     "GentleConfig",
+    "IndexConfig",
+    "InfoConfig",
     "InspectConfig",
+    "ItemsConfig",
     "LoraConfig",
     "LossFamily",
     "ModelConfig",
@@ -70,7 +77,10 @@ __all__ = [
     "PushConfig",
     "QuickstartConfig",
     "RelevanceProtocol",
+    "RemoveConfig",
     "ReportConfig",
+    "SearchConfig",
+    "ServeConfig",
     "Tower",
     "TrainConfig",
     "VerifyConfig",

@@ -64,7 +64,7 @@ def embed(config: EmbedConfig, registry: Registry, reporter: Reporter) -> EmbedR
     source = _source(config, registry, reporter)
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.note(encoder.description)
-    parts = Parts(config.output, _about(config, encoder))
+    parts = Parts(config.output, _about(config, encoder), getattr(encoder, "fingerprint", None))
     done = parts.begin(resume=config.resume)
     if done.inputs:
         reporter.note(f"resuming after {done.inputs:,} inputs")

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,8 @@ from icclip.errors import DataError, MissingExtraError, UsageError
 from icclip.files import atomic_write_bytes, atomic_write_text, readable_os_errors
 
 FORMATS = (".npy", ".parquet")
+FINGERPRINT_KEY = "icclip.fingerprint"
+"""Of the metadata of a parquet file: which encoder made the embeddings."""
 
 
 def check_format(path: Path) -> None:
@@ -67,6 +70,8 @@ class Parts:
 
     output: Path
     about: Mapping[str, Any]
+    fingerprint: str | None = None
+    """Of the encoder, where it has one; a parquet file carries it."""
 
     @property
     def folder(self) -> Path:
@@ -139,7 +144,7 @@ class Parts:
             first = next(error for part in self._notes() for error in part["skipped"].values())
             shutil.rmtree(self.folder)
             raise DataError(f"none of the {skipped:,} images could be read; {first}")
-        write = _write_npy if self.output.suffix == ".npy" else _write_parquet
+        write = _write_npy if self.output.suffix == ".npy" else partial(_write_parquet, fingerprint=self.fingerprint)
         with readable_os_errors(self.output.name, self.output):
             write(self.folder / "whole", self._vectors(), rows, dim)
             if self.output.suffix == ".npy":
@@ -181,9 +186,12 @@ def _write_npy(path: Path, parts: Iterator[tuple[np.ndarray, list[str]]], rows: 
             file.write(vectors.astype("<f4", copy=False).tobytes())
 
 
-def _write_parquet(path: Path, parts: Iterator[tuple[np.ndarray, list[str]]], _rows: int, dim: int) -> None:
+def _write_parquet(
+    path: Path, parts: Iterator[tuple[np.ndarray, list[str]]], _rows: int, dim: int, *, fingerprint: str | None
+) -> None:
     pa, parquet = _pyarrow()
-    schema = pa.schema([("input", pa.string()), ("embedding", pa.list_(pa.float32(), dim))])
+    made_by = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
+    schema = pa.schema([("input", pa.string()), ("embedding", pa.list_(pa.float32(), dim))], metadata=made_by)
     with parquet.ParquetWriter(path, schema) as writer:
         for vectors, names in parts:
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), dim)

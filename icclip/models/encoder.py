@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from icclip.config import Precision
+from icclip.config import LossFamily, Precision
 from icclip.console import Reporter
 from icclip.data.batches import prepared_batches
 from icclip.data.lengths import CutCaptions
@@ -84,6 +87,37 @@ class TorchEncoder:
         """A short description for people: `siglip, 3.1 M parameters, cpu, fp32`."""
         about = self.loaded.describe()
         return f"{about['model_type']}, {about['parameters'] / 1e6:.1f} M parameters, {self.device}, {self.precision}"
+
+    @property
+    def loss(self) -> LossFamily:
+        """What the model was trained with: it decides how cosines become scores."""
+        return self.loaded.loss
+
+    @property
+    def logit_scale(self) -> float:
+        """The natural logarithm of the factor on the cosine."""
+        return float(self.loaded.model.logit_scale.detach())
+
+    @property
+    def logit_bias(self) -> float | None:
+        """What is added to the scaled cosine; None for models that have none."""
+        bias = getattr(self.loaded.model, "logit_bias", None)
+        return None if bias is None else float(bias.detach())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over weights, precision, preprocessing, tokenizer and text policy: all that decides embeddings."""
+        feeder = self.loaded.feeder
+        about = [self.precision, self.loaded.backend.name, repr(feeder.text_policy)]
+        about += [
+            feeder.processor.image_processor.to_json_string(),
+            repr(sorted(feeder.processor.tokenizer.get_vocab().items())),
+        ]
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for name, values in sorted(self.loaded.model.state_dict().items()):
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def encode_images(self, images: Sequence[Image] | Sequence[np.ndarray], *, batch_size: int = 128) -> np.ndarray:
         """Encode images, which may be decoded lazily; see `Feeder.image_inputs`. Returns float32 [n, dim] with rows of length 1.

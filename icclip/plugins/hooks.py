@@ -18,7 +18,7 @@ import pluggy
 if TYPE_CHECKING:
     import typer
 
-    from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec
+    from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, IndexTargetSpec, MetricSpec
 
 PROJECT = "icclip"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -43,6 +43,11 @@ def icclip_metrics() -> list[MetricSpec]:  # type: ignore[empty-body]
 @hookspec
 def icclip_export_targets() -> list[ExportTargetSpec]:  # type: ignore[empty-body]
     """Return formats that trained encoders are exported to."""
+
+
+@hookspec
+def icclip_index_targets() -> list[IndexTargetSpec]:  # type: ignore[empty-body]
+    """Vector databases that an index of images is written to."""
 
 
 @hookspec

@@ -18,7 +18,15 @@ from typing import Any
 import pluggy
 
 from icclip.plugins import hooks as hookspecs
-from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec, Spec, spec_problems
+from icclip.plugins.specs import (
+    BackendSpec,
+    DatasetSpec,
+    ExportTargetSpec,
+    IndexTargetSpec,
+    MetricSpec,
+    Spec,
+    spec_problems,
+)
 
 ENTRY_POINT_GROUP = "icclip"
 BUILT_IN = "built in"
@@ -29,6 +37,7 @@ KINDS: Mapping[type[Any], tuple[str, str]] = {
     DatasetSpec: ("dataset", "icclip_datasets"),
     MetricSpec: ("metric", "icclip_metrics"),
     ExportTargetSpec: ("export target", "icclip_export_targets"),
+    IndexTargetSpec: ("index target", "icclip_index_targets"),
 }
 """Spec type -> the word for it, and the hook that returns it."""
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from icclip.errors import MissingExtraError, PluginError, UnknownNameError
 from icclip.plugins.loading import BUILT_IN, KINDS, Plugin, describe, installed_plugins, load_built_in
-from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec, Preset, Spec
+from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, IndexTargetSpec, MetricSpec, Preset, Spec
 
 DEFAULT_PLUGINS = (
     "icclip_plugins.backends.clip",
@@ -39,6 +39,7 @@ DEFAULT_PLUGINS = (
     "icclip_plugins.datasets.hub",
     "icclip_plugins.metrics.ranking",
     "icclip_plugins.sagemaker",
+    "icclip_plugins.indexes.lancedb",
     "icclip_export.plugin",
 )
 LOAD_PLUGINS_VARIABLE = "ICCLIP_LOAD_PLUGINS"
@@ -158,6 +159,10 @@ class Registry:
     def export_target(self, name: str) -> ExportTargetSpec:
         """The target called `name`. Raises UnknownNameError, PluginError, MissingExtraError."""
         return self._find(ExportTargetSpec, name)
+
+    def index_target(self, name: str) -> IndexTargetSpec:
+        """The vector database called `name`. Raises UnknownNameError, PluginError, MissingExtraError."""
+        return self._find(IndexTargetSpec, name)
 
     def target_of(self, path: Path, warn: Callable[[str], None]) -> ExportTargetSpec | None:
         """The export target that wrote what is at `path`: the first that recognises it, or None.

@@ -7,7 +7,7 @@ requires; only its callables do work.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -265,7 +265,42 @@ class ExportTargetSpec:
     install: str = "pip install 'icclip[export]'"
 
 
-Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexWrite:
+    """For `IndexTargetSpec.write`: what to write, and where."""
+
+    address: str
+    """What follows `NAME://` in `--to`."""
+    dim: int
+    """The number of values in a vector."""
+    fingerprint: str
+    """Of the encoder. Keep it: vectors of another encoder cannot be compared with these."""
+    batches: Iterator[tuple[Sequence[Mapping[str, Any]], np.ndarray]]
+    """Items with their vectors, float32 [n, dim] with rows of length 1.
+
+    An item is a mapping with `path`, `width`, `height`, `captions`, `thumbnail` (a JPEG), all but the path possibly
+    None, and with the source's further columns.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexTargetSpec:
+    """A vector database that `icclip index MODEL ... --to NAME://ADDRESS` writes to."""
+
+    name: str
+    summary: str
+    write: Callable[[IndexWrite], int]
+    """Writes everything anew, and returns the number of items. Raises UsageError for what the user can correct."""
+    search: Callable[[str, np.ndarray, int, str], Sequence[tuple[str, float]]]
+    """(address, vector float32 [dim], k, fingerprint) -> paths with cosines, best first.
+
+    Raises UsageError where the fingerprint is not that which was written. The conformance kit searches with it.
+    """
+    requires: tuple[str, ...] = ()
+    install: str = ""
+
+
+Spec = BackendSpec | DatasetSpec | MetricSpec | ExportTargetSpec | IndexTargetSpec
 
 
 # Checking ---------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from icclip.bundles.manifest import Manifest, Tower, check_files, is_dynamic, read_manifest
+from icclip.config import LossFamily
 from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError, DataError
 from icclip.runtime.arguments import as_path, check_arguments, check_batch_size
@@ -178,6 +179,11 @@ class Encoder:
     def logit_bias(self) -> float | None:
         """The bias that is added to the scaled cosine; None for models without one (CLIP)."""
         return self.manifest.logit_bias
+
+    @property
+    def loss(self) -> LossFamily:
+        """What the checkpoint was trained with: it decides how cosines become scores."""
+        return self.manifest.loss
 
     @property
     def max_length(self) -> int:

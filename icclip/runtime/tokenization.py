@@ -73,6 +73,10 @@ class Tokenization:
                 row[length - len(own) :] = own
         return ids
 
+    def tokens_in(self, texts: Sequence[str]) -> int:
+        """How many tokens the text tower reads of these texts, padding left out."""
+        return sum(len(encoding.ids) for encoding in self._encodings([self.shortened(text) for text in texts]))
+
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
         """Which texts are longer than the text tower can read."""
         return CutCaptions.among(texts, self.inputs.max_length, self._lengths)

@@ -14,7 +14,7 @@ Each `check_...` returns every `Check` that it made, including skipped ones with
 
 from icclip.testing.plugins import check_by_name, check_plugin
 from icclip.testing.record import Check, ConformanceError
-from icclip.testing.specs import check_backend, check_dataset, check_export_target, check_metric
+from icclip.testing.specs import check_backend, check_dataset, check_export_target, check_index_target, check_metric
 
 __all__ = [
     "Check",
@@ -23,6 +23,7 @@ __all__ = [
     "check_by_name",
     "check_dataset",
     "check_export_target",
+    "check_index_target",
     "check_metric",
     "check_plugin",
 ]

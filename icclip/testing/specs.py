@@ -7,9 +7,18 @@ from pathlib import Path
 from icclip.config import DatasetConfig
 from icclip.plugins.loading import KINDS
 from icclip.plugins.registry import missing_requirements
-from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec, Spec, spec_problems
+from icclip.plugins.specs import (
+    BackendSpec,
+    DatasetSpec,
+    ExportTargetSpec,
+    IndexTargetSpec,
+    MetricSpec,
+    Spec,
+    spec_problems,
+)
 from icclip.testing.backends import backend_checks
 from icclip.testing.datasets import dataset_checks
+from icclip.testing.index_targets import index_target_checks
 from icclip.testing.metrics import metric_checks
 from icclip.testing.record import Check, Recorder, no_problems, passed
 from icclip.testing.targets import target_checks
@@ -55,6 +64,19 @@ def check_export_target(spec: ExportTargetSpec, exported: Path | None = None) ->
     return passed(spec_checks(spec, exported))
 
 
+def check_index_target(spec: IndexTargetSpec, address: Path | None = None) -> tuple[Check, ...]:
+    """Write some items to a target, find them, and search with another encoder.
+
+    Args:
+        spec: what the plugin's `icclip_index_targets` returns.
+        address: a place that may be written over; by default a temporary directory.
+
+    Raises:
+        ConformanceError: one or more checks failed; the message names each of them.
+    """
+    return passed(spec_checks(spec, address))
+
+
 def spec_checks(
     spec: Spec, path: Path | None = None, *, config: DatasetConfig | None = None, checkpoint: str | None = None
 ) -> list[Check]:
@@ -73,6 +95,8 @@ def spec_checks(
         backend_checks(recorder, spec, checkpoint or (str(path) if path else None))
     elif isinstance(spec, MetricSpec):
         metric_checks(recorder, spec)
+    elif isinstance(spec, IndexTargetSpec):
+        index_target_checks(recorder, spec, None if path is None else str(path))
     else:
         target_checks(recorder, spec, path)
     return recorder.checks

@@ -14,6 +14,7 @@ from icclip.reference import commands, options_of
 ROOT = Path(__file__).parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
+INDEXING = ("index build", "index add")
 ENCODING = ("eval", "embed", "export", "blend")
 READING = ("train", *ENCODING, "verify")
 WHO_REACHES = {
@@ -26,6 +27,7 @@ WHO_REACHES = {
     "icclip/config/comparing.py": ("compare",),
     "icclip/comparing": ("compare",),
     "icclip/config/embedding.py": ("embed",),
+    "icclip/config/searching.py": ("search",),
     "icclip/config/evaluating.py": ("eval",),
     "icclip/config/exporting.py": ("export",),
     "icclip/config/verifying.py": ("verify",),
@@ -42,6 +44,14 @@ WHO_REACHES = {
     "icclip/embedding": ("embed",),
     "icclip/exporting": ("export",),
     "icclip/verifying": ("verify",),
+    "icclip/searching": INDEXING,
+    "icclip/searching/opening.py": ("index add", "search"),
+    "icclip/config/serving.py": ("serve",),
+    "icclip/serving": ("serve",),
+    "icclip/searching/query.py": ("search",),
+    "icclip/searching/choice.py": ("index build",),
+    "icclip/searching/targets.py": ("index build",),
+    "icclip/searching/build.py": ("index build",),
     "icclip/evaluating": ("eval", "export", "blend"),
     "icclip/encoders.py": ("eval", "embed"),
     "icclip/models": ("train", *ENCODING),

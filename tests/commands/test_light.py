@@ -42,6 +42,9 @@ NEEDS = (
     ("assemble", "--vision", "model", "--text", "other", "-o", "pair"),
     ("quickstart",),
     ("sagemaker", "delete", "--endpoint", "photos"),
+    ("index", "bundle", "--images", "a.png", "-o", "z"),
+    ("search", "z", "a dog"),
+    ("serve", "bundle"),
 )
 WITHOUT_TORCH = tuple(name for name in HIDDEN if name not in {"datasets", "pandas", "pyarrow"})
 

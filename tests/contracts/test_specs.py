@@ -9,8 +9,15 @@ from support.sources import SOURCES
 from icclip.config import DatasetConfig, ModelConfig
 from icclip.models.opening import open_model
 from icclip.plugins.registry import DEFAULT_PLUGINS, Registry
-from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, MetricSpec
-from icclip.testing import check_backend, check_dataset, check_export_target, check_metric, check_plugin
+from icclip.plugins.specs import BackendSpec, DatasetSpec, ExportTargetSpec, IndexTargetSpec, MetricSpec
+from icclip.testing import (
+    check_backend,
+    check_dataset,
+    check_export_target,
+    check_index_target,
+    check_metric,
+    check_plugin,
+)
 
 REGISTRY = Registry(load_plugins=frozenset())
 CAPTIONS = ["a small red square", "two large blue circles, on grass"] * 8
@@ -57,6 +64,12 @@ def test_datasets(name, tmp_path):
 @pytest.mark.parametrize("name", REGISTRY.names(MetricSpec))
 def test_metrics(name):
     assert statuses(check_metric(REGISTRY.metric(name))) == {"ok"}
+
+
+@pytest.mark.parametrize("name", REGISTRY.names(IndexTargetSpec))
+def test_index_targets(name):
+    pytest.importorskip(name)
+    assert statuses(check_index_target(REGISTRY.index_target(name))) == {"ok"}
 
 
 @pytest.fixture(scope="module")

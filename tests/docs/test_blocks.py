@@ -97,6 +97,8 @@ def understand(given: list[str]) -> None:
         command.commands.update(plugin.commands)
     context = command.make_context("icclip", [], resilient_parsing=True)
     while hasattr(command, "commands"):
+        # `icclip index MODEL` is short for `icclip index build MODEL`.
+        given = getattr(command, "completed", list)(given)
         command, given = command.commands[given[0]], given[1:]
     command.make_context("icclip", given, parent=context)
 

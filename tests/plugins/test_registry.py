@@ -18,6 +18,7 @@ from icclip.plugins.specs import (
     BackendSpec,
     DatasetSpec,
     ExportTargetSpec,
+    IndexTargetSpec,
     MetricSpec,
     Preset,
     TowerLayout,
@@ -102,6 +103,11 @@ def test_icclip_metrics():
 def test_icclip_export_targets():
     spec = target()
     assert registry_of(loaded(icclip_export_targets=lambda: [spec])).export_target("t") is spec
+
+
+def test_icclip_index_targets():
+    spec = IndexTargetSpec(name="i", summary="a database", write=lambda _: 0, search=lambda *_: [])
+    assert registry_of(loaded(icclip_index_targets=lambda: [spec])).index_target("i") is spec
 
 
 def test_icclip_commands():

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HIDDEN = (
-    "accelerate", "boto3", "botocore", "datasets", "fastapi", "onnx", "onnxruntime", "optimum", "pandas", "peft", "pyarrow", "ray",
-    "safetensors", "scipy", "sentencepiece", "sklearn", "tensorboard", "torch", "torchvision", "transformers", "uvicorn",
+    "accelerate", "boto3", "botocore", "datasets", "faiss", "fastapi", "onnx", "onnxruntime", "optimum", "pandas", "peft", "prometheus_client", "pyarrow", "ray",
+    "safetensors", "scipy", "sentencepiece", "sklearn", "starlette", "tensorboard", "torch", "torchvision", "transformers", "uvicorn",
 )  # fmt: skip
 
 # What is hidden looks as if it were not installed, to `import` and to `importlib.util.find_spec` alike.

@@ -1,0 +1,1 @@
+"""Vector databases that an index is written to."""
