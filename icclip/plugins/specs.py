@@ -188,6 +188,9 @@ class DatasetSpec:
     relevance: RelevanceProtocol = "text"
     """What counts as a right answer unless the user chooses: with `text`, a caption is right for every image that has
     it; with `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
+    caption_ids: Callable[[DatasetConfig], Mapping[str, tuple[str, int]]] | None = None
+    """The ids of its captions, where published judgements call them so: id -> the file of its image, and which of that
+    image's captions it is, from 0."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 
