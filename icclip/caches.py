@@ -1,6 +1,7 @@
 """The files that icclip keeps on disk between runs: their directory, a list of them, and how to delete them.
 
-A cache is a directory below `cache_directory()` that is named after its content (`images`). Its files are named by a
+A cache is a directory below `cache_directory()` that is named after its content: `images`, which are decoded, and
+`downloads`, the files that a dataset names by URL. Its files are named by a
 digest of everything that decides their content, so a deleted file is simply created again.
 """
 
@@ -21,6 +22,8 @@ import numpy as np
 from icclip.errors import UsageError
 
 DIGEST = re.compile(r"[0-9a-f]{32}\.(npy|part)")
+DOWNLOADS = "downloads"
+DOWNLOADED = re.compile(r"[0-9a-f]{64}(\.tar)?")
 """The names of our files; ICCLIP_CACHE may name a directory with other files, which are never touched."""
 
 
@@ -82,8 +85,11 @@ def cache_entries(directory: Path | None = None) -> list[CacheEntry]:
     """
     root = cache_directory() if directory is None else directory
     try:
-        files = sorted(path for path in root.glob("*/*") if path.is_file() and DIGEST.fullmatch(path.name))
-        entries = [_entry(path) for path in files]
+        images = [path for path in root.glob("*/*") if path.is_file() and DIGEST.fullmatch(path.name)]
+        found = root.glob(f"{DOWNLOADS}/*/*")
+        downloads = [path for path in found if path.is_file() and DOWNLOADED.fullmatch(path.name)]
+        entries = [_entry(path, path.parent.name) for path in sorted(images)]
+        entries += [_entry(path, DOWNLOADS) for path in sorted(downloads)]
     except OSError as error:
         raise UsageError(f"cannot read the cache {root}: {error.strerror or error}; check its permissions") from error
     return sorted(entries, key=lambda entry: -entry.bytes)
@@ -100,7 +106,8 @@ def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
     removed: list[CacheEntry] = []
     kept: list[CacheEntry] = []
     for entry in entries:
-        with _unless_busy(entry.path) as free:
+        # Downloads appear under their names when they are complete.
+        with contextlib.nullcontext(True) if entry.kind == DOWNLOADS else _unless_busy(entry.path) as free:
             if free:
                 _delete(entry.path)
             (removed if free else kept).append(entry)
@@ -117,11 +124,11 @@ def tree_size(directory: Path) -> int:
     return total
 
 
-def _entry(path: Path) -> CacheEntry:
+def _entry(path: Path, kind: str) -> CacheEntry:
     about = path.stat()
     return CacheEntry(
         path=path,
-        kind=path.parent.name,
+        kind=kind,
         bytes=about.st_size,
         modified=datetime.fromtimestamp(about.st_mtime, UTC),
         shape=_shape(path) if path.suffix == ".npy" else None,

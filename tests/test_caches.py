@@ -74,6 +74,19 @@ def test_a_cache_that_cannot_be_read_is_named(images, tmp_path, monkeypatch):
         cache_entries(tmp_path)
 
 
+def test_downloads_are_listed_and_cleared_too(images, tmp_path):
+    folder = tmp_path / "downloads" / "ab"
+    folder.mkdir(parents=True)
+    (folder / ("ab" * 32)).write_bytes(b"a jpeg")
+    (folder / ("cd" * 32 + ".tar")).write_bytes(b"a shard of images" * 100)
+    (folder / "notes.txt").write_text("mine")
+    shard, whole, image, _ = cache_entries(tmp_path)
+    assert [entry.kind for entry in (shard, whole, image)] == ["downloads", "images", "downloads"]
+    assert (shard.bytes, image.bytes, image.shape) == (1700, 6, None)
+    clear_cache([shard, image])
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
 def test_the_size_of_a_tree_is_that_of_its_files(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "one").write_bytes(b"12345")

@@ -9,7 +9,11 @@ import typer
 from icclip.commands.declared import Command, Group, Json
 from icclip.console import Reporter
 
-app = typer.Typer(cls=Group, help="List or delete the decoded images that icclip keeps on disk.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group,
+    help="List or delete the decoded images and the downloads that icclip keeps on disk.",
+    no_args_is_help=True,
+)
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.", metavar="")]
 
@@ -25,7 +29,7 @@ def list_cached(*, json: Json = False) -> None:
 
 @app.command("clear", cls=Command)
 def clear(*, yes: Yes = False, json: Json = False) -> None:
-    """Delete every cached file. The next run that needs one decodes its images again."""
+    """Delete every cached file. The next run that needs one decodes or downloads its images again."""
     from icclip.caches import cache_entries, clear_cache
     from icclip.report.caches import CacheCleared, question
 

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from icclip.caches import cache_directory
+from icclip.caches import DOWNLOADS, cache_directory
 from icclip.console import Reporter
 from icclip.errors import DataError
 from icclip.files import atomic_write_bytes
@@ -73,7 +73,7 @@ def fetch(url: str, *, largest: int = LARGEST, suffix: str = "") -> Path:
         UsageError: the cache cannot be written.
     """
     name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-    path = cache_directory() / "downloads" / name[:2] / f"{name}{suffix}"
+    path = cache_directory() / DOWNLOADS / name[:2] / f"{name}{suffix}"
     if not path.is_file():
         if not url.lower().startswith(("http://", "https://")):
             raise DataError(f"{url:.200}: only http and https are fetched")

@@ -90,7 +90,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         )
     gallery, shared = _opened(config, registry, reporter)
     # The names in a file of judgements are checked before the model is loaded.
-    relevance, other = right_answers(config, gallery)
+    relevance, other = right_answers(config, registry, gallery)
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.header(_header(config, encoder, gallery, relevance, path))
     if cut := cut_captions(encoder, gallery.captions.texts):
@@ -195,7 +195,7 @@ def evaluate_split(
     return result
 
 
-def right_answers(config: EvalConfig, gallery: Gallery) -> tuple[Relevance, Relevance | None]:
+def right_answers(config: EvalConfig, registry: Registry, gallery: Gallery) -> tuple[Relevance, Relevance | None]:
     """The right answers of a split by the requested protocol, and by another one to compare with.
 
     Raises:
@@ -203,7 +203,9 @@ def right_answers(config: EvalConfig, gallery: Gallery) -> tuple[Relevance, Rele
     """
     if config.qrels is None:
         return gallery.relevances()
-    return read_relevance(config.qrels, gallery.captions, gallery.image_names), gallery.relevance("pair")
+    spec = registry.dataset(config.data.name)
+    ids = {} if spec.caption_ids is None else spec.caption_ids(config.data)
+    return read_relevance(config.qrels, gallery.captions, gallery.image_names, ids), gallery.relevance("pair")
 
 
 def _about_relevance(relevance: Relevance, other: Relevance | None) -> dict[str, Any]:

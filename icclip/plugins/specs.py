@@ -190,6 +190,9 @@ class DatasetSpec:
     it; with `pair`, a caption for its own row alone, if the published numbers of this dataset are counted so."""
     split_sizes: Mapping[str, Any] = field(default_factory=dict)
     """Split -> (images, captions) as published; an evaluation says where what it reads differs."""
+    caption_ids: Callable[[DatasetConfig], Mapping[str, tuple[str, int]]] | None = None
+    """The ids of its captions, where published judgements call them so: id -> the file of its image, and which of that
+    image's captions it is, from 0."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from icclip.caches import CacheEntry, Cleared, cache_directory
+from icclip.caches import DOWNLOADS, CacheEntry, Cleared, cache_directory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -87,6 +87,8 @@ def size_text(count: float) -> str:
 
 
 def _content(entry: CacheEntry) -> str:
+    if entry.kind == DOWNLOADS:
+        return "a file from the network"
     if entry.shape is None:
         return "unfinished or damaged"
     count, *rest = entry.shape

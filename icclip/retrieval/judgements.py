@@ -8,16 +8,17 @@ A query is an image and its answer a text, or the other way round; one direction
 answers of the other follow from it. An image is called by its file name (with or without directories
 and extension), by the number at the end of that name (`391895` for `COCO_val2014_000000391895.jpg`), or
 by its row in the split, from 0. A text is called `IMAGE#K`, the K-th caption of that image, from 0; in
-JSON also by its own words.
+JSON also by its own words; and where the dataset's captions have ids, as COCO's annotations do, by its id.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -43,20 +44,28 @@ class Judgement:
     """File and line, for messages."""
 
 
-def read_relevance(path: Path, captions: CaptionMap, image_names: Sequence[str | None]) -> Relevance:
+def read_relevance(
+    path: Path,
+    captions: CaptionMap,
+    image_names: Sequence[str | None],
+    caption_ids: Mapping[str, tuple[str, int]] | None = None,
+) -> Relevance:
     """The right answers of a split, from a file of judgements.
 
     Args:
         path: `.json`, or anything else for TREC's layout.
         captions: the texts of the split.
         image_names: a path or file name for each image, where it has one.
+        caption_ids: the id of a caption -> what its image is called, and which of its captions it is. Captions of
+            images that the split does not hold are passed over.
 
     Raises:
         DataError: the file cannot be read, a line is not in its layout, or names what the split does not
             hold; the file and the line are named.
     """
-    names = _Names.of(captions, image_names, words=path.suffix == ".json")
-    judged = [(*names.pair(one), one.grade) for one in read_judgements(path)]
+    judgements = list(read_judgements(path))
+    names = _Names.of(captions, image_names, words=path.suffix == ".json").with_ids(caption_ids or {}, judgements)
+    judged = [(*names.pair(one), one.grade) for one in judgements]
     if not any(grade > 0 for _, _, grade in judged):
         raise DataError(f"{path} has no right answers: give at least one grade above 0")
     table = np.array(judged, np.float64)
@@ -135,6 +144,10 @@ class _Names:
     words: Mapping[str, int]
     """A caption -> the first row that has it; empty where texts are not called so."""
     captions: CaptionMap
+    ids: Mapping[str, int] = field(default_factory=dict)
+    """The id of a caption -> its row."""
+    images_ask: int = 0
+    """In how many more lines an image asks for a caption's id than the other way round. Both may be plain numbers."""
 
     @classmethod
     def of(cls, captions: CaptionMap, image_names: Sequence[str | None], *, words: bool) -> Self:
@@ -150,8 +163,29 @@ class _Names:
         texts = reversed(list(enumerate(captions.texts))) if words else ()
         return cls(images, {same_text(text): row for row, text in texts}, captions)
 
+    def with_ids(self, caption_ids: Mapping[str, tuple[str, int]], judgements: Sequence[Judgement]) -> Self:
+        """With the captions' ids, and how these lines use them."""
+        ids = {}
+        for name, (image, number) in caption_ids.items():
+            row = self.images.get(image, _AMBIGUOUS)
+            if row != _AMBIGUOUS and self.captions.offsets[row] + number < self.captions.offsets[row + 1]:
+                ids[name] = int(self.captions.offsets[row]) + number
+        known = dataclasses.replace(self, ids=ids)
+        return dataclasses.replace(known, images_ask=sum(map(known.asks, judgements)))
+
+    def asks(self, judgement: Judgement) -> int:
+        """1 where an image asks for a caption's id, -1 the other way round, 0 for neither or where both may be meant."""
+        query, answer = judgement.query, judgement.answer
+        return (query in self.images and answer in self.ids) - (query in self.ids and answer in self.images)
+
     def pair(self, judgement: Judgement) -> tuple[int, int]:
         """The rows of image and text. Raises DataError."""
+        query, answer, where = judgement.query, judgement.answer, judgement.where
+        both = all(name in self.images and name in self.ids for name in (query, answer))
+        asks = self.asks(judgement) or (self.images_ask if both else 0)
+        if asks:
+            image, text = (query, answer) if asks > 0 else (answer, query)
+            return self._unambiguous(self.images[image], image, where), self.ids[text]
         found = [self._find(name, judgement.where) for name in (judgement.query, judgement.answer)]
         kinds = [kind for kind, _ in found]
         if kinds[0] == kinds[1]:

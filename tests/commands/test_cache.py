@@ -27,6 +27,14 @@ def test_list_names_every_file_and_the_total(icclip, cached):
     assert (entry["path"], entry["bytes"]) == (str(cached), 48_128)
 
 
+def test_a_download_is_listed_as_one(icclip, cached, tmp_path):
+    (tmp_path / "downloads" / "ab").mkdir(parents=True)
+    (tmp_path / "downloads" / "ab" / ("ab" * 32)).write_bytes(b"a jpeg")
+    shown = icclip("cache", "list").out
+    assert "downloads  a file from the network" in shown
+    assert "2 files" in shown
+
+
 def test_clear_asks_first(icclip, cached, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     refused = icclip("cache", "clear")

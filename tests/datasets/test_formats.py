@@ -27,10 +27,12 @@ from support.formats import (
 
 from icclip.config import DatasetConfig
 from icclip.console import Reporter
+from icclip.data.gallery import load_gallery
 from icclip.data.loading import dataset_config, load_splits
 from icclip.data.split import SplitImages
 from icclip.errors import DataError
 from icclip.plugins.registry import Registry
+from icclip.retrieval.judgements import read_relevance
 
 REGISTRY = Registry(load_plugins=frozenset())
 OURS = {"train": "train", "val": "validation", "test": "test"}
@@ -150,6 +152,15 @@ def test_mistakes_in_cocos_file(tmp_path, change, problem):
     change(content)
     file.write_text(json.dumps(content))
     refused("coco", tmp_path / "it", f"{file}", problem)
+
+
+def test_judgements_name_cocos_captions_by_the_ids_of_their_annotations(tmp_path):
+    config = dataset_config(REGISTRY, str(coco(tmp_path)))
+    ids = REGISTRY.dataset("coco").caption_ids(config)
+    gallery = load_gallery(REGISTRY, config, "test", Reporter(silent=True))
+    (tmp_path / "eccv.json").write_text(json.dumps({"9": ["9001", "10001"], "10": ["9000"], "11": ["11001"]}))
+    relevance = read_relevance(tmp_path / "eccv.json", gallery.captions, gallery.image_names, ids)
+    assert [relevance.texts_of(image).tolist() for image in range(3)] == [[1, 3], [0], [5]]
 
 
 def test_a_single_file_of_coco(tmp_path):

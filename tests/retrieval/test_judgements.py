@@ -44,6 +44,33 @@ def test_json_layouts_of_the_same_judgements(tmp_path, content):
     assert relevance.grades is None
 
 
+IDS = {"900": ("COCO_val2014_000000391895.jpg", 1), "1": ("b.png", 0), "391895": ("2", 1), "7": ("elsewhere.jpg", 0),
+       "8": ("b.png", 5)}  # fmt: skip
+"""Captions' ids: "1" and "391895" are names of images as well; two are of captions that the split does not hold."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"391895": ["900", "1"], "1": ["391895"]},
+        {"900": [391895], "1": [391895], "391895": [1]},
+        "391895 0 900 1\n391895 0 1 1\n1 0 391895 1\n",
+    ],
+    ids=["images ask", "captions ask", "TREC"],
+)
+def test_captions_are_called_by_their_ids(tmp_path, content):
+    path = tmp_path / ("judged.json" if isinstance(content, dict) else "judged.txt")
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert right(read_relevance(path, CAPTIONS, NAMES, IDS)) == {(0, 1), (0, 2), (1, 4)}
+
+
+def test_ids_of_captions_that_the_split_lacks_are_unknown(tmp_path):
+    for name in ("7", "8"):
+        (tmp_path / "judged.txt").write_text(f"391895 0 {name} 1")
+        with pytest.raises(DataError, match=f"the split has no image or text called '{name}'"):
+            read_relevance(tmp_path / "judged.txt", CAPTIONS, NAMES, IDS)
+
+
 def test_a_file_of_windows(tmp_path):
     (tmp_path / "judged.txt").write_bytes(b"\xef\xbb\xbfb.png 0 b.png#0 1\r\n")
     assert right(read_relevance(tmp_path / "judged.txt", CAPTIONS, NAMES)) == {(1, 2)}

@@ -93,7 +93,9 @@ def coco(folder):
         content = {
             "info": {"year": 2017}, "licenses": [],
             "images": [{"id": 1000 + i, "file_name": n, "height": 8, "width": 12} for i, n, _ in own],
-            "annotations": [{"id": i, "image_id": 1000 + i, "caption": text} for i, _, c in own for text in c],
+            "annotations": [
+                {"id": 1000 * i + k, "image_id": 1000 + i, "caption": text} for i, _, c in own for k, text in enumerate(c)
+            ],
         }  # fmt: skip
         (folder / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(content))
     return folder

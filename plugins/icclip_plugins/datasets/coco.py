@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,32 @@ HEAD = 1 << 16
 def icclip_datasets() -> list[DatasetSpec]:
     """Return the dataset `coco`."""
     summary = "COCO's captions_*.json, or the directory that holds them and the images"
-    return [DatasetSpec(name="coco", summary=summary, load=load, takes_path=True, recognises=recognises)]
+    return [
+        DatasetSpec(
+            name="coco",
+            summary=summary,
+            load=load,
+            takes_path=True,
+            recognises=recognises,
+            caption_ids=caption_ids,
+        )
+    ]
+
+
+def caption_ids(config: DatasetConfig) -> dict[str, tuple[str, int]]:
+    """The ids of the annotations, as ECCV Caption and CxC name captions.
+
+    Raises:
+        DataError: as `load`.
+    """
+    found: dict[str, tuple[str, int]] = {}
+    counts = Counter[str]()
+    for file in _files_of(caption_files.given_path(config, "DIRECTORY")):
+        for item, key in _annotated(file, ""):
+            for number in range(len(item.captions)):
+                found.setdefault(key, (item.image, counts[item.image] + number))
+            counts[item.image] += len(item.captions)
+    return found
 
 
 def load(config: DatasetConfig) -> DatasetDict:
@@ -40,16 +66,15 @@ def load(config: DatasetConfig) -> DatasetDict:
         DataError: there is no such file, the file has another layout, or an image is missing.
     """
     path = caption_files.given_path(config, "DIRECTORY")
-    files = _files(path) if path.is_dir() else [path]
-    if not files:
-        raise DataError(f"{path}: no captions_*.json in it or in its folder annotations")
+    files = _files_of(path)
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
     folders = [root, root / "images", *(folder for file in files for folder in _image_folders(root, file))]
     if config.image_root is not None:
         given = Path(config.image_root).expanduser()
         folders = [given, *(given / file.stem.removeprefix("captions_") for file in files)]
     caption_files.door_of(config, folders)
-    items = (item for file in files for item in _items(file, _split(file) if path.is_dir() else "train"))
+    splits = {file: _split(file) if path.is_dir() else "train" for file in files}
+    items = (item for file in files for item, _ in _annotated(file, splits[file]))
     return caption_files.splits_of(config, folders, items)
 
 
@@ -70,6 +95,13 @@ def _begins_like_coco(path: Path) -> bool:
     )
 
 
+def _files_of(path: Path) -> list[Path]:
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"{path}: no captions_*.json in it or in its folder annotations")
+    return files
+
+
 def _files(path: Path) -> list[Path]:
     found = [*path.glob("captions_*.json"), *(path / "annotations").glob("captions_*.json")]
     return sorted(file for file in found if _split(file))
@@ -85,7 +117,8 @@ def _image_folders(root: Path, file: Path) -> list[Path]:
     return [root / name, root / "images" / name]
 
 
-def _items(file: Path, split: str) -> Iterator[caption_files.Item]:
+def _annotated(file: Path, split: str) -> Iterator[tuple[caption_files.Item, str]]:
+    """Each annotation as an item, and its id."""
     content = read_object(file)
     names = dict(_image(image, f"{file}, images[{i}]") for i, image in enumerate(_list(content, "images", file)))
     for number, annotation in enumerate(_list(content, "annotations", file)):
@@ -95,9 +128,8 @@ def _items(file: Path, split: str) -> Iterator[caption_files.Item]:
         image = annotation["image_id"]
         if not isinstance(image, int | str) or image not in names:
             raise DataError(f"{where}: no image has the id {image!r}")
-        yield caption_files.Item(
-            where, split, names[image], caption_files.usable_captions([annotation["caption"]], where)
-        )
+        captions = caption_files.usable_captions([annotation["caption"]], where)
+        yield caption_files.Item(where, split, names[image], captions), str(annotation.get("id", ""))
 
 
 def _list(content: Mapping[str, Any], name: str, file: Path) -> list[Any]:
