@@ -6,7 +6,7 @@ A sound subject of each kind is made, and then damaged systematically: every fie
 every value that somebody could write there, every file is truncated, emptied, exchanged, made a pipe or a device.
 Each case runs `icclip` in a process of its own, forked after the imports, with a limit on its memory and its time;
 some of them run again as real commands. Counted as faults are tracebacks, exit codes other than 0, 2 and 3, more
-than 30 seconds, and more than 1 GB. (What is damaged in a way that does not matter ends with exit code 0.)
+than 30 seconds of the processor or 120 by the clock, and more than 1 GB. (What is damaged in a way that does not matter ends with exit code 0.)
 
 Writes hostile.json.
 """
@@ -41,10 +41,11 @@ sys.path[:0] = [str(ROOT / name) for name in ("tests", ".", "plugins", "export")
 
 import numpy as np  # noqa: E402  the paths come first
 
-from benchmarks.support.timing import environment, show, write  # noqa: E402
+from benchmarks.support.timing import environment, show  # noqa: E402
+from icclip.files import atomic_write_json  # noqa: E402
 
 GB = 1 << 30
-SECONDS, STOP_AFTER = 30, 60
+SECONDS, STOP_AFTER = 30, 120
 ROOM = 3 * GB
 """Address space beyond that of the imports."""
 REFUSED = (2, 3)
@@ -649,8 +650,11 @@ class Outcome:
 
     code: int
     seconds: float
+    """Of the processor."""
     megabytes: int
     said: str
+    waited: float = 0.0
+    """Seconds by the clock, of which other work on the machine may have had most."""
     stopped: bool = False
 
     @property
@@ -684,9 +688,13 @@ def forked(arguments: list[str], folder: Path) -> Outcome:
             os.kill(child, 9)
         time.sleep(0.005)
     code = os.waitstatus_to_exitcode(status)
-    return Outcome(
-        code, round(time.monotonic() - began, 2), used.ru_maxrss >> 10, log.read_text(errors="replace"), stopped
-    )
+    return _outcome(code, used, log, stopped=stopped, waited=time.monotonic() - began)
+
+
+def _outcome(code: int, used: Any, log: Path, *, stopped: bool, waited: float) -> Outcome:
+    """`used` as wait4 gives it."""
+    seconds = round(used.ru_utime + used.ru_stime, 2)
+    return Outcome(code, seconds, used.ru_maxrss >> 10, log.read_text(errors="replace"), round(waited, 2), stopped)
 
 
 def _become(arguments: list[str], log: Path) -> None:
@@ -733,13 +741,7 @@ def real(arguments: list[str], folder: Path) -> Outcome:
                 process.kill()
             time.sleep(0.02)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return Outcome(
-        process.returncode,
-        round(time.monotonic() - began, 2),
-        used.ru_maxrss >> 10,
-        log.read_text(errors="replace"),
-        stopped,
-    )
+    return _outcome(process.returncode, used, log, stopped=stopped, waited=time.monotonic() - began)
 
 
 def tried(case: Case, sound: Mapping[str, Path], run: Callable[[list[str], Path], Outcome]) -> Outcome:
@@ -814,6 +816,7 @@ def main() -> None:
     parser.add_argument("--only", choices=GROUPS, help="one group, whose rows in the result are replaced")
     parser.add_argument("--match", help="cases whose name holds this; nothing is written")
     parser.add_argument("--every", type=int, default=1, help="each how many of the cases")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"), help="the result")
     parser.add_argument("--real", type=int, default=4, help="how many of a group run again as real commands")
     asked = parser.parse_args()
     _import_everything()
@@ -829,9 +832,9 @@ def main() -> None:
             rows += [_row(case, tried(case, sound, forked), real=False) for case in chosen]
             rows += [_row(case, tried(case, sound, real), real=True) for case in again]
     if asked.match is None:
-        rows = _kept(groups) + rows
+        rows = _kept(asked.output, groups) + rows
         about = environment("icclip", "torch", "transformers", "datasets", "onnxruntime")
-        write(__file__, {"about": about, "summary": _table_of(rows), "cases": rows})
+        atomic_write_json(asked.output, {"about": about, "summary": _table_of(rows), "cases": rows})
     show(_table_of(rows))
     sys.exit(any(row["fault"] for row in rows))
 
@@ -850,9 +853,8 @@ def _import_everything() -> None:
     torch.set_num_threads(1)
 
 
-def _kept(groups: tuple[str, ...]) -> list[dict[str, Any]]:
+def _kept(path: Path, groups: tuple[str, ...]) -> list[dict[str, Any]]:
     """The rows of the other groups in the result that is there."""
-    path = Path(__file__).with_suffix(".json")
     there = json.loads(path.read_text(encoding="utf-8"))["cases"] if path.exists() else []
     return [row for row in there if row["group"] not in groups]
 
@@ -864,7 +866,7 @@ def _row(case: Case, own: Outcome, *, real: bool) -> dict[str, Any]:
     lines = [line for line in own.said.splitlines() if line.startswith("error: ")]
     said = re.sub(r"/[^ :]*/(?=subject|out|jsonl|clip)", "", lines[0] if lines else "")[:240]
     return {
-        "group": case.group, "case": case.name, "real": real, "exit": own.code, "seconds": own.seconds,
+        "group": case.group, "case": case.name, "real": real, "exit": own.code, "seconds": own.seconds, "waited": own.waited,
         "MB": own.megabytes, "fault": own.fault, "said": said,
     }  # fmt: skip
 
