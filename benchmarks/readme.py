@@ -94,12 +94,50 @@ def mutants() -> str:
 
     def right(family: str, *, honest: bool) -> str:
         own = [row for row in rows if row["family"] == family and row["honest"] is honest]
-        return f"{sum(row['right'] for row in own)} of {len(own)} {'passed' if honest else 'refused'}"
+        return f"{sum(row['right'] for row in own)} of {len(own)} {'passed' if honest else 'refused'}" if own else "-"
 
     return table(
         ("bundles", *families),
         ((kind, *(right(one, honest=honest) for one in families)) for kind, honest in kinds.items()),
     )
+
+
+def mutants_by_data() -> str:
+    """The same by the data that the gate was shown."""
+    rows = result("mutants")["rows"]
+
+    def right(data: str, *, honest: bool) -> str:
+        own = [row for row in rows if row["data"] == data and row["honest"] is honest]
+        return f"{sum(row['right'] for row in own)} of {len(own)}" if own else "-"
+
+    named = {"any": "none: by the hashes alone"}
+    return table(
+        ("gated on", "kinds", "broken, refused", "honest, passed"),
+        (
+            (
+                named.get(data, data),
+                len({row["name"] for row in rows if row["data"] == data and not row["honest"]}) or "-",
+                right(data, honest=False),
+                right(data, honest=True),
+            )
+            for data in dict.fromkeys(row["data"] for row in rows)
+        ),
+    )
+
+
+def hostile() -> str:
+    """How hostile inputs of each kind end."""
+    rows = result("hostile")["summary"]
+    return table(
+        ("inputs", "tried", "refused in one line", "harmless", "tracebacks, hangs, over 1 GB", "slowest", "largest"),
+        (
+            (
+                row["group"], row["tried"], row["refused (2, 3)"], row["harmless (0)"], row["faults"],
+                f"{row['slowest, s']:.1f} s", f"{row['largest, MB']} MB",
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
 
 
 # What is measured once ----------------------------------------------------------------------------
@@ -436,8 +474,8 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives, encoders, whole_exports, starting, house, gpu,
-        service_start, service_memory, run_cost,
+        proof, mutants, mutants_by_data, hostile, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost,
     )
 }  # fmt: skip
 

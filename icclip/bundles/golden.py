@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from icclip.errors import CheckpointError
+from icclip.foreign_files import check_regular, read_json, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,6 +21,7 @@ DIRECTORY = "golden"
 _TEXTS, _IMAGE_EMBEDDINGS, _TEXT_EMBEDDINGS = "texts.json", "image_embeds.npy", "text_embeds.npy"
 _SCORES = "scores.json"
 _ORIENTATION = 0x0112
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,21 @@ def read_golden(bundle: Path) -> Golden:
     try:
         golden = Golden(
             images=tuple(sorted(root.glob("*.png"))),
-            texts=tuple(json.loads((root / _TEXTS).read_text(encoding="utf-8"))),
-            image_embeddings=np.load(root / _IMAGE_EMBEDDINGS, allow_pickle=False),
-            text_embeddings=np.load(root / _TEXT_EMBEDDINGS, allow_pickle=False),
+            texts=_read_texts(root / _TEXTS),
+            image_embeddings=_read_embeddings(root / _IMAGE_EMBEDDINGS),
+            text_embeddings=_read_embeddings(root / _TEXT_EMBEDDINGS),
             scores=_read_scores(root / _SCORES),
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{root} cannot be read ({error}): export the checkpoint again") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise CheckpointError(f"{root} cannot be read ({reason(error)}): export the checkpoint again") from error
     counts = (len(golden.images), len(golden.texts))
     rows = (len(golden.image_embeddings), len(golden.text_embeddings))
     if counts != rows or 0 in counts:
@@ -118,5 +128,27 @@ def _slug(name: str) -> str:
 def _read_scores(path: Path) -> GoldenScores | None:
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return GoldenScores(np.asarray(values["log_scores"], np.float64), float(values["factor"]))
+    values = read_json(path)
+    scores = GoldenScores(np.asarray(values["log_scores"], np.float64), float(values["factor"]))
+    if not (np.isfinite(scores.factor) and np.isfinite(scores.log_scores).all()):
+        raise ValueError(f"{path.name} holds a score that is not finite")
+    return scores
+
+
+def _read_texts(path: Path) -> tuple[str, ...]:
+    texts = read_json(path)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{path.name} is not a list of texts")
+    return tuple(texts)
+
+
+def _read_embeddings(path: Path) -> np.ndarray:
+    check_regular(path, _MOST_BYTES)
+    # Mapped, because a header may claim any shape, and only the size of the file tells the truth.
+    found = np.lib.format.open_memmap(path, mode="r")
+    if found.ndim != 2 or found.dtype.kind != "f":  # noqa: PLR2004  [n, dim]
+        raise ValueError(f"{path.name} does not hold a row of numbers for each input")
+    rows = np.array(found, np.float32)
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{path.name} holds a number that is not finite")
+    return rows

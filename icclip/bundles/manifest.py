@@ -25,15 +25,26 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from icclip import __version__
-from icclip.bundles.reading import read_table, read_text, shorten
+from icclip.bundles.reading import read_table, shorten
 from icclip.config import Config, LossFamily
 from icclip.errors import CheckpointError, ConfigError, UnknownNameError
 from icclip.files import atomic_write_json
+from icclip.foreign_files import read_json
 from icclip.naming import public_name
 
 FORMAT = 1
 NAME = "icclip.json"
 _CHUNK = 1 << 20
+LARGEST_LENGTH = 32_768
+"""Tokens; text towers read 64 to 8,192."""
+LARGEST_VOCABULARY = 1 << 24
+LARGEST_SIDE = 4_096
+"""Pixels; a batch of images of this size takes 6 GB."""
+LARGEST_DIM = 65_536
+LARGEST_SCALE = 50.0
+"""Of the logarithm; models have 2 to 5, and float32 ends at 88."""
+FILTERS = range(6)
+"""As PIL numbers them."""
 
 Tower = Literal["vision", "text"]
 
@@ -96,7 +107,12 @@ class TextInputs(Config):
 
     def problems(self) -> list[str]:
         """One line for each value that is out of range."""
-        return [] if self.max_length > 0 else [f"max_length is {self.max_length}: give at least 1"]
+        found = [] if self.max_length > 0 else [f"max_length is {self.max_length}: give at least 1"]
+        if self.max_length > LARGEST_LENGTH:
+            found.append(f"max_length is {self.max_length}: give at most {LARGEST_LENGTH:,}")
+        if not 0 <= self.pad_id < LARGEST_VOCABULARY:
+            found.append(f"pad_id is {self.pad_id}: give the number of a token")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +157,20 @@ class ImageInputs(Config):
                 found.append(f"{name} has {len(values)} values: give 3")
         if (self.mean is None) != (self.std is None):
             found.append("give both mean and std, or neither")
+        return found + self._out_of_range()
+
+    def _out_of_range(self) -> list[str]:
+        found = []
+        for name in ("shortest_edge", "height", "width", "crop_height", "crop_width"):
+            side = getattr(self, name)
+            if side is not None and not 1 <= side <= LARGEST_SIDE:
+                found.append(f"{name} is {side}: give 1 to {LARGEST_SIDE:,} pixels")
+        if self.resample not in FILTERS:
+            found.append(f"resample is {self.resample}: give one of PIL's filters, 0 to {FILTERS[-1]}")
+        if self.rescale_factor is not None and not (math.isfinite(self.rescale_factor) and self.rescale_factor):
+            found.append(f"rescale_factor is {self.rescale_factor}: give a finite number that is not 0")
+        if not all(map(math.isfinite, (*(self.mean or ()), *(self.std or ())))) or 0 in (self.std or ()):
+            found.append("mean and std: give finite numbers, and none that is 0 in std")
         return found
 
 
@@ -191,6 +221,12 @@ class Manifest(Config):
             for name, value in (("logit_scale", self.logit_scale), ("logit_bias", self.logit_bias or 0.0))
             if not math.isfinite(value)
         ]
+        if not 1 <= self.embedding_dim <= LARGEST_DIM:
+            found.append(f"embedding_dim is {self.embedding_dim}: give 1 to {LARGEST_DIM:,}")
+        if abs(self.logit_scale) > LARGEST_SCALE:
+            found.append(
+                f"logit_scale is {self.logit_scale}: give the logarithm of a temperature, at most {LARGEST_SCALE:g}"
+            )
         if not self.precisions:
             found.append("precisions is empty")
         named = [path for towers in self.precisions.values() for path in (towers.vision, towers.text)]
@@ -288,7 +324,7 @@ def _unknown_below(hint: Any, value: Mapping[str, Any], where: str) -> Iterator[
 def is_bundle(directory: Path) -> bool:
     """Whether the `icclip.json` of a directory is that of a bundle; run directories have such a file, too."""
     try:
-        values = json.loads(read_text(directory / NAME))
+        values = read_json(directory / NAME)
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(values, dict) and values.get("kind") == "bundle"
@@ -376,8 +412,11 @@ def file_problem(bundle: Path, manifest: Manifest, name: str, *, hashes: bool = 
     path, expected = bundle / name, manifest.files.get(name)
     if expected is None:
         return f"{path} is not listed in {NAME}"
-    if not path.is_file():
-        return f"{path} is missing"
+    try:
+        if not path.is_file():
+            return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be looked at: {error.strerror}"
     size = path.stat().st_size
     if size != expected.size:
         return f"{path} has {size} bytes instead of {expected.size} (truncated or replaced)"

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from icclip.bundles.reading import read_text
 from icclip.config import Config, RelevanceProtocol
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
+from icclip.foreign_files import read_json
 from icclip.naming import public_name
 from icclip.plugins.specs import Encoder
 from icclip.retrieval.captions import CaptionMap
@@ -155,7 +155,7 @@ def read_parity(bundle: Path) -> ParityRecord:
     """Read `parity.json`. Raises CheckpointError."""
     path = bundle / NAME
     try:
-        values = json.loads(read_text(path))
+        values = read_json(path)
         if values.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {values.get('format')!r}, but this icclip reads {FORMAT}")
         return ParityRecord.from_mapping(values)

@@ -145,6 +145,9 @@ def _convert(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
 
 def _convert_items(hints: tuple[Any, ...], value: Any, key: Key, problems: list[str]) -> Any:
     """Convert the items of a tuple (a single value stands for one item) or of a mapping to their annotated types."""
+    if isinstance(value, Mapping) and ... in hints:
+        problems.append(Problem(key, f" is {value!r:.80}: expected a list"))
+        return None
     if isinstance(value, Mapping):
         inner = {name: Key(f"{key.path}.{name}", key.owner) for name in value}
         return {name: _convert(hints[1], item, inner[name], problems) for name, item in value.items()}

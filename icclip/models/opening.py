@@ -7,7 +7,6 @@ afterwards works on directories, with one set of checks and messages.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,18 @@ from huggingface_hub.errors import StrictDataclassError
 
 from icclip.config import ModelConfig
 from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.foreign_files import read_json as read_foreign
+from icclip.foreign_files import reason
 from icclip.hub import HUB_ID, download
 from icclip.models.attention import set_attention
+from icclip.models.checking import (
+    check_config,
+    check_expansion,
+    check_files,
+    check_preprocessing,
+    check_runs,
+    check_size,
+)
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
 from icclip.plugins.registry import Registry
@@ -33,6 +42,7 @@ TOKENIZERS = (
     ("spiece.model",),
     ("tokenizer.model",),
 )
+ADAPTER = "adapter_config.json"
 PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
@@ -69,6 +79,10 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
         CheckpointError: something is missing or damaged, or does not fit together.
     """
     directory = resolve(config)
+    check_files(directory)
+    check_config(directory / "config.json", read_json(directory / "config.json", _where_else(directory)))
+    for name in PREPROCESSORS:
+        check_preprocessing(directory / name)
     model = _load_weights(directory, config)
     processor = load_processor(directory, trust_remote_code=config.trust_remote_code)
     if config.image_resize is not None:
@@ -76,7 +90,9 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
     set_attention(model, config.attention)
     embeddings = getattr(model.config, backend.text.config).vocab_size
     check_vocabulary(processor.tokenizer, embeddings, source_label(config))
-    return LoadedModel.of(model.eval(), processor, backend, source_label(config))
+    loaded = LoadedModel.of(model.eval(), processor, backend, source_label(config))
+    check_runs(loaded, directory)
+    return loaded
 
 
 def _resized(model: Any, processor: Any, side: int, backend: BackendSpec) -> Any:
@@ -147,18 +163,20 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
         CheckpointError: the file is missing (the message then ends with `hint`), unreadable, or not a JSON object.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = read_foreign(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}{hint}") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: {reason(error)}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return values
 
 
 def _where_else(directory: Path) -> str:
-    """A hint for directories of interrupted runs, in which only the checkpoints are complete."""
+    """Why there is no config.json: it is an adapter, or an interrupted run, of which only the checkpoints are complete."""
+    if (directory / ADAPTER).is_file():
+        return f": it holds an adapter ({ADAPTER}), not a model: merge it into its model, and save that"
     return _last_checkpoint(directory) or ": it is not a model directory"
 
 
@@ -194,6 +212,7 @@ def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, A
 
     if not any((directory / name).exists() for name in WEIGHTS):
         raise CheckpointError(_no_weights(directory))
+    check_size(directory, trust_remote_code=config.trust_remote_code)
     try:
         with quiet_transformers():
             model, info = AutoModel.from_pretrained(
@@ -207,8 +226,9 @@ def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, A
             )
     except SafetensorError as error:
         raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {_line(error)}") from error
-    # The library raises these if the configuration does not make a model, or if a shard is missing.
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError) as error:
+    # What the library raises for a configuration that makes no model, or a shard that is absent.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError,
+            StrictDataclassError, MemoryError) as error:  # fmt: skip
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
     return model, info
 
@@ -294,12 +314,14 @@ def _from_files(auto: Any, directory: Path, what: str, *, trust_remote_code: boo
 def _read(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> Any:
     try:
         with quiet_transformers():
-            return auto.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
-    # The tokenizers library raises a plain Exception for a damaged file, so this cannot be narrower.
+            made = auto.from_pretrained(directory, trust_remote_code=trust_remote_code, local_files_only=True)
+    # The tokenizers library raises plain Exception for a broken file, and so this cannot be narrower.
     except Exception as error:
         raise CheckpointError(
             f"the {what} in {directory} cannot be read: {type(error).__name__}: {_line(error)}"
         ) from error
+    check_expansion(getattr(made, "tokenizer", made), directory)
+    return made
 
 
 def check_vocabulary(tokenizer: Any, embeddings: int, source: str) -> None:

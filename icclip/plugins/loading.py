@@ -108,7 +108,9 @@ def load_plugin(name: str, origin: str, version: str, load: Callable[[], object]
                     commands |= _commands(implementation)
                 else:
                     specs += _good_specs(implementation.function(), hook, errors)
-    return Plugin(name, origin, version, module, _without_repeats(specs, errors), commands, tuple(errors))
+    # A list of fifty wrong values is one mistake.
+    usable = _without_repeats(specs, errors)
+    return Plugin(name, origin, version, module, usable, commands, tuple(dict.fromkeys(errors)))
 
 
 @contextlib.contextmanager

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from icclip import __version__
 from icclip.errors import CheckpointError
 from icclip.files import atomic_write_json
+from icclip.foreign_files import read_json, reason
 from icclip.naming import public_name
 
 RECORD = "icclip.json"
@@ -33,6 +34,25 @@ def write_record(directory: Path, content: Mapping[str, Any]) -> None:
     if paths or (directory / LOCAL).exists():
         atomic_write_json(directory / LOCAL, {"config": paths})
     atomic_write_json(directory / RECORD, _without_paths(public))
+
+
+@contextlib.contextmanager
+def never_running_for_ever(directory: Path, record: Mapping[str, Any], *, writes: bool = True) -> Iterator[None]:
+    """Let the record say how a run ended that does not end well: `interrupted` by the user, or else `stopped`.
+
+    Args:
+        directory: of the run.
+        record: what `icclip.json` holds while the run goes on.
+        writes: whether this process is the one that writes it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # What ended the run has often written more than this already.
+        if writes and read_record(directory / RECORD).get("status") == record.get("status"):
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+            write_record(directory, {**record, "status": status})
+        raise
 
 
 def _published(value: Any, where: str, paths: dict[str, dict[str, str]]) -> Any:
@@ -69,9 +89,9 @@ def read_record(path: Path) -> Mapping[str, Any]:
         CheckpointError: the file cannot be read as JSON.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from error
     if not isinstance(record, Mapping):
         return {}
     return with_local_paths(record, path.parent / LOCAL)
@@ -84,11 +104,13 @@ def with_local_paths(record: Mapping[str, Any], local: Path) -> Mapping[str, Any
         CheckpointError: `local.json` exists, but cannot be read as JSON.
     """
     try:
-        paths = json.loads(local.read_text(encoding="utf-8")).get("config", {})
-    except OSError:
+        paths = read_json(local).get("config", {})
+    except FileNotFoundError:
         return record
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"cannot read {local}: {error}; delete it, and give paths on the command line") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"cannot read {local}: {reason(error)}; delete it, and give paths on the command line"
+        ) from error
     config = record.get("config")
     if not isinstance(config, Mapping) or not isinstance(paths, Mapping):
         return record

@@ -42,7 +42,7 @@ from icclip.runtime.preprocessing import Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
 from icclip.runtime.results import Encoded, Failure, OnError, joined, placed
 from icclip.runtime.scoring import probabilities
-from icclip.runtime.sessions import Session, open_session
+from icclip.runtime.sessions import Session, check_shape, open_session
 from icclip.runtime.threads import choose_threads
 from icclip.runtime.tokenization import TOKENIZER, Tokenization
 from icclip.runtime.workers import Shared
@@ -494,13 +494,17 @@ class Encoder:
     def _open(self, tower: Tower) -> Session:
         graph: str = getattr(self.manifest.towers(self.options.precision), tower)
         check_files(self.bundle, self.manifest, self.manifest.files_of(graph), hashes=self.options.verify_hashes)
-        return open_session(
+        session = open_session(
             self.bundle / graph,
             self.manifest.vision_io if tower == "vision" else self.manifest.text_io,
             self.choice.provider,
             options=self._provider_options(tower),
             threads=self.options.threads,
+            data=[self.bundle / name for name in self.manifest.files_of(graph) if name != graph],
         )
+        image = (3, *self.image_size) if tower == "vision" else ()
+        check_shape(session, str(self.bundle / graph), inputs=image, dim=self.dim)
+        return session
 
     def _provider_options(self, tower: Tower) -> dict[str, str]:
         if self.choice.provider == "cpu":
@@ -536,7 +540,8 @@ class Encoder:
         count: CallCount,
         advance: Progress,
     ) -> Iterator[Encoded]:
-        self._shared.check_usable()
+        # Before an image is made ready: a graph that takes other sizes says so first.
+        self.session("vision")
         size = self._batch(batch_size, IMAGE_BATCH)
         # Even if rows run alone, a whole batch is decoded at a time.
         together = IMAGE_BATCH if self.rows_alone and size == 1 else size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,13 @@ class Session:
 
 
 def open_session(
-    path: Path, io: TowerIO, provider: Provider, *, options: Mapping[str, str] | None = None, threads: int
+    path: Path,
+    io: TowerIO,
+    provider: Provider,
+    *,
+    options: Mapping[str, str] | None = None,
+    threads: int,
+    data: Sequence[Path] = (),
 ) -> Session:
     """Load a graph on a provider; nodes that the provider cannot run are run on the CPU.
 
@@ -81,7 +87,9 @@ def open_session(
     if provider == "tensorrt":
         chain.append((PROVIDERS["cuda"], {}))
     try:
-        session = onnxruntime.InferenceSession(str(path), session_options, providers=chain, enable_fallback=0)
+        # The weights stay mapped until the session has been made.
+        source, _mapped = _source(path, data, session_options)
+        session = onnxruntime.InferenceSession(source, session_options, providers=chain, enable_fallback=0)
     except Exception as error:  # onnxruntime's errors share no base but Exception
         raise CheckpointError(f"onnxruntime cannot open {path} on {provider}: {first_line(error)}") from error
     if session.get_providers()[0] != PROVIDERS[provider]:
@@ -93,12 +101,48 @@ def open_session(
     return Session(session, io, provider)
 
 
+def _source(path: Path, data: Sequence[Path], session_options: Any) -> tuple[str | bytes, list[np.ndarray]]:
+    """What onnxruntime opens: the path; or the content where its weights lie behind links, as in the hub's cache.
+
+    onnxruntime refuses weights whose file, links followed, lies outside the directory of the graph.
+    """
+    if not any(one.is_symlink() for one in (path, *data)) or not data:
+        return str(path), []
+    mapped: list[np.ndarray] = [np.memmap(one, np.uint8, mode="r") for one in data]
+    session_options.add_external_initializers_from_files_in_memory(
+        [one.name for one in data], mapped, [len(one) for one in mapped]
+    )
+    return path.read_bytes(), mapped
+
+
 def _check_names(session: Any, path: Path, io: TowerIO) -> None:
     has = ([i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()])
     if has[0] != [io.input] or io.output not in has[1]:
         raise CheckpointError(
             f"{path} takes {', '.join(has[0])} and gives {', '.join(has[1])}, but expected {io.input} and {io.output}: "
             "export the checkpoint again"
+        )
+
+
+def check_shape(session: Session, what: str, *, inputs: Sequence[int] = (), dim: int) -> None:
+    """Compare the sizes that a graph declares with those of the manifest, before memory is taken for either.
+
+    Args:
+        session: an open graph.
+        what: names it in messages.
+        inputs: the sizes of an input after the batch; none: they are not compared.
+        dim: the number of values in an embedding.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    given, out = session.session.get_inputs()[0].shape, session.session.get_outputs()[0].shape
+    pairs = [*zip(given[1:], inputs, strict=False), *zip(out[1:], [dim], strict=False)]
+    wrong = [f"{has} instead of {wanted}" for has, wanted in pairs if isinstance(has, int) and has != wanted]
+    if wrong or (inputs and len(given) != len(inputs) + 1):
+        raise CheckpointError(
+            f"{what} takes inputs of shape {given} and gives {out}, which is not what icclip.json says "
+            f"({', '.join(wrong) or f'inputs of {len(inputs) + 1} dimensions'}): export the checkpoint again"
         )
 
 

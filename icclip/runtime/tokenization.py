@@ -6,7 +6,9 @@ Python; in a bundle those steps are part of tokenizer.json's normalizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +19,7 @@ import tokenizers
 from icclip.bundles.manifest import TextInputs
 from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError
+from icclip.foreign_files import LARGEST_EXPANSION, MAX_TOKENIZER_BYTES, expansion, read_text, reason
 from icclip.runtime.truncation import cut, separable
 
 TOKENIZER = "tokenizer.json"
@@ -28,21 +31,30 @@ class Tokenization:
 
     tokenizer: tokenizers.Tokenizer
     inputs: TextInputs
+    path: Path = Path(TOKENIZER)
+    """Of its file, for messages."""
 
     @classmethod
     def open(cls, bundle: Path, inputs: TextInputs) -> Tokenization:
         """Read the bundle's tokenizer.json. Raises CheckpointError."""
         path = bundle / TOKENIZER
         try:
-            tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            text = read_text(path, MAX_TOKENIZER_BYTES)
+            tokenizer = tokenizers.Tokenizer.from_str(text)
         except OSError as error:
             raise CheckpointError(f"cannot read {path} ({error.strerror}): copy the bundle again") from error
         except Exception as error:  # The library raises bare Exception.
             raise CheckpointError(f"{path} is not a valid tokenizer ({error}): copy the bundle again") from error
         # The file may contain truncation and padding settings of the program that saved it.
         tokenizer.no_padding()
-        tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
-        return cls(tokenizer, inputs)
+        factor = expansion(None if tokenizer.normalizer is None else json.loads(tokenizer.normalizer.__getstate__()))
+        if factor > LARGEST_EXPANSION:
+            raise CheckpointError(
+                f"{path}: normalizer: its replacements make up to {factor:,.0f} characters of one: export the checkpoint again"
+            )
+        with _as_checkpoint_error(path, "cannot cut texts"):
+            tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
+        return cls(tokenizer, inputs, path)
 
     @cached_property
     def cuts(self) -> bool:
@@ -66,6 +78,11 @@ class Tokenization:
         longest = inputs.padding == "longest"
         length = max(map(len, rows), default=0) if longest else inputs.max_length
         ids = np.full((len(rows), length), inputs.pad_id, np.int64)
+        if any(len(own) > inputs.max_length for own in rows):
+            raise CheckpointError(
+                f"{self.path} makes {max(map(len, rows)):,} tokens of a text that is cut to {inputs.max_length}: "
+                "export the checkpoint again"
+            )
         for row, own in zip(ids, rows, strict=True):
             if inputs.padding_side == "right":
                 row[: len(own)] = own
@@ -90,5 +107,17 @@ class Tokenization:
 
     def _encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         cased = [text.lower() for text in texts] if self.inputs.lowercase else list(texts)
-        encodings: list[tokenizers.Encoding] = self.tokenizer.encode_batch(cased)
+        with _as_checkpoint_error(self.path, "cannot make tokens of a text"):
+            encodings: list[tokenizers.Encoding] = self.tokenizer.encode_batch(cased)
         return encodings
+
+
+@contextmanager
+def _as_checkpoint_error(path: Path, what: str) -> Iterator[None]:
+    """Whatever a foreign tokenizer leads the library into: it raises bare Exception, and panics as a BaseException."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise CheckpointError(f"{path} {what}: {reason(Exception(str(error)))}: copy the bundle again") from error

@@ -22,7 +22,7 @@ from icclip.plugins.registry import Registry
 from icclip.runs.checkpoints import MEBI, sweep
 from icclip.runs.directory import RunDirectory
 from icclip.runs.history import HISTORY
-from icclip.runs.record import write_record
+from icclip.runs.record import never_running_for_ever, write_record
 from icclip.runs.starting import (
     changed_settings,
     checkpoint_to_resume,
@@ -117,20 +117,16 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
         _begin_directory(config.output_dir, checkpoint, about)
         _warn_of_little_space(config.output_dir, loaded, reporter)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
+    # Images may be cached for minutes here.
+    with never_running_for_ever(config.output_dir, about, writes=arguments.should_save):
+        trainer = _trainer(
+            config, registry, splits, loaded, arguments,
+            gentle=gentle, steps=steps, begins=checkpoint is None, reporter=reporter,
+        )  # fmt: skip
     return Run(
         config=config,
         splits=splits,
-        trainer=_trainer(
-            config,
-            registry,
-            splits,
-            loaded,
-            arguments,
-            gentle=gentle,
-            steps=steps,
-            begins=checkpoint is None,
-            reporter=reporter,
-        ),
+        trainer=trainer,
         record=about,
         checkpoint=checkpoint,
         steps=steps,

@@ -12,6 +12,7 @@ from icclip.console import Reporter
 from icclip.identity import identity
 from icclip.plugins.registry import Registry
 from icclip.runs.claim import claim_of, claimed
+from icclip.runs.record import never_running_for_ever
 from icclip.runs.starting import nothing_left_to_do, run_to_resume
 from icclip.training.finish import finish
 from icclip.training.loop import loop, publish_best
@@ -44,9 +45,12 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
         return TrainResult.of_complete_run(earlier, guarded=config.guard == "on")
     with _only_writer(config.output_dir, reporter), terminated_as_interrupted():
         run = prepare(as_launched(config, os.environ, reporter), earlier, registry, reporter)
-        loop(run, reporter)
-        best_step = publish_best(run)
-        return from_first_process(finish(run, best_step, registry, reporter, started) if run.first_process else None)
+        with never_running_for_ever(run.root, run.record, writes=run.first_process):
+            loop(run, reporter)
+            best_step = publish_best(run)
+            return from_first_process(
+                finish(run, best_step, registry, reporter, started) if run.first_process else None
+            )
 
 
 def _only_writer(directory: Path, reporter: Reporter) -> contextlib.AbstractContextManager[None]:

@@ -124,8 +124,19 @@ def verify_bundle(
             failures = "; ".join(gated.failures) or "passed"
             checks.append(BundleCheck(f"{precision}: gate", gated.passed, failures))
             encoder = target.open(dataclasses.replace(request, precision=precision))
+            request = dataclasses.replace(request, reporter=_AlreadyTold(json=reporter.json, silent=reporter.silent))
             checks += _check_encoder(encoder, gated, golden, data)
     return Verification(bundle, tuple(checks))
+
+
+class _AlreadyTold(Reporter):
+    """Shows progress, and leaves out what the first encoder has said of its provider: it is true of all of them."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def warn(self, message: str) -> None:
+        """Nothing."""
 
 
 def _target(registry: Registry, bundle: Path, reporter: Reporter) -> ExportTargetSpec:

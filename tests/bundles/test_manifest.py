@@ -271,3 +271,37 @@ def test_parity_records_that_cannot_be_read(tmp_path):
     (tmp_path / "parity.json").write_text('{"format": 7}')
     with pytest.raises(CheckpointError, match="has format 7, but this icclip reads 1"):
         read_parity(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "said"),
+    [
+        ("image", {"crop_height": 0, "crop_width": 0}, "crop_height is 0: give 1 to 4,096 pixels"),
+        ("image", {"shortest_edge": 10**9}, "shortest_edge is 1000000000: give 1 to 4,096 pixels"),
+        ("image", {"resample": 99}, "resample is 99: give one of PIL's filters, 0 to 5"),
+        ("image", {"rescale_factor": 0.0}, "rescale_factor is 0.0: give a finite number that is not 0"),
+        ("image", {"std": [0.5, 0.0, 0.5]}, "mean and std: give finite numbers, and none that is 0 in std"),
+        ("image", {"mean": {"a": 1}}, "image.mean is {'a': 1}: expected a list"),
+        ("text", {"max_length": 10**6}, "max_length is 1000000: give at most 32,768"),
+        ("text", {"pad_id": -1}, "pad_id is -1: give the number of a token"),
+        ("", {"embedding_dim": 0}, "embedding_dim is 0: give 1 to 65,536"),
+        ("", {"logit_scale": 1e9}, "logit_scale is 1000000000.0: give the logarithm of a temperature, at most 50"),
+    ],
+)
+def test_numbers_out_of_range_are_named(sealed, table, values, said):
+    content = json.loads((sealed / m.NAME).read_text())
+    (content[table] if table else content).update(values)
+    (sealed / m.NAME).write_text(json.dumps(content | {"digest": None}))
+    with pytest.raises(CheckpointError, match=r"icclip.json is damaged: ") as error:
+        m.read_manifest(sealed)
+    assert said in str(error.value)
+
+
+def test_a_name_that_is_too_long_for_the_system_is_a_problem(sealed):
+    name = "x" * 5000
+    edit(
+        sealed,
+        files={**json.loads((sealed / m.NAME).read_text())["files"], name: {"sha256": "0", "size": 1}},
+        digest=None,
+    )
+    assert "cannot be looked at" in m.file_problem(sealed, m.read_manifest(sealed), name)

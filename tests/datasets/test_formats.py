@@ -202,6 +202,11 @@ def test_mistakes_in_a_table(tmp_path):
     refused("csv", tmp_path / "a.csv", "a.csv:1: two columns are called caption: rename one")
 
 
+def test_a_header_that_is_none(tmp_path):
+    (tmp_path / "a.csv").write_text("[" * 200_000)
+    refused("csv", tmp_path / "a.csv", "a.csv:1: the header is not that of a table: field larger than field limit")
+
+
 def test_a_caption_in_brackets_is_a_caption(tmp_path):
     images(tmp_path)
     (tmp_path / "a.csv").write_text("image,caption\n00.jpg,[sic] a dog [a]\n01.jpg,[1]\n02.jpg,[not a list]\n")

@@ -90,7 +90,7 @@ def test_an_unsupported_model_type(registry, copy):
 
 def test_a_config_that_makes_no_model(registry, copy):
     edit_json(copy / "config.json", vision_config={"num_attention_heads": 7})
-    refused(registry, copy, "cannot be loaded: ")
+    refused(registry, copy, "config.json describes no model that can be made: ValueError")
 
 
 def test_no_weights(registry, copy):
@@ -114,7 +114,7 @@ def test_weights_in_several_files(registry, copy):
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
     parts[1].unlink()
-    refused(registry, copy, f"cannot be loaded: .*{parts[1].name}")
+    refused(registry, copy, f"{parts[1].name} are damaged or incomplete: No such file")
 
 
 @pytest.mark.parametrize("kept", [0, 100, 1_000_000])

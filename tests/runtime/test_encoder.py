@@ -195,7 +195,7 @@ def test_embeddings_of_another_width_are_refused(fresh):
     values = json.loads((fresh / m.NAME).read_text())
     values |= {"embedding_dim": 7, "digest": None}
     (fresh / m.NAME).write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=r"gives embeddings of shape \(16,\), but icclip.json says 7"):
+    with pytest.raises(CheckpointError, match=r"which is not what icclip.json says \(16 instead of 7\)"):
         Encoder.open(fresh).encode_texts(["a"])
 
 

@@ -230,6 +230,33 @@ def test_an_interrupt_leaves_the_best_model_and_says_how_to_go_on(config, regist
     assert same(weights(config.output_dir), weights(config.output_dir / "checkpoint-4"))
 
 
+@pytest.mark.parametrize(
+    "ending",
+    [("_trainer", KeyboardInterrupt, "interrupted"), ("_trainer", DataError, "stopped"), ("finish", KeyboardInterrupt, "interrupted"),
+     ("loop", DataError, "stopped"), ("loop", RuntimeError, "stopped")],
+)  # fmt: skip
+def test_no_record_says_running_for_ever(config, registry, quiet, monkeypatch, ending):
+    """Whenever a run is ended: while images are cached, between the steps, or while the test split is measured."""
+
+    moment, error, status = ending
+
+    def end(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(f"icclip.training.{'prepare' if moment == '_trainer' else 'run'}.{moment}", end)
+    with pytest.raises(error):
+        train(config, registry, quiet)
+    assert json.loads((config.output_dir / "icclip.json").read_text())["status"] == status
+
+
+def test_a_run_that_is_refused_leaves_the_record_of_the_one_that_is_there(config, registry, quiet):
+    config.output_dir.mkdir()
+    (config.output_dir / "icclip.json").write_text('{"status": "running"}')
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(config, registry, quiet)
+    assert json.loads((config.output_dir / "icclip.json").read_text()) == {"status": "running"}
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(config, registry, quiet, monkeypatch):
     monkeypatch.setattr("transformers.CLIPModel.save_pretrained", lambda *_, **__: write_to_full_disk())
     with pytest.raises(UsageError, match=r"cannot write a checkpoint to .*run: No space left on device"):

@@ -133,7 +133,10 @@ def read_table(path: Path) -> Iterator[Row]:
     """
     lines = io.StringIO(read_text(path), newline="")
     header = _header_line(lines)
-    separator = find_separator(header, EXPECTED.get(path.suffix.lower(), ","))
+    try:
+        separator = find_separator(header, EXPECTED.get(path.suffix.lower(), ","))
+    except csv.Error as error:
+        raise DataError(f"{path}:1: the header is not that of a table: {error}") from error
     if separator != EXPECTED.get(path.suffix.lower()) and header.strip():
         Reporter.for_this_process().note(f"{path}: the fields are separated by {SEPARATORS[separator]}")
     return _rows(path, lines, header, separator)
