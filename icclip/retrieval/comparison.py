@@ -81,7 +81,7 @@ def by_image(hits: Hits) -> dict[str, np.ndarray]:
     """What each kind of image adds to each metric, float64 [kinds]; the sum is the metric."""
     parts, columns = hits.own.astype(np.float64), len(CUTOFFS) + 1
     np.add.at(parts[:, columns:], hits.shared.owner, hits.shared.hits)
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for place, direction in enumerate(DIRECTIONS):
         own = parts[:, place * columns : (place + 1) * columns]
         queries = own[:, -1].sum() or np.nan

@@ -86,4 +86,4 @@ def _direction(table: Any, name: str) -> QueryRanks:
 
     own = table.filter(pc.equal(table["direction"], name))
     first = np.array(own["first"].to_pylist(), np.int32).reshape(len(own), -1)
-    return QueryRanks(*(own[column].to_numpy() for column in _COLUMNS[:-1]), first)
+    return QueryRanks(**{column: own[column].to_numpy() for column in _COLUMNS[:-1]}, first=first)

@@ -160,7 +160,9 @@ def _sum_of_softplus(logits: Tensor, scratch: Tensor) -> Tensor:
         total = products.log1p_().sum()
         if total.isfinite():
             return total
-    return torch.ops.aten.softplus.out(logits, out=scratch).sum()
+    total = torch.ops.aten.softplus.out(logits, out=scratch).sum()
+    assert isinstance(total, Tensor)
+    return total
 
 
 def _over_strips(of_strip: Callable[[Strip], Tensor], matrix: Matrix, _sizes: Sizes) -> Tensor:
