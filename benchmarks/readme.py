@@ -471,11 +471,52 @@ def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in filled).replace("|  |", "| |").replace("|  |", "| |")
 
 
+# Several processes ---------------------------------------------------------------------------------
+
+
+def together() -> str:
+    """How many cases of each kind went as expected."""
+    found = result("processes")
+    kinds = ((kind, one["cases"], one["as_expected"]) for kind, one in found["by_kind"].items())
+    return table(
+        ("one to four processes", "cases", "as expected"), (*kinds, ("all", found["cases"], found["as_expected"]))
+    )
+
+
+def resumed_by_others() -> str:
+    """Elastic resume against the unbroken run."""
+    rows = [row for row in result("processes")["rows"] if "losses" in row]
+    return table(
+        (
+            "cut at step 8, and resumed",
+            "largest distance of a loss",
+            "i2t and t2i R@1 of the unbroken run",
+            "of the resumed run",
+        ),
+        ((row["name"], row["furthest_loss"], *map(_both_ways, row["recalls"].values())) for row in rows),
+    )
+
+
+def _both_ways(recalls: Mapping[str, float]) -> str:
+    return f"{100 * recalls['i2t_R@1']:.1f} %, {100 * recalls['t2i_R@1']:.1f} %"
+
+
+def every_case() -> str:
+    """All cases of several processes, with what was seen."""
+    rows = result("processes")["rows"]
+    head = ("what was done", "processes", "expected", "seen")
+    return table(head, ((row["name"], row["processes"], row["expected"], _in_a_cell(row["seen"])) for row in rows))
+
+
+def _in_a_cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case,
     )
 }  # fmt: skip
 

@@ -32,14 +32,14 @@ from icclip.commands import config as config_commands
 from icclip.commands import data as data_commands
 from icclip.commands.declared import Command, Group
 from icclip.console import Reporter, harmless
-from icclip.errors import EXIT_INTERRUPTED, ConfigError, DisagreementError, IcclipError
+from icclip.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, ElsewhereError, IcclipError, InterruptError
 from icclip.extras import missing_extra
-from icclip.identity import identity
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
+from icclip.voice import is_first_to_say
 
-TIME_TO_SPEAK = 2.0
-"""Seconds that the other processes wait, so that the first one can print the error that all of them have."""
+TIME_TO_SPEAK = 1.0
+"""Seconds that a process with nothing to add leaves to the one that speaks."""
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
@@ -71,6 +71,17 @@ class PluginGroup(Group):
         except Exception:
             if failures := ctx.obj.failures():
                 Reporter.for_this_process().warn(failures)
+            raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """As Click does. Of several processes with a mistake in their options one shows it."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # What Click calls its exceptions depends on the version of Typer.
+            if hasattr(error, "format_message") and not is_first_to_say(error.format_message()):
+                time.sleep(TIME_TO_SPEAK)
+                raise SystemExit(EXIT_USAGE) from error
             raise
 
     def _add_from(self, plugins: tuple[Plugin, ...]) -> None:
@@ -134,36 +145,33 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. IcclipErrors become one line; bugs keep their traceback."""
     try:
         app(argv, prog_name="icclip", obj=Registry.from_environment())
-    except ConfigError as error:
-        _fail(error.problems, error.exit_code)
-    except DisagreementError as error:
-        _fail_together(error)
+    except ElsewhereError as error:
+        # A launcher ends all processes as soon as one has ended: the one that speaks does so before that.
+        time.sleep(TIME_TO_SPEAK)
+        raise SystemExit(error.exit_code) from None
     except IcclipError as error:
-        _fail([str(error)], error.exit_code)
+        _fail(error)
     except ModuleNotFoundError as error:
         arguments = sys.argv[1:] if argv is None else argv
         missing = missing_extra(error, " ".join(["icclip", *arguments[:1]]))
         if missing is None:
             raise
-        _fail([str(missing)], missing.exit_code)
+        _fail(missing)
     except SystemExit as exit_:
         if exit_.code == EXIT_INTERRUPTED:
-            _fail(["interrupted; what was saved before is intact"], EXIT_INTERRUPTED)
+            _fail(InterruptError("interrupted; what was saved before is intact"))
         raise
 
 
-def _fail_together(error: DisagreementError) -> None:
-    """Fail in all processes, of which only the first one prints the error."""
-    if identity().first:
-        _fail([str(error)], error.exit_code)
-    # A launcher ends all processes as soon as one has ended, so the first one prints before that.
-    time.sleep(TIME_TO_SPEAK)
-    _fail([], error.exit_code)
-
-
-def _fail(lines: Any, exit_code: int) -> None:
-    for line in lines:
-        # The message stays on one line, whatever characters a file name contains.
-        shown = harmless(str(line)).replace("\n", "\\n")
-        sys.stderr.write(f"error: {shown}\n")
-    raise SystemExit(exit_code)
+def _fail(error: IcclipError) -> None:
+    lines = error.problems if isinstance(error, ConfigError) else [str(error)]
+    if error.settled or is_first_to_say("\n".join(lines)):
+        where = error.where and f"{error.where}: "
+        for line in lines:
+            # One line, whatever a file or a path is called.
+            shown = harmless(f"{where}{line}").replace("\n", "\\n")
+            sys.stderr.write(f"error: {shown}\n")
+        sys.stderr.flush()
+    else:
+        time.sleep(TIME_TO_SPEAK)
+    raise SystemExit(error.exit_code)

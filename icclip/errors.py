@@ -12,7 +12,9 @@
     │   ├── ClosedError         an encoder that was closed is used; also a ValueError, as for files
     │   ├── CheckpointError     something in a model directory or hub repository
     │   └── DisagreementError   the processes of one run were given different things
-    ├── TrainingStoppedError         exit code 1: training cannot continue (a non-finite loss)
+    ├── TrainingStoppedError         exit code 1: training cannot go on (a non-finite loss)
+    ├── InterruptError               exit code 130: the run was asked to stop
+    ├── ElsewhereError               another process of the run has failed and says so: this one ends without a word
     └── GateError               exit code 3: a measured result missed its threshold
 
 Anything else that reaches the top is a bug and keeps its traceback.
@@ -33,7 +35,11 @@ EXIT_INTERRUPTED = 130
 class IcclipError(Exception):
     """The base of all errors that are shown as one line, without a traceback."""
 
-    exit_code = EXIT_INTERNAL
+    exit_code: int = EXIT_INTERNAL
+    where: str = ""
+    """Which of several processes it happened on, such as `rank 1`."""
+    settled: bool = False
+    """Whether the processes of a run have agreed that this one speaks of it."""
 
 
 class UsageError(IcclipError):
@@ -110,6 +116,24 @@ class DisagreementError(UsageError):
 
 class TrainingStoppedError(IcclipError):
     """Training cannot continue; everything that was saved before is intact."""
+
+
+class InterruptError(IcclipError):
+    """The run was asked to stop; what was saved before is intact. A run of one process raises KeyboardInterrupt instead."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
+class ElsewhereError(IcclipError):
+    """Another process of this run has failed and says so: there is nothing to print here.
+
+    Args:
+        exit_code: that of the process that failed.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("another process of this run has failed")
 
 
 class GateError(IcclipError):

@@ -122,6 +122,11 @@ class TrainConfig(Config):
         "Shard the model across processes (FSDP), for models too large for one GPU.", False, panel=PRECISION,
         resume="free", replaces=("fsdp", "fsdp_config", "deepspeed"),
     )  # fmt: skip
+    timeout: float = option(
+        "Seconds that several processes wait for one of them before the run ends and says where each one is; counted "
+        "from the first step on, and while they start.",
+        600, panel=PRECISION, metavar="SECONDS", above=0, resume="free", replaces=("ddp_timeout",),
+    )  # fmt: skip
     seed: int = option(
         "Seed of the initial weights, of the order of the images, and of the choice of captions.",
         42, panel=SCHEDULE, at_least=0, replaces=("seed",),

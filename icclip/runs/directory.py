@@ -50,7 +50,7 @@ class RunDirectory:
 
     @property
     def status(self) -> str | None:
-        """`running`, `interrupted`, `stopped` (by a value that was not finite), `complete` or `blend`; None if there is no run."""
+        """`running`, `interrupted`, `stopped` (by a failure), `complete` or `blend`; None where there is no run."""
         return self.record.get("status")
 
     @property

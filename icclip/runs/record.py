@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip import __version__
-from icclip.errors import CheckpointError
+from icclip.errors import CheckpointError, UsageError
 from icclip.files import atomic_write_json
 from icclip.foreign_files import read_json, reason
 from icclip.naming import public_name
@@ -51,7 +51,9 @@ def never_running_for_ever(directory: Path, record: Mapping[str, Any], *, writes
         # What ended the run has often written more than this already.
         if writes and read_record(directory / RECORD).get("status") == record.get("status"):
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
-            write_record(directory, {**record, "status": status})
+            # A disk that is full was the reason to end, and would now hide it.
+            with contextlib.suppress(UsageError):
+                write_record(directory, {**record, "status": status})
         raise
 
 

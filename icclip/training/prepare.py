@@ -161,7 +161,7 @@ def _elastic(earlier: RunDirectory, processes: int) -> str:
         return ""
     return (
         f" with {processes} instead of {earlier.processes} processes: the same batches, to float tolerance "
-        "(each process draws its own dropout, if the model has any)"
+        "(but dropout, if the model has any, is drawn by each process: the masks are other ones)"
     )
 
 

@@ -17,6 +17,7 @@ from icclip.runs.starting import nothing_left_to_do, run_to_resume
 from icclip.training.finish import finish
 from icclip.training.loop import loop, publish_best
 from icclip.training.prepare import prepare
+from icclip.training.processes.company import Company
 from icclip.training.processes.gather import from_first_process
 from icclip.training.processes.launch import as_launched
 from icclip.training.result import TrainResult
@@ -37,16 +38,27 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
             then the best checkpoint that was saved before.
     """
     started = time.monotonic()
+    config = as_launched(config, os.environ, reporter)
+    company = Company(identity(), config.timeout)
+    with terminated_as_interrupted(company.is_ending), company.together(os.environ):
+        return _train(config, registry, reporter, company, started)
+
+
+def _train(
+    config: TrainConfig, registry: Registry, reporter: Reporter, company: Company, started: float
+) -> TrainResult:
     earlier = run_to_resume(config)
     if nothing_left_to_do(config, earlier):
         reporter.note(
             f"{config.output_dir} is complete, so there is nothing left to do; to train further, raise --epochs or --max-steps"
         )
         return TrainResult.of_complete_run(earlier, guarded=config.guard == "on")
-    with _only_writer(config.output_dir, reporter), terminated_as_interrupted():
-        run = prepare(as_launched(config, os.environ, reporter), earlier, registry, reporter)
+    with _only_writer(config.output_dir, reporter):
+        company.at("loading the data and the model")
+        run = prepare(config, earlier, registry, reporter)
         with never_running_for_ever(run.root, run.record, writes=run.first_process):
-            loop(run, reporter)
+            loop(run, company, reporter)
+            company.at("publishing and testing the best model")
             best_step = publish_best(run)
             return from_first_process(
                 finish(run, best_step, registry, reporter, started) if run.first_process else None

@@ -71,7 +71,7 @@ def streamed(data, tmp_path, monkeypatch):
 
 
 STREAMED_STEPS = 7
-"""Two passes and a part of the third, of five batches in three steps."""
+"""Three passes of two steps, and a part of the fourth."""
 CASES = {
     "every step is saved": {},
     "one in three is saved, none is logged": {"save_every_steps": 3, "logging_steps": 50},
@@ -198,6 +198,35 @@ def test_a_torn_line_of_the_history_and_leavings_are_gone(dropping, registry, qu
     steps = [line["step"] for line in read_history(root / "metrics.jsonl") if "loss" in line]
     assert steps == list(range(1, 9))
     assert not list(root.glob(".*"))
+
+
+def told_at(monkeypatch, config, registry, step, number):
+    """Train until a signal comes at the end of `step`."""
+
+    def tell(self, args, state, control, **kwargs):
+        if state.global_step == step:
+            os.kill(os.getpid(), number)
+
+    # What a shell starts in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Progress, "on_step_end", tell)
+            with pytest.raises(KeyboardInterrupt):
+                train(config, registry, Reporter(silent=True))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_and_resumed_run_has_each_step_once(dropping, registry, quiet, monkeypatch, number):
+    saved = dataclasses.replace(dropping, save_every_steps=2)
+    told_at(monkeypatch, saved, registry, 3, number)
+    told_at(monkeypatch, dataclasses.replace(saved, resume=True), registry, 7, number)
+    train(dataclasses.replace(saved, resume=True), registry, quiet)
+    lines = read_history(dropping.output_dir / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 9))
+    assert [line["step"] for line in lines if "eval_rsum" in line] == [0, 4, 8]
 
 
 def test_a_run_killed_before_its_results_only_measures(config, registry, quiet, monkeypatch):

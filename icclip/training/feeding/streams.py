@@ -21,7 +21,7 @@ class CaptionedStream(IterableDataset[Example | None]):
 
     The workers of a process divide the shards. Every process reads all of them and keeps its share of each
     batch, so that the batches are the same however many processes there are; it decodes its share alone. What
-    is left at the end of a worker's shards and fills no batch is left out of that pass.
+    is left at the end of a worker's shards and fills no step is left out of that pass.
 
     A worker that has come to its end goes on with None: torch hands the turns of a worker that stops to the
     others as soon as it notices, and processes that notice at different times would mix their batches.

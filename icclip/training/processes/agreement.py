@@ -15,14 +15,15 @@ from icclip.data.gallery import Gallery
 from icclip.errors import DisagreementError
 from icclip.models.loaded import LoadedModel
 from icclip.runs.record import versions, without_secrets
+from icclip.training.processes.board import ranks
 from icclip.training.processes.gather import from_first_process, is_distributed
 from icclip.training.record import about_split
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-MAY_DIFFER = frozenset({"device", "workers", "report_to"})
-"""Settings of a machine that do not affect the numbers of the run."""
+MAY_DIFFER = frozenset({"device", "workers", "report_to", "timeout"})
+"""Settings of a machine, which change no number of the run."""
 BY_CONTENT = frozenset({"output_dir", "model", "data"})
 """Settings that are paths; their contents are compared instead."""
 STATE = "trainer_state.json"
@@ -60,11 +61,11 @@ def differences(statements: Sequence[Mapping[str, str]]) -> list[str]:
     names = dict.fromkeys(name for statement in statements for name in statement)
     found = []
     for name in names:
-        ranks: dict[str, list[int]] = {}
+        places: dict[str, list[int]] = {}
         for rank, statement in enumerate(statements):
-            ranks.setdefault(statement.get(name, "absent"), []).append(rank)
-        if len(ranks) > 1:
-            found.append(f"{name} is " + " and ".join(f"{value} on {_ranks(at)}" for value, at in ranks.items()))
+            places.setdefault(statement.get(name, "absent"), []).append(rank)
+        if len(places) > 1:
+            found.append(f"{name} is " + " and ".join(f"{value} on {ranks(at)}" for value, at in places.items()))
     return found
 
 
@@ -126,10 +127,6 @@ def _digest(model: torch.nn.Module) -> str:
         values = flat[:: max(1, len(flat) // SAMPLE)].float().cpu().numpy()
         digest.update(repr((name, tuple(weight.shape), str(weight.dtype))).encode() + values.tobytes())
     return digest.hexdigest()[:8]
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -71,17 +71,18 @@ def _is_alone(environment: Mapping[str, str]) -> bool:
 
 
 def _tell_torch(who: Identity, environment: MutableMapping[str, str]) -> None:
-    """Set the variables that torch and accelerate read from those of MPI and SLURM."""
-    if who.size == 1 or who.launcher == TORCH.name:
+    """What MPI and SLURM say, in the variables that torch and accelerate read, and where the processes meet."""
+    if who.size == 1:
         return
     if who.local_size < who.size and "MASTER_ADDR" not in environment:
         raise UsageError(
             f"{who.launcher} started processes on several machines, and MASTER_ADDR is not set: set it to the name of "
             "the machine of the first process, so that they find each other"
         )
-    told = {
-        TORCH.rank: who.rank, TORCH.size: who.size, TORCH.local_rank: who.local_rank, TORCH.local_size: who.local_size,
-    }  # fmt: skip
-    environment.update({name: str(value) for name, value in told.items()})
-    for name, value in MEETING_POINT.items():
-        environment.setdefault(name, value)
+    if who.launcher != TORCH.name:
+        told = {
+            TORCH.rank: who.rank, TORCH.size: who.size, TORCH.local_rank: who.local_rank, TORCH.local_size: who.local_size,
+        }  # fmt: skip
+        environment.update({name: str(value) for name, value in told.items()})
+    for name, place in MEETING_POINT.items():
+        environment.setdefault(name, place)

@@ -19,6 +19,7 @@ from icclip.data.cores import cores
 from icclip.errors import ConfigError, UnknownNameError, UsageError
 from icclip.identity import identity
 from icclip.models.encoder import choose_device
+from icclip.training.processes.company import PATIENT
 
 FIELDS: Mapping[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainingArguments) if f.init}
 
@@ -109,6 +110,8 @@ def _ours(config: TrainConfig, *, workers: int, use_cpu: bool) -> dict[str, Any]
         # own longest cannot be put together and sent around.
         "accelerator_config": {"dispatch_batches": False} if config.data.streaming else None,
         "ddp_find_unused_parameters": False,
+        # Until the first step; see icclip.training.processes.company.
+        "ddp_timeout": int(PATIENT.total_seconds()),
         "use_cpu": use_cpu,
         # Without other processes, naming a backend makes accelerate look for a process group.
         "ddp_backend": "gloo" if use_cpu and identity().size > 1 else None,

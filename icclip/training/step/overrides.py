@@ -23,7 +23,6 @@ OVERRIDDEN: Mapping[str, str] = {
     "_load_optimizer_and_scheduler": "the state is loaded on the CPU, and sharded if the model is",
     "_load_from_checkpoint": "adapted or averaged weights are resumed to the bit",
     "_load_best_model": "the best checkpoint holds a plain, whole model",
-    "_load_rng_state": "a resumed stream restores the random state once more, when its rows begin",
     "_maybe_log_save_evaluate": "a run stops before it saves weights that are not finite",
     "_move_model_to_device": "a model that is to be sharded fits on no single device",
     "_wrap_model": "a sharded model exchanges its own gradients, without DistributedDataParallel",

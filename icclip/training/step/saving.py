@@ -41,7 +41,6 @@ class SavingTrainer(ShardedTrainer):
         self._output_dir = self._root
         # `rotate` deletes checkpoints so that a kill leaves no half of one; Trainer would not.
         self._limit, args.save_total_limit = args.save_total_limit, None
-        self._resumed_from: str | None = None
 
     # Saving
 
@@ -164,15 +163,6 @@ class SavingTrainer(ShardedTrainer):
         self.gentle.finish()
         super()._load_best_model()
         read_bias(self.loaded.model, Path(str(self.state.best_model_checkpoint)))
-
-    @overrides_private
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        self._resumed_from = checkpoint
-        super()._load_rng_state(checkpoint)
-
-    def reload_rng(self) -> None:
-        """Set the random state to that of the checkpoint that was resumed from, once more."""
-        super()._load_rng_state(self._resumed_from)
 
 
 class _Processor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,10 @@ class Schedule(TrainerCallback, ExportableState):
     Args:
         data: a sampler of known length, or a stream; its `epoch` is set before each epoch.
         cadence: how often the run is evaluated and saved.
-        reload_rng: sets the random state to that of the checkpoint that was resumed from.
     """
 
-    def __init__(self, data: Any, cadence: Cadence, reload_rng: Callable[[], None]) -> None:
-        self.data, self.cadence, self.reload_rng = data, cadence, reload_rng
+    def __init__(self, data: Any, cadence: Cadence) -> None:
+        self.data, self.cadence = data, cadence
         self.streamed = isinstance(data, IterableDataset)
         self.done = self.steps = 0
         self.skipping = False
@@ -72,10 +70,8 @@ class Schedule(TrainerCallback, ExportableState):
 
     @override
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore the random state, because starting to read a stream has drawn from it."""
-        if self.skipping:
-            self.reload_rng()
-            self.skipping = False
+        """There is a batch: the pass had not been read to its end."""
+        self.skipping = False
 
     @override
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -96,9 +92,10 @@ class Schedule(TrainerCallback, ExportableState):
             control.should_training_stop = state.global_step >= state.max_steps
             self.skipping = False
         elif self.streamed and not self.steps:
+            images = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
             raise UsageError(
                 f"a pass over the stream makes no step: {'each worker' if args.dataloader_num_workers else 'it'} reads fewer "
-                f"than one batch of {args.train_batch_size * args.world_size} images: give a smaller --train-bs"
+                f"than the {images} images of a step: give a smaller --train-bs"
                 f"{' or fewer --workers' if args.dataloader_num_workers else ''}"
             )
         self.done, self.steps = self.done + 1, 0

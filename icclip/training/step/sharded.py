@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from icclip.models.loaded import LoadedModel
 from icclip.training.gentle.plan import Gentle
+from icclip.training.processes.averaging import ORDER_MATTERS_FROM, InOrderOfRanks
 from icclip.training.step.overrides import overrides_private
 
 if TYPE_CHECKING:
@@ -77,4 +78,8 @@ class ShardedTrainer(Trainer):
         if self._shards is not None:
             model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
         wrapped: nn.Module = super()._wrap_model(model, *args, **options)
+        settings = self.accelerator.ddp_handler
+        # On a GPU the order of sums is not fixed anyway, and the plain all-reduce is faster.
+        if settings is not None and self.args.device.type == "cpu" and self.args.world_size >= ORDER_MATTERS_FROM:
+            self.accelerator.ddp_handler = InOrderOfRanks(**vars(settings))
         return wrapped

@@ -28,6 +28,7 @@ from icclip.training.feeding.collate import (
     EpochSampler,
     split_batch,
 )
+from icclip.training.feeding.duplicates import stable_int
 from icclip.training.feeding.streams import CaptionedStream, InTurns
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.plan import Gentle
@@ -98,9 +99,11 @@ class ContrastiveTrainer(SavingTrainer):
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         else:
-            train_dataset.step = step
+            # A gradient that waited for the next pass would be lost in a resume.
+            train_dataset.step = step * args.gradient_accumulation_steps
         self.remove_callback(PrinterCallback)
-        self.add_callback(Schedule(self._sampler or train_dataset, cadence, self.reload_rng))
+        self.add_callback(Schedule(self._sampler or train_dataset, cadence))
+        self.add_callback(OwnNumbers())
         self.add_callback(_ClampLogitScale(loaded.model.logit_scale))
         pairs = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.costs = Costs(Path(str(args.output_dir)), args.device, pairs)
@@ -207,14 +210,8 @@ class ContrastiveTrainer(SavingTrainer):
 
     @override
     def get_train_dataloader(self) -> Any:
-        """Make Trainer's data loader with a random state of its own.
-
-        Otherwise it would draw a seed for its workers from the state that dropout draws from, once or in
-        each epoch, depending on how long the workers live, and a resumed run would draw other numbers.
-        With micro-batches, each one moves to the device by itself, since a whole batch may not fit there.
-        """
+        """Trainer's data loader; with micro-batches, each one moves to the device by itself: a whole batch may not fit there."""
         loader: Any = super().get_train_dataloader()
-        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         if self.micro_batch is not None:
             loader.device = None
         if self._sampler is None:
@@ -308,6 +305,19 @@ def _pairs(
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias")
+
+
+class OwnNumbers(TrainerCallback):
+    """Begins the random numbers of each step, from which dropout draws, on this process.
+
+    They follow from the seed, the step and the rank alone: a resumed run needs no state of the one before, and no two
+    processes draw the same masks.
+    """
+
+    @override
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a resumed Trainer has set its own random state."""
+        torch.manual_seed(stable_int("dropout", args.seed, state.global_step, args.process_index) % 2**63)
 
 
 class _Average(TrainerCallback):

@@ -104,7 +104,7 @@ def test_a_stream_that_fills_no_batch_is_one_line(tmp_path, icclip):
         *options,
     )  # fmt: skip
     assert outcome.code == 2, outcome.out
-    problem = "each worker reads fewer than one batch of 4 images: give a smaller --train-bs or fewer --workers\n"
+    problem = "each worker reads fewer than the 4 images of a step: give a smaller --train-bs or fewer --workers\n"
     assert outcome.err.endswith(f"error: a pass over the stream makes no step: {problem}")
 
 

@@ -22,12 +22,12 @@ def test_what_the_run_asks_for_reaches_transformers(config):
 
 def test_settings_take_the_type_of_their_field():
     values = {
-        "max_grad_norm": "0.5", "adam_beta2": "0.98", "eval_delay": "2", "ddp_timeout": "60", "run_name": "12",
+        "max_grad_norm": "0.5", "adam_beta2": "0.98", "eval_delay": "2", "eval_accumulation_steps": "60", "run_name": "12",
         "full_determinism": "true", "torch_compile_backend": "none", "lr_scheduler_kwargs": '{"num_cycles": 2}',
         "label_names": "a,b", "optim": "adamw_torch",
     }  # fmt: skip
     assert converted(values) == {
-        "max_grad_norm": 0.5, "adam_beta2": 0.98, "eval_delay": 2.0, "ddp_timeout": 60, "run_name": "12",
+        "max_grad_norm": 0.5, "adam_beta2": 0.98, "eval_delay": 2.0, "eval_accumulation_steps": 60, "run_name": "12",
         "full_determinism": True, "torch_compile_backend": None, "lr_scheduler_kwargs": {"num_cycles": 2},
         "label_names": ["a", "b"], "optim": "adamw_torch",
     }  # fmt: skip
