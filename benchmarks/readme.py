@@ -443,6 +443,41 @@ def _count(value: Any) -> str:
     return f"{len(value) if isinstance(value, list) else value:g}"
 
 
+def frozen_steps() -> str:
+    """A training step with a frozen tower, with its features and without, beside others'."""
+    rows = result("frozen")["rows"]
+    names = [name.removesuffix(" images/s") for name in rows[0] if name.endswith(" images/s")]
+    head = ("what is frozen", *(f"{name}, images/s" for name in names), *(f"times {name}" for name in names[1:]))
+    return table(
+        head,
+        (
+            (
+                row["freeze"],
+                *(f"{row[f'{name} images/s']:,.0f}" for name in names),
+                *(f"{row[f'times faster than {name}']:.1f}" for name in names[1:]),
+            )
+            for row in rows
+        ),
+    )
+
+
+def recipes() -> str:
+    """What helps when two pretrained towers are fine-tuned."""
+    found = result("recipes")
+    head = ("recipe", "seeds", "rsum (95 %)", "between seeds", "t2i R@10")
+    rows = [
+        (
+            row["recipe"],
+            row["seeds"],
+            f"{row['rsum']:.1f} ({row['95 % from']:.0f}..{row['to']:.0f})",
+            row["deviation"],
+            f"{100 * row['t2i_R@10']:.1f} %",
+        )
+        for row in found["means"]
+    ]
+    return table(head, [*rows, *((row, "not run") for row in found["not run"])])
+
+
 # On a GPU -----------------------------------------------------------------------------------------
 
 
@@ -516,7 +551,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes,
     )
 }  # fmt: skip
 

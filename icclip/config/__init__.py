@@ -37,7 +37,7 @@ from icclip.config.serving import ServeConfig
 from icclip.config.training import (
     MAX_DISTANCE,
     Augmentation,
-    CacheImages,
+    CacheMode,
     CaptionPolicy,
     DuplicatePolicy,
     LossFamily,
@@ -52,7 +52,7 @@ __all__ = [
     "AssembleConfig",
     "Augmentation",
     "BlendConfig",
-    "CacheImages",
+    "CacheMode",
     "CaptionPolicy",
     "CompareConfig",
     "Config",

@@ -24,11 +24,12 @@ from icclip.config.declare import (
 from icclip.config.encoder import CORES, DEVICE, GPU, WORKERS, Precision
 from icclip.config.gentle import GentleConfig, LoraConfig
 from icclip.config.model import ModelConfig
+from icclip.config.recipes import RecipeName
 from icclip.identity import identity
 
 CaptionPolicy = Literal["random", "all", "round-robin"]
 Augmentation = Literal["off", "light"]
-CacheImages = Literal["auto", "on", "off"]
+CacheMode = Literal["auto", "on", "off"]
 LossFamily = Literal["softmax", "sigmoid"]
 DuplicatePolicy = Literal["mask", "soft", "off"]
 
@@ -45,6 +46,10 @@ class TrainConfig(Config):
     output_dir: Path = option(
         "Directory that the run writes its model and records to.", REQUIRED, panel=MODEL_AND_DATA,
         flags=("--output-dir", "-o"), metavar="DIR", unset="runs/MODEL-DATASET", resume="free", replaces=("output_dir",),
+    )  # fmt: skip
+    recipe: RecipeName | None = option(
+        "Take the options of a recipe. Options that are given explicitly win over it.", None, panel=SCHEDULE,
+        unset="the defaults", resume="fixed",
     )  # fmt: skip
     epochs: int = option(
         "Number of passes over the training split.", 5, panel=SCHEDULE, metavar="N", at_least=1, resume="extends",
@@ -101,8 +106,14 @@ class TrainConfig(Config):
         replaces=("per_device_eval_batch_size",),
         resume="free",
     )  # fmt: skip
-    cache_images: CacheImages = option(
+    cache_images: CacheMode = option(
         "Keep the resized images on disk (in ICCLIP_CACHE); auto does so if there is room and each image is used twice.",
+        "auto", panel=BATCH,
+        resume="free",
+    )  # fmt: skip
+    cache_features: CacheMode = option(
+        "Encode what a frozen tower reads once, and keep its pooled features on disk (in ICCLIP_CACHE); auto does so if "
+        "there is room and each is used twice.",
         "auto", panel=BATCH,
         resume="free",
     )  # fmt: skip
@@ -226,6 +237,12 @@ class TrainConfig(Config):
                 streaming and self.captions == "all"
             ),
             "streaming data cannot be cached: leave out --cache-images": streaming and self.cache_images == "on",
+            "streaming data has no features that could be kept: leave out --cache-features": (
+                streaming and self.cache_features == "on"
+            ),
+            "{cache_features} is 'on', and --fsdp shards frozen towers too: leave out one of them": (
+                self.fsdp and self.cache_features == "on"
+            ),
             "images of streaming data cannot be compared: leave out --near-duplicates": streaming and near,
             "{near_duplicates} has no effect when {duplicates} is 'off': leave out one of them": (
                 near and self.duplicates == "off"

@@ -164,7 +164,7 @@ class TorchEncoder:
         encode: Callable[[Mapping[str, Tensor]], Tensor],
     ) -> np.ndarray:
         rows = []
-        with self._inference(), self.reporter.progress(f"encoding {what}", total) as advance:
+        with self.inference(), self.reporter.progress(f"encoding {what}", total) as advance:
             for batch in inputs:
                 features = encode({name: t.to(self.device, non_blocking=True) for name, t in batch.items()}).float()
                 units = torch.nn.functional.normalize(features, dim=-1)
@@ -182,7 +182,7 @@ class TorchEncoder:
         return array
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
         """Encode without gradients and dropout in the chosen precision, and restore the model's mode afterwards."""
         model, dtype = self.loaded.model, AUTOCAST.get(self.precision)
         training = model.training

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+import torch
+
 from icclip.data.lengths import CutCaptions
 from icclip.models.pixels import Pixels, axes
 from icclip.models.quiet import quiet_transformers
 from icclip.models.tokens import Tokens, padded
+from icclip.models.trunk import CaptionFeatures, is_features
 from icclip.plugins.specs import TextPolicy
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL.Image import Image
     from torch import Tensor
 
@@ -35,6 +38,8 @@ class Feeder:
     """If set, image inputs are uint8 and the vision tower normalises them itself (`Pixels.normalise_in`)."""
     tokens: Tokens | None = None
     """Token ids of texts that were tokenized in advance."""
+    caption_features: CaptionFeatures | None = None
+    """What a frozen text tower makes of texts that it encoded in advance."""
 
     def with_tokens(self, texts: Sequence[str]) -> Self:
         """A copy that tokenizes these texts now and looks them up later. The inputs stay the same."""
@@ -43,15 +48,24 @@ class Feeder:
     def image_inputs(self, images: Sequence[Image | np.ndarray]) -> dict[str, Tensor]:
         """Turn RGB images of any size into the vision tower's inputs: `pixel_values` float32 [b, 3, h, w], ...
 
-        With `pixels`, `pixel_values` are uint8, and an image may also be a row of a PixelCache.
+        With `pixels`, `pixel_values` are uint8, and an image may also be a row of a PixelCache. Where the
+        vision tower is frozen, an image may be its pooled features [d]: `pixel_values` are then these, float32 [b, d].
         """
+        if is_features(images):
+            return {"pixel_values": torch.from_numpy(np.stack([np.asarray(image) for image in images]))}
         if self.pixels is not None:
             return {"pixel_values": self.pixels.resized(images)}
         processor = self.processor.image_processor
         return dict(processor(images=list(images), return_tensors="pt", **axes(processor, images)))
 
     def text_inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Turn texts into the text tower's inputs: `input_ids` int64 [b, length], and others if the policy needs them."""
+        """Turn texts into the text tower's inputs: `input_ids` int64 [b, length], and others if the policy needs them.
+
+        If the tower is frozen and has encoded these texts before, `input_ids` are its pooled features, float32 [b, d].
+        """
+        features = self.caption_features
+        if features is not None and all(text in features for text in texts):
+            return {"input_ids": torch.from_numpy(np.stack([features[text] for text in texts]))}
         policy, known = self.text_policy, self.tokens
         if known is not None and all(text in known for text in texts):
             return padded([known[text] for text in texts], self.processor.tokenizer, policy)

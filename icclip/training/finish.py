@@ -75,7 +75,7 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
     )
     return evaluate_split(
         encoder,
-        gallery.images,
+        run.sources.measured_once(gallery),
         *gallery.relevances(),
         image_batch=config.eval_bs,
         metrics=registry.default_metrics(),

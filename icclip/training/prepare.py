@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from datasets import Dataset, IterableDataset
 
 from icclip.config import TrainConfig
+from icclip.config.recipes import told
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, relevance_protocol
 from icclip.data.loading import choose_split, load_splits
@@ -32,6 +34,7 @@ from icclip.runs.starting import (
     refuse_other_workers,
 )
 from icclip.training.feeding.collate import Collator
+from icclip.training.feeding.features import FrozenTowers
 from icclip.training.feeding.sources import Sources
 from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
@@ -68,6 +71,8 @@ class Run:
     """The checkpoint to resume from; None means the beginning."""
     steps: int
     """Number of optimizer steps of the whole run."""
+    sources: Sources
+    """The images that the run reads, or what a frozen tower makes of them."""
 
     @property
     def root(self) -> Path:
@@ -113,15 +118,17 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     gentle = Gentle.prepare(loaded, config)
     check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
+    frozen = FrozenTowers.of(loaded, config, arguments.device, reporter, checkpoint=checkpoint)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
         _warn_of_little_space(config.output_dir, loaded, reporter)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
+    sources = Sources(config, loaded.feeder, reporter, frozen)
     # Images may be cached for minutes here.
     with never_running_for_ever(config.output_dir, about, writes=arguments.should_save):
         trainer = _trainer(
             config, registry, splits, loaded, arguments,
-            gentle=gentle, steps=steps, begins=checkpoint is None, reporter=reporter,
+            gentle=gentle, steps=steps, begins=checkpoint is None, sources=sources,
         )  # fmt: skip
     return Run(
         config=config,
@@ -130,6 +137,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
         record=about,
         checkpoint=checkpoint,
         steps=steps,
+        sources=sources,
     )
 
 
@@ -254,10 +262,10 @@ def _trainer(
     gentle: Gentle,
     steps: int,
     begins: bool,
-    reporter: Reporter,
+    sources: Sources,
 ) -> ContrastiveTrainer:
     seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
-    sources = Sources(config, loaded.feeder, reporter)
+    loaded = dataclasses.replace(loaded, feeder=sources.feeder_for(splits, seen=seen))
     data = sources.training(splits["train"], seen=seen)
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
@@ -292,6 +300,7 @@ def _header(
         "data": f"{config.data.label}: " + ", ".join(f"{name} {n or 'streamed'}" for name, n in sizes.items()),
         "device": f"{arguments.device}, {config.precision}",
         "batch": f"{config.train_bs}{encoded} x {arguments.world_size} processes x {config.grad_accum} accumulated",
+        **({} if config.recipe is None else {"recipe": told(config.recipe)}),
         "steps": _length(config, about, steps, batch),
         "loss": loaded.loss,
         "negatives": f"{batch - 1} per positive and step{accumulated}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icclip.config import DatasetConfig, ModelConfig, TrainConfig, overlaid, read_toml
+from icclip.config.recipes import recipe_options
 from icclip.errors import ConfigError, MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.runs.record import LOCAL, RECORD, with_local_paths
@@ -19,7 +20,7 @@ from icclip.training.trackers import check_trackers
 def train_config(
     registry: Registry, file: Path | None, model: str | None, dataset: str | None, options: Mapping[str, Any]
 ) -> TrainConfig:
-    """Build the complete configuration: options win over the file, the file over the preset, the preset over the defaults.
+    """Build the complete configuration: options win over the file, the file over the recipe, the recipe over the preset.
 
     Args:
         registry: knows the presets and the datasets.
@@ -45,7 +46,10 @@ def train_config(
     ]
     found = registry.preset(names["model"])
     values = overlaid(
-        {table: {"name": name} for table, name in names.items()}, {} if found is None else found[1].defaults, said
+        {table: {"name": name} for table, name in names.items()},
+        {} if found is None else found[1].defaults,
+        recipe_options(said.get("recipe")),
+        said,
     )
     if values.get("resume") and file is not None and _is_run(file):
         values.setdefault("output_dir", file if file.is_dir() else file.parent)

@@ -1,4 +1,4 @@
-"""A cache of images that were decoded and resized once: uint8 rows in a memory-mapped file.
+"""Caches of what is computed once: rows in a memory-mapped file. Here are those of resized images, uint8.
 
 The file's name is a digest of the images' encoded content and of everything that decides how they are
 resized, so another image or setting means another file. The file is written under a lock with the
@@ -13,8 +13,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
@@ -25,7 +26,7 @@ import transformers
 from filelock import FileLock, Timeout
 
 from icclip.caches import cache_directory
-from icclip.config import CacheImages
+from icclip.config import CacheMode
 from icclip.console import Reporter
 from icclip.data.batches import prepared_batches
 from icclip.errors import UsageError
@@ -44,22 +45,22 @@ AT_ONCE = 8
 """Number of images in a worker's batch, which is small because containers often have little shared memory."""
 
 
-class PixelCache(Sequence[np.ndarray]):
-    """The resized images of a split, uint8 [3, h, w] each, read from the disk when they are accessed.
+class RowCache(Sequence[np.ndarray]):
+    """Rows that were computed once, read from the disk when they are accessed.
 
     Args:
-        path: an .npy file, uint8 [n, 3, h, w].
+        path: an .npy file, [n, ...].
         rows: the rows to use; None means all of them.
     """
 
     def __init__(self, path: Path, rows: range | None = None) -> None:
         self.path = path
-        self._rows = range(len(self._pixels)) if rows is None else rows
+        self._rows = range(len(self._values)) if rows is None else rows
 
     @cached_property
-    def _pixels(self) -> np.ndarray:
-        pixels: np.ndarray = np.load(self.path, mmap_mode="r")
-        return pixels
+    def _values(self) -> np.ndarray:
+        values: np.ndarray = np.load(self.path, mmap_mode="r")
+        return values
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -71,7 +72,7 @@ class PixelCache(Sequence[np.ndarray]):
     def __getitem__(self, index: int | slice) -> np.ndarray | Self:
         if isinstance(index, slice):
             return type(self)(self.path, self._rows[index])
-        row: np.ndarray = self._pixels[self._rows[index]]
+        row: np.ndarray = self._values[self._rows[index]]
         return row
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -82,6 +83,29 @@ class PixelCache(Sequence[np.ndarray]):
         """The part number `index` of `shards` contiguous parts, as `SplitImages.shard` makes them."""
         part = np.array_split(np.arange(len(self)), shards)[index]
         return self[part[0] : part[-1] + 1] if len(part) else self[:0]
+
+
+class PixelCache(RowCache):
+    """The resized images of a split, uint8 [3, h, w] each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What a cache is filled with."""
+
+    name: str
+    """For people, with its article left out: `image cache`."""
+    of: str
+    """What a row is of: `images`."""
+    option: str
+    """The option that asks for the cache: `--cache-images`."""
+    otherwise: str
+    """What happens without it: `images will be decoded again in every epoch`."""
+    count: int
+    row: Callable[[], np.ndarray]
+    """Computes the first row, for its shape and type."""
+    batches: Callable[[], Iterable[np.ndarray]]
+    """Computes all rows in their order, [b, ...] at a time."""
 
 
 def cache_path(content: Iterable[bytes], pixels: Pixels) -> Path:
@@ -103,7 +127,7 @@ def cached_images(
     images: Sequence[Image],
     path: Path,
     pixels: Pixels,
-    mode: CacheImages,
+    mode: CacheMode,
     *,
     worth_filling: bool = True,
     workers: int | None = None,
@@ -124,25 +148,50 @@ def cached_images(
         DataError: an image cannot be decoded.
         UsageError: `mode` is "on" and the cache cannot be written.
     """
-    if mode == "auto" and not worth_filling and not _is_whole(path, len(images)):
-        return None
+
+    def first() -> np.ndarray:
+        row: np.ndarray = pixels.resized([images[0]])[0].numpy()
+        return row
+
+    def batches() -> Iterator[np.ndarray]:
+        for batch in prepared_batches(images, pixels.resized, batch_size=AT_ONCE, workers=workers):
+            yield batch.numpy()
+
+    rows = Rows(
+        name="image cache",
+        of="images",
+        option="--cache-images",
+        otherwise="images will be decoded again in every epoch",
+        count=len(images),
+        row=first,
+        batches=batches,
+    )
+    return PixelCache(path) if is_cached(rows, path, mode, worth_filling=worth_filling, reporter=reporter) else None
+
+
+def is_cached(rows: Rows, path: Path, mode: CacheMode, *, worth_filling: bool, reporter: Reporter) -> bool:
+    """Whether the rows are at `path`, where they are written first if they are not there yet.
+
+    The arguments and errors are those of `cached_images`.
+    """
+    if mode == "auto" and not worth_filling and not _is_whole(path, rows.count):
+        return False
     try:
-        if not _is_whole(path, len(images)):
-            with _locked(path, reporter):
+        if not _is_whole(path, rows.count):
+            with _locked(path, rows.name, reporter):
                 # The previous holder of the lock may have filled it.
-                if not _is_whole(path, len(images)):
+                if not _is_whole(path, rows.count):
                     if path.exists():
-                        reporter.warn(f"the image cache {path} is damaged: filling it again")
-                    spared = SPARED if mode == "auto" else 0
-                    _fill(path, images, pixels, spared=spared, workers=workers, reporter=reporter)
+                        reporter.warn(f"the {rows.name} {path} is damaged: filling it again")
+                    _fill(path, rows, spared=SPARED if mode == "auto" else 0, reporter=reporter)
     except OSError as error:
-        reason = f"cannot write the image cache {path}: {error.strerror or error}"
+        reason = f"cannot write the {rows.name} {path}: {error.strerror or error}"
         if mode == "on":
-            raise UsageError(f"{reason}; set ICCLIP_CACHE to another directory, or leave out --cache-images") from error
-        reporter.note(f"{reason}; images will be decoded again in every epoch")
-        return None
-    reporter.note(f"image cache: {len(images):,} images, {_size(path.stat().st_size)} in {path}")
-    return PixelCache(path)
+            raise UsageError(f"{reason}; set ICCLIP_CACHE to another directory, or leave out {rows.option}") from error
+        reporter.note(f"{reason}; {rows.otherwise}")
+        return False
+    reporter.note(f"{rows.name}: {rows.count:,} {rows.of}, {_size(path.stat().st_size)} in {path}")
+    return True
 
 
 def _is_whole(path: Path, count: int) -> bool:
@@ -154,14 +203,14 @@ def _is_whole(path: Path, count: int) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
+def _locked(path: Path, name: str, reporter: Reporter) -> Iterator[None]:
     """Let one process at a time continue; the system releases the lock of a process that dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        reporter.note(f"another process is filling the image cache {path}: waiting for it")
+        reporter.note(f"another process is filling the {name} {path}: waiting for it")
         lock.acquire()
     try:
         yield
@@ -169,20 +218,19 @@ def _locked(path: Path, reporter: Reporter) -> Iterator[None]:
         lock.release()
 
 
-def _fill(
-    path: Path, images: Sequence[Image], pixels: Pixels, *, spared: int, workers: int | None, reporter: Reporter
-) -> None:
+def _fill(path: Path, rows: Rows, *, spared: int, reporter: Reporter) -> None:
     """Write all rows, or nothing. Raises OSError, DataError."""
-    shape = (len(images), *pixels.resized([images[0]]).shape[1:])
-    _check_room(path.parent, math.prod(shape), spared)
-    batches = prepared_batches(images, pixels.resized, batch_size=AT_ONCE, workers=workers)
+    first = rows.row()
+    shape = (rows.count, *first.shape)
+    _check_room(path.parent, math.prod(shape) * first.itemsize, spared)
     part = path.with_suffix(".part")
+    header = {"descr": np.lib.format.dtype_to_descr(first.dtype), "fortran_order": False, "shape": shape}
     try:
-        with part.open("wb") as file, reporter.progress("filling the image cache", len(images)) as advance:
+        with part.open("wb") as file, reporter.progress(f"filling the {rows.name}", rows.count) as advance:
             # Written instead of mapped, because on a full disk this raises an error instead of killing the process.
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for batch in batches:
-                file.write(batch.numpy().data)
+            np.lib.format.write_array_header_1_0(file, header)
+            for batch in rows.batches():
+                file.write(np.ascontiguousarray(batch).data)
                 advance(len(batch))
             file.flush()
             os.fsync(file.fileno())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from icclip.config import CacheImages, RelevanceProtocol, TrainConfig
+from icclip.config import CacheMode, RelevanceProtocol, TrainConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery
 from icclip.data.sameness import image_hashes, same_content, same_look
@@ -16,13 +16,14 @@ from icclip.models.feeder import Feeder
 from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs
 from icclip.training.feeding.duplicates import Duplicates
+from icclip.training.feeding.features import FeatureCache, FrozenTowers, with_caption_features
 from icclip.training.feeding.streams import CaptionedStream
 from icclip.training.processes.gather import on_first_process
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-Images: TypeAlias = SplitImages | PixelCache
+Images: TypeAlias = SplitImages | PixelCache | FeatureCache
 
 TREATMENT = {"mask": "not used as negatives of each other", "soft": "used as positives of each other"}
 
@@ -35,11 +36,13 @@ class Sources:
         config: tells what is cached and how duplicates are treated.
         feeder: resizes the images.
         reporter: shows what is cached and the number of duplicates.
+        frozen: gives what the frozen towers make of images and captions; None means that nothing is kept.
     """
 
     config: TrainConfig
     feeder: Feeder
     reporter: Reporter
+    frozen: FrozenTowers | None = None
 
     def training(self, split: Gallery | IterableDataset, *, seen: int) -> CaptionedImages | CaptionedStream:
         """The examples of a split or of a stream.
@@ -56,9 +59,12 @@ class Sources:
         if not isinstance(split, Gallery):
             return CaptionedStream(split, config.seed)
         mode = self._mode_of_training()
+        again, still = seen > len(split.images), config.augment == "off"
+        images: Images | None = self._features(split, mode, again=again) if still else None
+        if images is None:
+            images = self._images(split, mode, again=again)
         compared = config.duplicates != "off" and self._protocol == "text"
-        digests = _digests(split) if mode != "off" or compared else []
-        images = self._images(split, mode, digests, again=seen > len(split.images))
+        digests = _digests(split) if compared else []
         kind = CaptionedPairs if config.captions == "all" else CaptionedImages
         duplicates = None if config.duplicates == "off" else self._duplicates(split, digests)
         return kind(images, split.captions, duplicates)
@@ -75,16 +81,59 @@ class Sources:
     def validation(self, split: Gallery) -> Images:
         """The images of a split that is measured several times."""
         mode = self.config.cache_images
-        return self._images(split, mode, [] if mode == "off" else _digests(split), again=True)
+        features = self._features(split, mode, again=True)
+        return self._images(split, mode, again=True) if features is None else features
 
-    def _mode_of_training(self) -> CacheImages:
+    def measured_once(self, split: Gallery) -> Sequence[Any]:
+        """The images of a split that is measured once, or their features where these are asked for or known already.
+
+        The first process calls this alone.
+        """
+        if self.frozen is None or "vision" not in self.frozen.trunks:
+            return split.images
+        features = self.frozen.images(split.images, split.image_digests, again=False)
+        return split.images if features is None else features
+
+    def feeder_for(self, splits: Mapping[str, Gallery | IterableDataset], *, seen: int) -> Feeder:
+        """The feeder, with the features of the captions where a frozen text tower encodes them once.
+
+        Args:
+            splits: by name.
+            seen: how many captions of the training split the run reads, counting repetitions.
+
+        Raises:
+            UsageError: features are to be kept, and cannot be.
+        """
+        if self.frozen is None:
+            return self.feeder
+        texts = {name: split.captions.texts for name, split in splits.items() if isinstance(split, Gallery)}
+        again = {name: name == "validation" or (name == "train" and seen > len(of)) for name, of in texts.items()}
+        known = [self.frozen.captions(of, again=again[name]) for name, of in texts.items()]
+        return with_caption_features(self.feeder, known)
+
+    def _mode_of_training(self) -> CacheMode:
         mode = self.config.cache_images
-        if self.config.augment == "off" or mode == "off":
+        if self.config.augment == "off":
             return mode
-        self.reporter.note("augmentation needs the original images, so the images of the training split are not cached")
+        if self.frozen is not None and "vision" in self.frozen.trunks:
+            self.reporter.note(
+                "augmentation changes the images in every epoch, so the frozen vision tower encodes those of the training "
+                "split in every step"
+            )
+        if mode != "off":
+            self.reporter.note(
+                "augmentation needs the original images, so the images of the training split are not cached"
+            )
         return "off"
 
-    def _images(self, split: Gallery, mode: CacheImages, digests: Sequence[bytes], *, again: bool) -> Images:
+    def _features(self, split: Gallery, mode: CacheMode, *, again: bool) -> FeatureCache | None:
+        if self.frozen is None or "vision" not in self.frozen.trunks:
+            return None
+        # Every process asks for them, whichever fills the cache: the digests are made on the first one.
+        source, digests = self._images(split, mode, again=mode == "on"), _digests(split)
+        return self.frozen.images(source, digests, again=again)
+
+    def _images(self, split: Gallery, mode: CacheMode, *, again: bool) -> Images:
         images, pixels = split.images, self.feeder.pixels
         if mode == "off":
             return images
@@ -95,7 +144,7 @@ class Sources:
                     "its images cannot be cached, so leave out --cache-images"
                 )
             return images
-        path = cache_path(digests, pixels)
+        path = cache_path(_digests(split), pixels)
         workers, reporter = self.config.workers, self.reporter
         cached = cached_images(images, path, pixels, mode, worth_filling=again, workers=workers, reporter=reporter)
         return images if cached is None else cached

@@ -25,7 +25,7 @@ def keep_frozen_in_evaluation(model: nn.Module, backend: BackendSpec) -> None:
     This is independent of the mode of the model, because it is set before each forward pass.
     """
     towers = [model.get_submodule(layout.module) for layout in (backend.vision, backend.text)]
-    for module in [*(tower for tower in towers if _is_frozen(tower)), *_frozen_norms(model)]:
+    for module in [*(tower for tower in towers if is_frozen(tower)), *_frozen_norms(model)]:
         module.register_forward_pre_hook(_to_evaluation)
 
 
@@ -51,7 +51,7 @@ def check_batch_norm(model: nn.Module, backend: BackendSpec, config: TrainConfig
     }
     wrong = [reason for reason, applies in reasons.items() if applies]
     for tower, layout in (("vision", backend.vision), ("text", backend.text)):
-        if wrong and any(not _is_frozen(norm) for norm in _norms(model.get_submodule(layout.module))):
+        if wrong and any(not is_frozen(norm) for norm in _norms(model.get_submodule(layout.module))):
             raise UsageError(
                 f"the {tower} tower has BatchNorm layers that train on the statistics of whole batches; "
                 f"{wrong[0]}, or freeze the tower (--freeze {tower})"
@@ -63,10 +63,11 @@ def _norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _frozen_norms(model: nn.Module) -> Iterable[nn.Module]:
-    return (norm for norm in _norms(model) if list(norm.parameters()) and _is_frozen(norm))
+    return (norm for norm in _norms(model) if list(norm.parameters()) and is_frozen(norm))
 
 
-def _is_frozen(module: nn.Module) -> bool:
+def is_frozen(module: nn.Module) -> bool:
+    """Whether none of its weights trains."""
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
