@@ -34,6 +34,7 @@ OF_A_RUN = {
 """The same of the commands that need a run; `verify` reads what `export` wrote."""
 ELSEWHERE = {
     "train": "commands/test_json.py", "quickstart": "test_quickstart.py", "push": "publishing/test_push.py",
+    **{name: "amazon/test_commands.py" for name in commands() if name.startswith("sagemaker ")},
 }  # fmt: skip
 """Command -> the file below tests/ that runs it with --json."""
 
