@@ -179,8 +179,8 @@ def cases() -> Iterator[Case]:
     yield from checkpoint_cases()
 
 
-EVAL = ("eval", "{}", "--dataset", "{data}", "--split", "validation", "--bootstrap", "0", "--output-dir", "{out}")
-ON_CPU = (*EVAL, "--device", "cpu", "--workers", "0")
+EMBED = ("embed", "{}", "{image}", "--output", "{out}.npy")
+ON_CPU = (*EMBED, "--device", "cpu", "--workers", "0")
 
 
 def model_cases() -> Iterator[Case]:
@@ -318,7 +318,7 @@ def _escaping_index(root: Path) -> None:
     )
 
 
-ON_BUNDLE = (*EVAL, "--provider", "cpu", "--threads", "1")
+ON_BUNDLE = (*EMBED, "--provider", "cpu", "--threads", "1")
 VERIFY = ("verify", "{}", "--provider", "cpu", "--threads", "1")
 
 
@@ -757,6 +757,7 @@ def tried(case: Case, sound: Mapping[str, Path], run: Callable[[list[str], Path]
         with contextlib.suppress(OSError):
             (target / "newest").unlink(missing_ok=True)
         words = {
+            "image": str(sound["jsonl"] / "0.png"),
             "data": str(sound["jsonl"] / "captions.jsonl"),
             "out": str(folder / "out"),
             "model": str(sound["clip"]),
@@ -829,14 +830,22 @@ def main() -> None:
         for group in groups:
             chosen = [one for one in cases() if one.group == group and (asked.match or "") in one.name][:: asked.every]
             again = chosen[:: max(1, len(chosen) // asked.real)][: asked.real] if asked.real else []
-            rows += [_row(case, tried(case, sound, forked), real=False) for case in chosen]
+            for place, case in enumerate(chosen):
+                rows.append(_row(case, tried(case, sound, forked), real=False))
+                if place % 20 == 0:
+                    _write(asked, groups, rows)
             rows += [_row(case, tried(case, sound, real), real=True) for case in again]
+            _write(asked, groups, rows)
+    show(_table_of(rows))
+    sys.exit(any(row["fault"] for row in rows))
+
+
+def _write(asked: argparse.Namespace, groups: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """What there is so far."""
     if asked.match is None:
         rows = _kept(asked.output, groups) + rows
         about = environment("icclip", "torch", "transformers", "datasets", "onnxruntime")
         atomic_write_json(asked.output, {"about": about, "summary": _table_of(rows), "cases": rows})
-    show(_table_of(rows))
-    sys.exit(any(row["fault"] for row in rows))
 
 
 def _import_everything() -> None:

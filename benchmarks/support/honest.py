@@ -111,10 +111,10 @@ def _dual(quirk: Quirk, directory: Path) -> None:
         ViTImageProcessor,
     )
 
-    ids = _tokenizer(directory, cased=quirk.cased)
+    size = _word_pieces(directory)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         ViTConfig(**{**SIZE, "image_size": SIDE, "patch_size": 8, "initializer_range": 0.2, **quirk.vision}),
-        BertConfig(**{**SIZE, "vocab_size": ids["vocab_size"], "max_position_embeddings": LENGTH, "initializer_range": 0.2, **quirk.text}),
+        BertConfig(**{**SIZE, "vocab_size": size, "max_position_embeddings": LENGTH, "initializer_range": 0.2, **quirk.text}),
         projection_dim=24,
     )  # fmt: skip
     _save(VisionTextDualEncoderModel, config, quirk, directory)
@@ -154,6 +154,18 @@ def _tokenizer(directory: Path, *, cased: bool) -> dict[str, int]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def _word_pieces(directory: Path) -> int:
+    """BERT's kind of tokenizer, whose pieces are single letters; the number of its tokens."""
+    from transformers import BertTokenizerFast
+
+    directory.mkdir(parents=True)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    (directory / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    BertTokenizerFast(str(directory / "vocab.txt"), model_max_length=LENGTH).save_pretrained(directory)
+    return len(tokens)
 
 
 def _edit(path: Path, values: Mapping[str, Any]) -> None:

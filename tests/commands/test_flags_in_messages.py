@@ -34,6 +34,8 @@ WHO_REACHES = {
     "icclip/config/encoder.py": ENCODING,
     "icclip/config/data.py": READING,
     "icclip/config/presenting.py": ("report",),
+    # It repeats the command that trained the run.
+    "icclip/presenting/gather.py": ("train",),
     "icclip/presenting": ("report",),
     "icclip/config/publishing.py": ("push",),
     "icclip/publishing": ("push",),
