@@ -8,6 +8,7 @@ calls        the requests of AWS's API, as values
 account      makes the calls, waits, and turns refusals into one line
 packaging    the archive that a container unpacks
 training     the entry point of a training job
+serving      what a serving container starts
 handlers     `model_fn` and its companions, for containers that want them
 """
 
