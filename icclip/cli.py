@@ -18,6 +18,7 @@ from icclip.commands import (
     embed,
     evaluate,
     export,
+    plot,
     plugins,
     push,
     quickstart,
@@ -113,6 +114,7 @@ app.command("assemble", cls=Command)(assemble.assemble)
 app.command("blend", cls=Command)(blend.blend)
 app.command("compare", cls=Command)(compare.compare)
 app.command("report", cls=Command)(report.report)
+app.command("plot", cls=Command)(plot.plot)
 app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)

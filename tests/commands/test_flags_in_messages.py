@@ -31,7 +31,7 @@ WHO_REACHES = {
     "icclip/config/verifying.py": ("verify",),
     "icclip/config/encoder.py": ENCODING,
     "icclip/config/data.py": READING,
-    "icclip/config/presenting.py": ("report",),
+    "icclip/config/presenting.py": ("report", "plot"),
     "icclip/presenting": ("report",),
     "icclip/config/publishing.py": ("push",),
     "icclip/publishing": ("push",),
