@@ -18,7 +18,7 @@ from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.report.curves import CURVES, curves_svg, panels_of
 from icclip.report.model_card import model_card
-from icclip.runs.history import HISTORY, evaluations, read_history, gains
+from icclip.runs.history import HISTORY, evaluations, gains, read_history
 from icclip.runs.ranks import ranks_path
 from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
