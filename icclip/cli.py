@@ -19,6 +19,7 @@ from icclip.commands import (
     evaluate,
     export,
     index,
+    plot,
     plugins,
     push,
     quickstart,
@@ -127,6 +128,7 @@ app.command("assemble", cls=Command)(assemble.assemble)
 app.command("blend", cls=Command)(blend.blend)
 app.command("compare", cls=Command)(compare.compare)
 app.command("report", cls=Command)(report.report)
+app.command("plot", cls=Command)(plot.plot)
 app.command("export", cls=Command)(export.export)
 app.command("verify", cls=Command)(verify.verify)
 app.command("embed", cls=Command)(embed.embed)

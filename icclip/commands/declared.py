@@ -245,12 +245,18 @@ def _items(one: Declared, given: Sequence[Any]) -> list[Any]:
     if not one.option.separated:
         return list(given)
     items = [item for value in given for item in value.split(",") if item and item != "none"]
-    if typing.get_args(one.plain_hint)[0] is not float:
+    number = typing.get_args(one.plain_hint)[0]
+    if number not in _EXAMPLES:
         return items
     try:
-        return [float(item) for item in items]
+        return [number(item) for item in items]
     except ValueError as error:
-        raise UsageError(f"{one.flags[-1]} {','.join(given)}: write it as {one.flags[-1]} 0,0.5,1") from error
+        example = _EXAMPLES[number]
+        raise UsageError(f"{one.flags[-1]} {','.join(given)}: write it as {one.flags[-1]} {example}") from error
+
+
+_EXAMPLES: Mapping[Any, str] = {float: "0,0.5,1", int: "1,5,10"}
+"""How a list of numbers is written."""
 
 
 def _pairs(one: Declared, given: Any) -> Any:

@@ -39,6 +39,10 @@ class EvalConfig(Config):
         "File of judgements (TREC's layout, or .json) that decide what counts as a right answer, instead of --relevance.", None,
         panel=MEASURE, metavar="FILE", complete="file",
     )  # fmt: skip
+    at: tuple[int, ...] = option(
+        "Further numbers K of R@K, with commas between them.", (), panel=MEASURE, metavar="K,K", separated=True, at_least=1,
+        unset="1, 5 and 10 alone",
+    )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
     metrics: tuple[str, ...] = option(
         "Metric of a plugin to compute in addition to the default ones; may be repeated.", (), panel=MEASURE,

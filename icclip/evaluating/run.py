@@ -78,6 +78,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     from icclip.data.lengths import cut_captions
 
     specs = dict.fromkeys([*registry.default_metrics(), *map(registry.metric, config.metrics)])
+    further = [recall_at(config.at)] if set(config.at) - set(CUTOFFS) else []
     run = recorded(config.checkpoint, config.encoder.revision)
     directory = output_directory(registry, run, config)
     about = _about(registry, config, directory)
@@ -103,7 +104,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         relevance,
         other,
         image_batch=config.eval_bs,
-        metrics=list(specs),
+        metrics=[*specs, *further],
         bootstrap=config.bootstrap,
         seed=config.seed,
         reporter=reporter,
@@ -114,6 +115,17 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     about = write_metrics(path, metrics, about)
     reporter.note(f"wrote {path} and {kept.name}")
     return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
+
+
+def recall_at(cutoffs: Sequence[int]) -> MetricSpec:
+    """R@K in both directions for each K that is not computed anyway."""
+    wanted = sorted(set(cutoffs) - set(CUTOFFS))
+
+    def compute(ranks: RetrievalRanks) -> dict[str, float]:
+        directions = {"i2t": ranks.i2t, "t2i": ranks.t2i}
+        return {f"{name}_R@{k}": float((own <= k).mean()) for k in wanted for name, own in directions.items()}
+
+    return MetricSpec(name="recall-at", summary="recall at further K", compute=compute)
 
 
 def _opened(config: EvalConfig, registry: Registry, reporter: Reporter) -> tuple[Gallery, list[dict[str, Any]]]:

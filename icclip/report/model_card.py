@@ -65,6 +65,7 @@ def model_card(
     text_policy: Mapping[str, Any],
     own_data: bool = False,
     cost: Mapping[str, Any] | None = None,
+    curves: str | None = None,
 ) -> str:
     """Write the card in Markdown with the hub's front matter.
 
@@ -78,6 +79,7 @@ def model_card(
         text_policy: how texts are padded, cut and lower-cased, as `icclip.json` has it.
         own_data: whether the dataset's name is that of a file format; the files are the user's own.
         cost: what the steps took, as `icclip.json` has it, if there were any.
+        curves: the name of a picture of the curves, beside the card.
     """
     data = _dataset(config.data, own=own_data)
     summary = (
@@ -93,6 +95,7 @@ def model_card(
         "## Training",
         _split_table(splits),
         _options(config),
+        *([] if curves is None else [f"![Training loss, and recall on the validation split, over steps]({curves})"]),
         *_cost(cost or {}),
         "## Use",
         _usage(text_policy),

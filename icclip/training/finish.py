@@ -14,9 +14,11 @@ from icclip.evaluating.request import dataset_identity
 from icclip.evaluating.run import evaluate_split
 from icclip.files import atomic_write_text
 from icclip.models.encoder import TorchEncoder
+from icclip.naming import public_name
 from icclip.plugins.registry import Registry
+from icclip.report.curves import CURVES, curves_svg, panels_of
 from icclip.report.model_card import model_card
-from icclip.runs.history import HISTORY, evaluations, gains
+from icclip.runs.history import HISTORY, evaluations, gains, read_history
 from icclip.runs.ranks import ranks_path
 from icclip.runs.record import write_record
 from icclip.runs.results import metric_path, write_metrics
@@ -122,5 +124,15 @@ def _write_card(run: Run, registry: Registry, result: TrainResult, cost: Mapping
         text_policy=run.record["text_policy"],
         own_data=bool(run.config.data.path) and registry.dataset(run.config.data.name).recognises is not None,
         cost=cost,
+        curves=_draw_curves(run),
     )
     atomic_write_text(run.root / "README.md", card)
+
+
+def _draw_curves(run: Run) -> str | None:
+    """The name of the picture in the run directory; None where nothing was logged."""
+    panels = panels_of({public_name(str(run.root)): read_history(run.root / HISTORY)})
+    if not panels:
+        return None
+    atomic_write_text(run.root / CURVES, curves_svg(panels))
+    return CURVES

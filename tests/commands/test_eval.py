@@ -40,6 +40,17 @@ def test_another_split_goes_beside(icclip, run_directory, tmp_path):
     assert written == ["validation_metric.json", "validation_ranks.parquet"]
 
 
+def test_recall_at_further_k(icclip, run_directory, tmp_path):
+    found = json.loads(
+        icclip("eval", run_directory, "-o", tmp_path, "--at", "1,3,50", "--bootstrap", "0", "--json").out
+    )
+    assert found["i2t_R@1"] <= found["i2t_R@3"] <= found["i2t_R@5"]
+    assert found["t2i_R@50"] == 1
+    assert "t2i_R@1" in found
+    wrong = icclip("eval", run_directory, "-o", tmp_path, "--at", "1,x")
+    assert (wrong.code, "--at 1,x: write it as --at 1,5,10" in wrong.err) == (2, True)
+
+
 def test_splitting_otherwise_than_training_is_warned_of(icclip, run_directory, tmp_path):
     outcome = icclip("eval", run_directory, "--split-seed", 4, "--output-dir", tmp_path)
     assert "warning: --split-seed differs from training" in outcome.err

@@ -33,7 +33,7 @@ WHO_REACHES = {
     "icclip/config/verifying.py": ("verify",),
     "icclip/config/encoder.py": ENCODING,
     "icclip/config/data.py": READING,
-    "icclip/config/presenting.py": ("report",),
+    "icclip/config/presenting.py": ("report", "plot"),
     # It repeats the command that trained the run.
     "icclip/presenting/gather.py": ("train",),
     "icclip/presenting": ("report",),

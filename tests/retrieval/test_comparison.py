@@ -74,3 +74,26 @@ def test_several_comparisons_are_corrected_metric_by_metric():
     assert found[0]["t2i_R@1"].p == pytest.approx(2 * first["t2i_R@1"].p)
     assert found[1]["rsum"].difference == second["rsum"].difference
     assert corrected([]) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_test_agrees_with_scipy(seed):
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(seed)
+    gains = rng.integers(-2, 4, 60).astype(float)
+    theirs = stats.permutation_test(
+        (gains,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=20_000, rng=rng
+    )
+    assert sign_flip(gains[:, None], 20_000)[0] == pytest.approx(theirs.pvalue, abs=0.02)
+
+
+def test_intervals_agree_with_scipy():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    before, now = (hits(rng.integers(0, 2, 200), rng.integers(0, 3, 200)) for _ in range(2))
+    found = compare(before, now, resamples=4000)["t2i_R@1"]
+    gains = by_image(now)["t2i_R@1"] - by_image(before)["t2i_R@1"]
+    theirs = stats.bootstrap(
+        (gains * 200,), np.mean, method="percentile", n_resamples=4000, rng=rng
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)

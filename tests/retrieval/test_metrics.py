@@ -13,7 +13,14 @@ from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import DIRECTIONS, SEED_KEYS, retrieval_metrics
 from icclip.retrieval.ranking import Answers, RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
-from icclip_plugins.metrics.ranking import map_at_r, mean_average_precision, ndcg, r_precision
+from icclip_plugins.metrics.ranking import (
+    map_at_r,
+    mean_average_precision,
+    ndcg,
+    precision,
+    r_precision,
+    reciprocal_rank,
+)
 
 
 def answers_of(ahead, per_query, above=None, cosines=None):
@@ -54,6 +61,7 @@ def test_the_thirteen_keys_come_first_in_the_seed_projects_order_as_floats(two_i
         *("mR@1", "mR@5", "mR@10", "rsum"),
         *("i2t_mAP", "t2i_mAP", "i2t_nDCG@10", "t2i_nDCG@10"),
         *("i2t_mAP@R", "t2i_mAP@R", "i2t_R-Precision", "t2i_R-Precision"),
+        *("i2t_MRR", "t2i_MRR", "i2t_P@10", "t2i_P@10"),
     )
     assert {type(value) for value in metrics.values()} == {float}
 
@@ -234,3 +242,29 @@ def test_another_metric_is_added_at_the_end(two_images):
 def test_what_another_metric_may_not_return(two_images, returned, message):
     with pytest.raises(PluginError, match=message):
         retrieval_metrics(two_images, [metric(lambda _ranks: returned)])
+
+
+def test_reciprocal_rank_and_precision_worked_out_on_paper(two_images):
+    # Best answers of the images at 1 and 8, of the texts at 1, 2, 6, 12; places 1, 6 and 8, 14 of the images' answers.
+    assert reciprocal_rank(two_images) == {
+        "i2t_MRR": pytest.approx((1 + 1 / 8) / 2),
+        "t2i_MRR": pytest.approx((1 + 1 / 2 + 1 / 6 + 1 / 12) / 4),
+    }
+    assert precision(two_images) == {"i2t_P@10": pytest.approx((2 + 1) / 20), "t2i_P@10": pytest.approx(3 / 40)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_reciprocal_rank_and_precision_agree_with_trec_eval(seed):
+    rng = np.random.default_rng(seed)
+    captions = CaptionMap.from_lists(
+        [[f"word {w}" for w in rng.integers(0, 25, rng.integers(1, 6))] for _ in range(30)]
+    )
+    images, texts = (rng.standard_normal((rows, 12)) for rows in (30, captions.n_texts))
+    relevance = Relevance.of(captions, "pair")
+    scores = images @ texts.T / np.linalg.norm(images, axis=1)[:, None] / np.linalg.norm(texts, axis=1)
+    right = {str(i): {str(j): 1 for j in relevance.texts_of(i).tolist()} for i in range(30)}
+    run = {str(i): {str(j): float(score) for j, score in enumerate(row)} for i, row in enumerate(scores)}
+    found = pytrec_eval.RelevanceEvaluator(right, {"recip_rank", "P_10"}).evaluate(run).values()
+    ranks = rank(images, texts, relevance)
+    assert reciprocal_rank(ranks)["i2t_MRR"] == pytest.approx(np.mean([one["recip_rank"] for one in found]))
+    assert precision(ranks)["i2t_P@10"] == pytest.approx(np.mean([one["P_10"] for one in found]))

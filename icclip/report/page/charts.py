@@ -58,11 +58,17 @@ def line_chart(title: str, series: Sequence[Series], *, x_name: str = "step") ->
     drawn = [Series(one.name, thinned(one.points)) for one in series if one.points]
     if not drawn:
         return Html("")
+    names = [one.name for one in drawn]
+    rows = [(f"{one.name}, {x_name} {number(a)}", number(b)) for one in drawn for a, b in one.points]
+    return _figure(title, plotted(drawn, names, x_name=x_name), names, ("point", title), rows)
+
+
+def plotted(series: Sequence[Series], names: Sequence[str], *, x_name: str = "step") -> list[object]:
+    """The axes and the lines, of WIDTH x HEIGHT; a line looks as its name's place among `names` says."""
+    drawn = [Series(one.name, thinned(one.points)) for one in series]
     x = _axis([point[0] for one in drawn for point in one.points], LEFT, WIDTH - RIGHT)
     y = _axis([point[1] for one in drawn for point in one.points], HEIGHT - BOTTOM, TOP)
-    lines = [_line(one, place, x, y, x_name) for place, one in enumerate(drawn)]
-    rows = [(f"{one.name}, {x_name} {number(a)}", number(b)) for one in drawn for a, b in one.points]
-    return _figure(title, [_grid(x, y), lines], [one.name for one in drawn], ("point", title), rows)
+    return [_grid(x, y), [_line(one, names.index(one.name), x, y, x_name) for one in drawn]]
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
@@ -202,9 +208,13 @@ def _figure(
 
 
 def _key(place: int, name: str) -> Html:
+    return tag("span", tag("svg", key(place), viewBox="0 0 28 12", width=28, height=12, aria_hidden="true"), " ", name)
+
+
+def key(place: int) -> Html:
+    """A piece of a line, 28 x 12, for a legend."""
     line = tag("path", d="M0 6L28 6", stroke_dasharray=DASHES[place % len(DASHES)])
-    mark = tag("g", line, _mark(place, 14, 6), class_=f"line s{place}")
-    return tag("span", tag("svg", mark, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true"), " ", name)
+    return tag("g", line, _mark(place, 14, 6), class_=f"line s{place}")
 
 
 def together(*charts: Html) -> Html:

@@ -38,6 +38,8 @@ def icclip_metrics() -> list[MetricSpec]:
             summary="share of right answers among the first R (R: number of right answers)",
             compute=r_precision,
         ),
+        MetricSpec(name="mrr", summary="mean reciprocal rank of the best right answer", compute=reciprocal_rank),
+        MetricSpec(name="precision-at-10", summary="share of right answers among the first ten", compute=precision),
     ]
 
 
@@ -60,6 +62,16 @@ def map_at_r(ranks: RetrievalRanks) -> dict[str, float]:
 def r_precision(ranks: RetrievalRanks) -> dict[str, float]:
     """The share of right answers among the first R, R being the number of right ones."""
     return _both("R-Precision", ranks, lambda answers: answers.summed(_within_r(answers)) / answers.relevant)
+
+
+def reciprocal_rank(ranks: RetrievalRanks) -> dict[str, float]:
+    """The mean over queries of 1 / rank of the best right answer."""
+    return {f"{direction}_MRR": float((1 / own).mean()) for direction, own in (("i2t", ranks.i2t), ("t2i", ranks.t2i))}
+
+
+def precision(ranks: RetrievalRanks) -> dict[str, float]:
+    """The share of right answers among the first ten, of ten, also where a query has fewer right answers."""
+    return _both(f"P@{CUTOFF}", ranks, lambda answers: answers.summed(_within(answers, CUTOFF)) / CUTOFF)
 
 
 def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
@@ -94,8 +106,14 @@ def _within_r(answers: Answers) -> np.ndarray:
     """int64 [entries]: how many copies of each stand at the places up to R, the number of right answers of its list."""
     import numpy as np
 
-    r = np.repeat(answers.relevant, np.diff(answers.offsets))
-    within: np.ndarray = np.clip(r - answers.before - answers.ahead, 0, answers.sizes)
+    return _within(answers, np.repeat(answers.relevant, np.diff(answers.offsets)))
+
+
+def _within(answers: Answers, places: np.ndarray | int) -> np.ndarray:
+    """int64 [entries]: how many copies of each stand at the first `places` places."""
+    import numpy as np
+
+    within: np.ndarray = np.clip(places - answers.before - answers.ahead, 0, answers.sizes)
     return within
 
 
