@@ -344,7 +344,7 @@ def test_a_first_input_may_wait_for_others():
     sizes = []
 
     async def two():
-        batcher = Batcher(list, 8, 0.05, 100, sizes.append)
+        batcher = Batcher(list, 8, 1.0, 100, sizes.append)
         first = asyncio.create_task(batcher.run([1]))
         await asyncio.sleep(0.01)
         await asyncio.gather(first, batcher.run([2]))

@@ -96,7 +96,7 @@ def test_sigterm_under_load_answers_what_was_accepted(service):
     assert set(answered) == {200}
     # What reached the service was answered; a connection that the kernel had queued may have been closed unread.
     assert len(handled) == len(answered)
-    assert len(answered) > 20
+    assert len(answered) >= len(clients)
 
 
 def test_a_port_that_is_taken_is_one_line(place, icclip):

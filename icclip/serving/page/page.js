@@ -89,7 +89,7 @@ function show(hits) {
     if (caption) said.append(element("span", caption));
     const more = element("button", "More like this");
     more.type = "button";
-    more.setAttribute("aria-label", "More like " + name);
+    more.setAttribute("aria-label", "More like this: " + name);
     more.addEventListener("click", () => { state.like = hit.row; state.image = null; picture(); go(); window.scrollTo(0, 0); });
     said.append(more);
     tile.append(said);
