@@ -63,15 +63,19 @@ class Trunk:
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """The tower's pooled output, float32 [b, d], for what the feeder makes of images or texts."""
-        found: list[Any] = []
+        found: list[Tensor] = []
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            # Now: transformers 5 puts the projected embedding into the very same output afterwards.
+            found.append(output.pooler_output)
+
         # The model calls its tower in its own way, which depends on the family.
-        hook = self.module.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+        hook = self.module.register_forward_hook(keep)
         try:
             self.encode(inputs)
         finally:
             hook.remove()
-        pooled: Tensor = found[0].pooler_output
-        return pooled.float()
+        return found[0].float()
 
     def accept_features(self) -> None:
         """From now on the tower takes features [b, d] as well, and passes them on as its pooled output."""
