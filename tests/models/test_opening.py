@@ -90,7 +90,7 @@ def test_an_unsupported_model_type(registry, copy):
 
 def test_a_config_that_makes_no_model(registry, copy):
     edit_json(copy / "config.json", vision_config={"num_attention_heads": 7})
-    refused(registry, copy, "config.json describes no model that can be made: ValueError")
+    refused(registry, copy, "config.json describes no model that can be made: ")
 
 
 def test_no_weights(registry, copy):

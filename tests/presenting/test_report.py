@@ -118,7 +118,7 @@ def test_a_browser_renders_it_without_a_complaint(icclip, run, tmp_path):
     icclip("report", run, "-o", page)
     document, console = browsed(page, "--dump-dom")
     assert console == []
-    assert document.count("<section>") >= 8
+    assert document.count("<section>") == page.read_text().count("<section>") > 0
     assert len(re.findall(r"<svg", document)) >= 5
 
 

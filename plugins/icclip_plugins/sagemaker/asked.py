@@ -93,7 +93,7 @@ class DeployConfig(Config):
     machines: MachineConfig = nested(MachineConfig)
     endpoint_name: str = option("Name of the endpoint.", REQUIRED, panel=MODEL_AND_DATA, metavar="NAME")
     model_artifact: str = option(
-        "model.tar.gz in S3, with a bundle or a checkpoint.", REQUIRED, panel=MODEL_AND_DATA, metavar="S3"
+        "Archive in S3 (model.tar.gz) with a bundle or a checkpoint.", REQUIRED, panel=MODEL_AND_DATA, metavar="S3"
     )
     mode: Mode = option("How requests are answered.", "realtime", panel=MACHINES)
     s3_output: str | None = option(
