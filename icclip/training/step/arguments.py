@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import types
 import typing
@@ -128,7 +129,8 @@ def _version_dependent(config: TrainConfig) -> dict[str, Any]:
         values[f"{checkpointing}_checkpointing_kwargs"] = {"use_reentrant": False}
     if "logging_dir" in FIELDS:
         return {**values, "warmup_ratio": config.warmup_ratio, "logging_dir": _logs(config)}
-    return {**values, "warmup_steps": config.warmup_ratio}
+    # Below 1 it is a share of the steps, and 1 would be a single step.
+    return {**values, "warmup_steps": min(config.warmup_ratio, math.nextafter(1.0, 0.0))}
 
 
 def _environment(config: TrainConfig, device: torch.device) -> dict[str, str]:
