@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -45,7 +45,7 @@ def download(name: str, revision: str | None, *, allow: Sequence[str] | None, ig
     """
     from huggingface_hub import snapshot_download
 
-    with _quiet(), refusals(name, revision):
+    with quiet_hub(), refusals(name, revision):
         return Path(
             snapshot_download(
                 name,
@@ -71,16 +71,21 @@ def bundle_or_record(name: str, revision: str | None = None) -> Path | None:
     Raises:
         CheckpointError: the repository is a bundle, but its other files cannot be downloaded.
     """
-    from huggingface_hub import hf_hub_download
+    return _published(name, revision) if is_hub_id(name) else None
 
-    if not is_hub_id(name):
-        return None
+
+@functools.cache
+def _published(name: str, revision: str | None) -> Path | None:
+    """As `bundle_or_record`; the hub is asked once, however many parts of a command want to know."""
     try:
-        with _quiet():
-            record = Path(hf_hub_download(name, MANIFEST, revision=revision))
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, OfflineModeIsEnabled, OSError):
+        # Asked for as a snapshot: the client repeats the request for a single file for half a minute where there
+        # is no network, and says so each time.
+        place = download(name, revision, allow=[MANIFEST])
+    except CheckpointError:
         return None
-    return download(name, revision, allow=None) if is_bundle(record.parent) else record.parent
+    if is_bundle(place):
+        return download(name, revision, allow=None)
+    return place if (place / MANIFEST).is_file() else None
 
 
 @contextlib.contextmanager
@@ -111,7 +116,7 @@ def refusals(name: str, revision: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_hub() -> Iterator[None]:
     """Hide the hub's own progress bars, which also appear where nobody watches."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 

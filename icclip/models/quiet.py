@@ -7,6 +7,8 @@ import os
 import warnings
 from collections.abc import Iterator
 
+from icclip.hub import quiet_hub
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
@@ -15,22 +17,18 @@ def quiet_transformers() -> Iterator[None]:
     The warnings are about things that the user of a checkpoint cannot change (slow image processors, deprecated
     settings of old checkpoints); icclip itself checks checkpoints and raises errors.
     """
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging
 
     # Without it the tokenizers library writes to stderr whenever a data loader forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    level, bars, hub_bars = logging.get_verbosity(), logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_hub():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-        if hub_bars:
-            enable_progress_bars()

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from icclip.bundles.reading import shorten
 from icclip.config import PushConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
+from icclip.hub import quiet_hub
 from icclip.publishing.files import stale
 from icclip.publishing.request import Publication, publication
 from icclip.report.publication import publication_table
@@ -137,12 +139,10 @@ def _refusals(repository: str) -> Iterator[None]:
         UsageError: there is no token, it may not write there, or the connection broke.
     """
     from huggingface_hub.errors import BadRequestError, HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    shown = not are_progress_bars_disabled()
-    disable_progress_bars()
     try:
-        yield
+        with quiet_hub():
+            yield
     except LocalTokenNotFoundError as error:
         raise UsageError("the hub does not know who you are: run `hf auth login`, or set HF_TOKEN") from error
     except OfflineModeIsEnabled as error:
@@ -158,9 +158,6 @@ def _refusals(repository: str) -> Iterator[None]:
         if "while uploading" not in str(error):
             raise
         raise UsageError(f"an upload to the hub failed ({_said(error.__cause__ or error)}); {GO_ON}") from error
-    finally:
-        if shown:
-            enable_progress_bars()
 
 
 def _refused(repository: str, error: Any) -> str:
@@ -172,11 +169,10 @@ def _refused(repository: str, error: Any) -> str:
     return f"the hub answered {status} for {repository}: {_said(error)}; {GO_ON}"
 
 
-def _said(error: Any, most: int = 200) -> str:
+def _said(error: Any) -> str:
     """The hub's own message on one line; URLs lose their query, which may be signed."""
     words = str(getattr(error, "server_message", None) or error).split()
-    text = " ".join(word.partition("?")[0] if "://" in word else word for word in words)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return shorten(" ".join(word.partition("?")[0] if "://" in word else word for word in words), 200)
 
 
 def _broken_connections() -> tuple[type[Exception], ...]:

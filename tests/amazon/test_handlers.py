@@ -1,4 +1,4 @@
-"""The seed project's handlers over a bundle; a checkpoint is tried with the training entry point."""
+"""The seed project's handlers over a bundle, with the checks of `icclip serve`; a checkpoint is tried with the training entry point."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ def test_an_empty_model_directory(tmp_path):
         model_fn(str(tmp_path))
 
 
+TRUNCATED = base64.b64encode(base64.b64decode(png(photo(50, 40)))[:200]).decode()
+HUGE = png(Image.new("1", (8_000, 8_000)))
 GOOD = {"image_b64": png(Image.new("RGB", (4, 4))), "texts": ["a"]}
 
 
@@ -70,16 +72,19 @@ GOOD = {"image_b64": png(Image.new("RGB", (4, 4))), "texts": ["a"]}
     [
         ({**GOOD, "task": "translate"}, "task is 'translate': choose one of rank, encode_image, encode_text", 400),
         ({**GOOD, "task": ["rank"]}, "task is \\['rank'\\]", 400),
-        ({"texts": ["a"]}, "image_b64 is missing", 400),
-        ({**GOOD, "image_b64": 3}, "image_b64 is missing", 400),
-        ({**GOOD, "image_b64": "%%%"}, "image_b64 is not base64", 400),
-        ({**GOOD, "image_b64": "aGVsbG8="}, "image_b64", 400),
-        ({"image_b64": GOOD["image_b64"]}, "texts is missing", 400),
-        ({**GOOD, "texts": "a dog"}, "texts is missing or is not a list of texts", 400),
-        ({**GOOD, "texts": []}, "texts is missing", 400),
-        ({**GOOD, "texts": ["a", None]}, "texts is missing or is not a list of texts", 400),
-        ({**GOOD, "texts": ["a", "\ud800"]}, "texts\\[1\\] holds a character", 400),
-        ({**GOOD, "texts": ["a"] * 1001}, "texts has 1,001 items: send at most 1,000", 413),
+        ({"texts": ["a"]}, "image_b64 is missing", 422),
+        ({**GOOD, "image_b64": 3}, "image_b64 is missing", 422),
+        ({**GOOD, "image_b64": "%%%"}, "image_b64 is not base64", 422),
+        ({**GOOD, "image_b64": "aGVsbG8="}, "image_b64 is not an image that can be read", 422),
+        ({**GOOD, "image_b64": TRUNCATED}, "image_b64", 422),
+        ({**GOOD, "image_b64": HUGE}, "image_b64 has 8000 x 8000 pixels, more than 40,000,000", 413),
+        ({"image_b64": GOOD["image_b64"]}, "texts is missing", 422),
+        ({**GOOD, "texts": "a dog"}, "texts is missing", 422),
+        ({**GOOD, "texts": []}, "texts is missing", 422),
+        ({**GOOD, "texts": ["a", None]}, "texts is missing", 422),
+        ({**GOOD, "texts": ["a", "\ud800"]}, "texts.1 is not valid Unicode", 422),
+        ({**GOOD, "texts": ["a"] * 1001}, "texts has 1,001 entries, more than 1,000", 413),
+        ({**GOOD, "texts": ["a" * 10_001]}, "texts.0 has 10,001 characters, more than 10,000", 413),
         ({**GOOD, "top_k": 0}, "top_k is 0: send a whole number of at least 1", 400),
         ({**GOOD, "top_k": True}, "top_k is True", 400),
         ({**GOOD, "top_k": "five"}, "top_k is 'five'", 400),

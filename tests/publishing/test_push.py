@@ -193,6 +193,15 @@ def test_what_the_hub_refuses_is_one_line(hub, push, run_directory):
 
 
 @pytest.mark.slow
+def test_a_name_that_leads_nowhere_is_one_line_where_there_is_no_hub(hub, tmp_path):
+    hub.url = "http://127.0.0.1:9"
+    result = hub.run("-m", "icclip", "eval", "runs/nothing", "--dataset", "shapes", home=tmp_path / "home")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: runs/nothing is not a directory here, is not in the cache")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
 def test_a_large_file_that_the_hub_does_not_take_is_one_line(hub, push, run_directory):
     hub.refuse_uploads = True
     result = push(run_directory, "me/best", "--license", "mit")

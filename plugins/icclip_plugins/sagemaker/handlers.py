@@ -6,10 +6,8 @@ onnxruntime without torch, a checkpoint in PyTorch; whichever the model director
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from icclip.bundles.manifest import is_bundle
+from icclip.config import EncoderConfig, ServeConfig
 from icclip.errors import DataError
 from icclip.runtime.scoring import Scale, probabilities
+from icclip.serving.inputs import Inputs, unreadable
+from icclip.serving.problems import RequestProblem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +32,8 @@ BUNDLE = "bundle"
 TASKS = ("rank", "encode_image", "encode_text")
 MAX_BODY = 16 << 20
 """Bytes of a request; a photo of 8 megapixels takes 2 to 4 million."""
-MAX_TEXTS = 1000
+INPUTS = Inputs(ServeConfig(encoder=EncoderConfig(checkpoint=BUNDLE), max_inputs=1000))
+"""Checks images and texts as `icclip serve` does, within the same limits."""
 BAD_REQUEST, UNSUPPORTED, TOO_LARGE = 400, 415, 413
 
 
@@ -143,10 +145,13 @@ def _checked(request: Mapping[str, Any]) -> dict[str, Any]:
     if task not in TASKS:
         raise RequestError(f"task is {_short(task)}: choose one of {', '.join(TASKS)}")
     checked: dict[str, Any] = {"task": task}
-    if task != "encode_text":
-        checked["image"] = _image(request.get("image_b64"))
-    if task != "encode_image":
-        checked["texts"] = _texts(request.get("texts"))
+    try:
+        if task != "encode_text":
+            checked["image"] = _image(request.get("image_b64"))
+        if task != "encode_image":
+            checked["texts"] = [text.value for text in INPUTS.texts(_list_of_texts(request), "texts")]
+    except RequestProblem as problem:
+        raise RequestError(str(problem), problem.status) from problem
     if task == "rank":
         checked["top_k"] = _top_k(request.get("top_k", 5))
     return checked
@@ -155,29 +160,17 @@ def _checked(request: Mapping[str, Any]) -> dict[str, Any]:
 def _image(value: Any) -> Image:
     from icclip.data.images import decode_image
 
-    if not isinstance(value, str) or not value:
-        raise RequestError("image_b64 is missing: send the image file in base64")
+    picture = INPUTS.picture(value if isinstance(value, str) else None, "image_b64")
     try:
-        content = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise RequestError(f"image_b64 is not base64 ({error})") from error
-    try:
-        return decode_image(content, "image_b64")
+        return decode_image(picture.content, picture.field)
     except DataError as error:
-        raise RequestError(str(error)) from error
+        raise unreadable(str(error), picture.field) from error
 
 
-def _texts(value: Any) -> Sequence[str]:
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise RequestError("texts is missing or is not a list of texts: send at least one")
-    if len(value) > MAX_TEXTS:
-        raise RequestError(f"texts has {len(value):,} items: send at most {MAX_TEXTS:,}", TOO_LARGE)
-    for row, text in enumerate(value):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(f"texts[{row}] holds a character that is not valid Unicode") from error
-    return value
+def _list_of_texts(request: Mapping[str, Any]) -> list[str] | None:
+    """None where the field is missing or something else, which is then said of it."""
+    texts = request.get("texts")
+    return texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
 
 
 def _top_k(value: Any) -> int:

@@ -40,6 +40,8 @@ def test_the_same_words_on_a_disk_with_space_stay_what_they_are(tmp_path, monkey
 
 def test_just_enough_space_is_enough(tmp_path):
     require_space(tmp_path, needed=100, free=100)
+    with pytest.raises(UsageError, match="cannot write a checkpoint"):
+        require_space(tmp_path, needed=101, free=100)
 
 
 def test_too_little_space_before_a_save_keeps_the_last_checkpoint(config, registry, quiet, monkeypatch):
