@@ -140,3 +140,12 @@ class GateError(IcclipError):
     """A measured result missed its threshold."""
 
     exit_code = EXIT_GATE
+
+
+def shorten(text: str, length: int = 300) -> str:
+    """Shorten text to one line of at most `length` characters by leaving out its middle."""
+    line = " ".join(text.split())
+    if len(line) <= length:
+        return line
+    half = (length - len(" ... ")) // 2
+    return f"{line[:half]} ... {line[-half:]}"

@@ -20,8 +20,7 @@ from huggingface_hub.errors import (
 
 from icclip.bundles.manifest import NAME as MANIFEST
 from icclip.bundles.manifest import is_bundle
-from icclip.bundles.reading import shorten
-from icclip.errors import CheckpointError
+from icclip.errors import CheckpointError, shorten
 
 HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 

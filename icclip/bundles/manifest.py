@@ -25,9 +25,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from icclip import __version__
-from icclip.bundles.reading import read_table, shorten
+from icclip.bundles.reading import read_table
 from icclip.config import Config, LossFamily
-from icclip.errors import CheckpointError, ConfigError, UnknownNameError
+from icclip.errors import CheckpointError, ConfigError, UnknownNameError, shorten
 from icclip.files import atomic_write_json
 from icclip.foreign_files import read_json
 from icclip.naming import public_name

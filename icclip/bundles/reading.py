@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from icclip.errors import CheckpointError
+from icclip.errors import CheckpointError, shorten
 from icclip.foreign_files import read_json
 
 
@@ -26,12 +26,3 @@ def read_table(path: Path, missing: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is not a table of values: export the checkpoint again")
     return values
-
-
-def shorten(text: str, length: int = 300) -> str:
-    """Shorten text to one line of at most `length` characters by leaving out its middle."""
-    line = " ".join(text.split())
-    if len(line) <= length:
-        return line
-    half = (length - len(" ... ")) // 2
-    return f"{line[:half]} ... {line[-half:]}"

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from icclip.config import ModelConfig
-from icclip.errors import CheckpointError, UnknownNameError, UsageError
+from icclip.errors import CheckpointError, UnknownNameError, UsageError, shorten
 from icclip.foreign_files import read_json as read_foreign
 from icclip.foreign_files import reason
 from icclip.hub import HUB_ID, download
@@ -225,11 +225,11 @@ def read_weights(directory: Path, config: ModelConfig) -> tuple[Any, dict[str, A
                 local_files_only=True,
             )
     except SafetensorError as error:
-        raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {_line(error)}") from error
+        raise CheckpointError(f"the weights in {directory} are damaged or incomplete: {shorten(str(error))}") from error
     # What the library raises for a configuration that makes no model, or a shard that is absent.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError, ZeroDivisionError,
             StrictDataclassError, MemoryError) as error:  # fmt: skip
-        raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {_line(error)}") from error
+        raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {shorten(str(error))}") from error
     return model, info
 
 
@@ -318,7 +318,7 @@ def _read(auto: Any, directory: Path, what: str, *, trust_remote_code: bool) -> 
     # The tokenizers library raises plain Exception for a broken file, and so this cannot be narrower.
     except Exception as error:
         raise CheckpointError(
-            f"the {what} in {directory} cannot be read: {type(error).__name__}: {_line(error)}"
+            f"the {what} in {directory} cannot be read: {type(error).__name__}: {shorten(str(error))}"
         ) from error
     check_expansion(getattr(made, "tokenizer", made), directory)
     return made
@@ -349,9 +349,3 @@ def _captions(config: ModelConfig, captions: Callable[[], Sequence[str]] | None)
             "or give the directory of a trained model"
         )
     return captions()
-
-
-def _line(error: BaseException, most: int = 300) -> str:
-    """The message of an error, shortened to one line."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from icclip.bundles.reading import shorten
 from icclip.config import PushConfig
 from icclip.console import Reporter
-from icclip.errors import UsageError
+from icclip.errors import UsageError, shorten
 from icclip.hub import quiet_hub
 from icclip.publishing.files import stale
 from icclip.publishing.request import Publication, publication

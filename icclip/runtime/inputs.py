@@ -18,9 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from icclip.bundles.reading import shorten
 from icclip.data.images import decode_image
-from icclip.errors import DataError, IcclipError, InputTypeError, InputValueError
+from icclip.errors import DataError, IcclipError, InputTypeError, InputValueError, shorten
 from icclip.runtime.limits import Budget, CallCount, CallLimitError, Limits
 from icclip.runtime.results import ON_ERROR
 

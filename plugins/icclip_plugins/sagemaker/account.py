@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from icclip.bundles.reading import shorten
 from icclip.console import Reporter
-from icclip.errors import MissingExtraError, UsageError
+from icclip.errors import MissingExtraError, UsageError, shorten
 from icclip_plugins.sagemaker.calls import Call
 from icclip_plugins.sagemaker.settings import INSTALL, Settings
 
