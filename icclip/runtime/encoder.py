@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -37,6 +36,7 @@ from icclip.runtime.inputs import (
     text_items,
 )
 from icclip.runtime.limits import CallCount, Limits
+from icclip.runtime.once import once
 from icclip.runtime.pipeline import ahead, chunks
 from icclip.runtime.preprocessing import Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
@@ -210,7 +210,7 @@ class Encoder:
         """The limits that inputs are checked against."""
         return self.options.limits
 
-    @cached_property
+    @once
     def fingerprint(self) -> str:
         """sha256 over everything that decides embeddings and scores: graphs, tokenizer, preprocessing, text policy, scoring.
 
@@ -225,7 +225,7 @@ class Encoder:
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
+    @once
     def rows_alone(self) -> bool:
         """Whether each row is encoded by itself unless a batch size is given.
 
@@ -463,12 +463,12 @@ class Encoder:
         cosines = self.encode_texts(texts) @ self.encode_images(image)[0]
         return probabilities(cosines, self.manifest)
 
-    @cached_property
+    @once
     def preprocessor(self) -> Preprocessor:
         """Images -> `pixel_values`."""
         return Preprocessor(self.manifest.image)
 
-    @cached_property
+    @once
     def tokenization(self) -> Tokenization:
         """Texts -> `input_ids`."""
         check_files(self.bundle, self.manifest, [TOKENIZER], hashes=self.options.verify_hashes)
@@ -483,7 +483,7 @@ class Encoder:
         """
         return self._shared.session(tower, self._open)
 
-    @cached_property
+    @once
     def _shared(self) -> Shared:
         return Shared(self.limits.pixels_at_once, survives_fork=self.choice.provider == "cpu")
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from icclip.bundles.manifest import TextInputs
 from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError
 from icclip.foreign_files import LARGEST_EXPANSION, MAX_TOKENIZER_BYTES, expansion, read_text, reason
+from icclip.runtime.once import once
 from icclip.runtime.truncation import cut, separable
 
 TOKENIZER = "tokenizer.json"
@@ -56,7 +56,7 @@ class Tokenization:
             tokenizer.enable_truncation(inputs.max_length, direction=inputs.truncation_side)
         return cls(tokenizer, inputs, path)
 
-    @cached_property
+    @once
     def cuts(self) -> bool:
         """Whether long texts can be cut before they are tokenized."""
         return self.inputs.truncation_side == "right" and separable(self.tokenizer)

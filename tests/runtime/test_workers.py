@@ -101,6 +101,35 @@ def test_a_fork_while_a_tower_loads_leaves_nobody_waiting(bundle, expected):
     assert run(FORK_WHILE_LOADING, bundle) == [expected, "0"]
 
 
+FORK_WHILE_PREPARING = """
+from icclip.runtime import encoder as module
+owner, name = {owner}, "{name}"
+make = getattr(owner, name)
+making = threading.Event()
+def slowly(*arguments, **options):
+    making.set()
+    time.sleep(1)
+    return make(*arguments, **options)
+setattr(owner, name, slowly)
+encoder = opened(bundle)
+thread = threading.Thread(target=exercise, args=(encoder,))
+thread.start()
+making.wait()
+child = os.fork()
+if child == 0:
+    print(exercise(encoder), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+thread.join()
+"""
+
+
+@pytest.mark.parametrize(("owner", "name"), [("module", "Preprocessor"), ("module.Tokenization", "open")])
+def test_a_fork_while_inputs_are_made_ready_leaves_nobody_waiting(bundle, expected, owner, name):
+    """The lock of the standard library's cached_property (until Python 3.11) would stay locked in the child."""
+    assert run(FORK_WHILE_PREPARING.format(owner=owner, name=name), bundle) == [expected, "0"]
+
+
 FORK_AFTER_IMPORT = """
 from icclip.runtime.providers import import_onnxruntime
 import_onnxruntime()
