@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,8 +120,19 @@ class Items:
 
     path: Path
 
-    @cached_property
+    @property
     def _file(self) -> Any:
+        # One for each thread: pyarrow's reader crashes when two threads read with it at once.
+        readers = self._readers
+        if not hasattr(readers, "file"):
+            readers.file = self._opened()
+        return readers.file
+
+    @cached_property
+    def _readers(self) -> threading.local:
+        return threading.local()
+
+    def _opened(self) -> Any:
         try:
             return parquet().ParquetFile(self.path, memory_map=True)
         except (OSError, ValueError) as error:

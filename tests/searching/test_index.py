@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from support.images import photo
 from icclip.bundles.manifest import read_manifest, seal
 from icclip.runtime import Encoder
 from icclip.searching import change
+from icclip.searching.items import Item, Items, ItemWriter
 from icclip.searching.opening import OpenIndex
 from icclip.searching.query import model_scores
 from icclip.searching.record import NAME, read_record
@@ -325,6 +327,19 @@ def test_a_dataset_brings_its_captions(clip, captioned, icclip, tmp_path):
     hits = found(icclip, tmp_path / "index", "dog", "--filter", "contains(captions, 'NUMBER 7')")
     assert names(hits) == ["7.png"]
     assert hits[0]["item"]["captions"] == ["picture number 7", "photo 7"]
+
+
+def test_items_are_read_by_several_threads_at_once(tmp_path):
+    with ItemWriter(tmp_path / "items.parquet") as writer:
+        writer.add((Item(path=f"{i}.png", captions=("a caption",) * 3) for i in range(4_000)), 0)
+    items = Items(tmp_path / "items.parquet")
+
+    def read(start):
+        rows = [(start * 37 + step * 911) % 4_000 for step in range(20)]
+        return [item["id"] for item in items.take(rows)] == rows
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(read, range(400)))
 
 
 def test_embed_writes_what_index_reads(clip, pictures, icclip, tmp_path):
