@@ -136,7 +136,7 @@ class TrainConfig(Config):
     timeout: float = option(
         "Seconds that several processes wait for one of them before the run ends and says where each one is; counted "
         "from the first step on, and while they start.",
-        600, panel=PRECISION, metavar="SECONDS", above=0, resume="free", replaces=("ddp_timeout",),
+        600.0, panel=PRECISION, metavar="SECONDS", above=0, resume="free", replaces=("ddp_timeout",),
     )  # fmt: skip
     seed: int = option(
         "Seed of the initial weights, of the order of the images, and of the choice of captions.",

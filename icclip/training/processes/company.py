@@ -161,15 +161,17 @@ class Company:
             return TrainingStoppedError(known.line)
         if not (_is_broken(error) or isinstance(error, KeyboardInterrupt)):
             return error
-        if gone := self._silent(board):
+        gone = self._silent(board)
+        # Whoever has ended breaks the connection at once; only where it stays is there anything to wait for.
+        if "timed out" in str(error).lower():
+            return TrainingStoppedError(self._nothing_goes_on(board, gone))
+        if gone:
             return TrainingStoppedError(
                 f"{ranks(gone)} ended without a word (killed, or the machine is gone), last seen {self._told(board, gone)}: "
                 "start again with --resume"
             )
         if isinstance(error, KeyboardInterrupt):
             return InterruptError("interrupted; what was saved before is intact")
-        if "timed out" in str(error).lower():
-            return TrainingStoppedError(self._nothing_goes_on(board, []))
         return TrainingStoppedError(f"the connection between the processes broke ({str(error).splitlines()[0]})")
 
     def _without_store(self, error: BaseException) -> BaseException:
@@ -200,6 +202,14 @@ class Company:
         except RuntimeError:
             # Whoever held the store is gone; the next collective will break.
             self._store_is_gone = True
+            self._outlive()
+
+    def _outlive(self) -> None:
+        """Without the store nobody can be asked: end this process once it has made no progress for the whole timeout."""
+        while not (self._closed.wait(TICK) or self._ending):
+            if time.monotonic() - self._since >= self.timeout:
+                line = f"rank 0 is gone, and rank {self.who.rank} has not gone on for {self.timeout:g} seconds"
+                self._end(f"{line} while {self._phase}: start again with --resume", EXIT_INTERNAL)
 
     def _say_where(self, board: Board) -> None:
         self._beat += 1
@@ -224,13 +234,21 @@ class Company:
                 return
         if self._ending:
             return
+        own = failure.rank == self.who.rank
+        if own:
+            # Others may have ended already, and the store with them.
+            with contextlib.suppress(RuntimeError):
+                board.wait_until_heard(SILENCE)
+        self._end(failure.line if own else "", failure.exit_code)
+
+    def _end(self, line: str, exit_code: int) -> None:
+        """End the process from the thread that watches, with one line if this process is to speak."""
         self._ending = True
-        if failure.rank == self.who.rank:
-            board.wait_until_heard(SILENCE)
-            sys.stderr.write(f"error: {failure.line}\n")
+        if line:
+            sys.stderr.write(f"error: {line}\n")
         self.last_words()
         sys.stderr.flush()
-        os._exit(failure.exit_code)
+        os._exit(exit_code)
 
     # Who is where
 
