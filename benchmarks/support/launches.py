@@ -124,8 +124,10 @@ class Launcher:
 
     def close(self) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
 
 
 def free_port() -> int:
@@ -178,13 +180,14 @@ def _launch(order: Mapping[str, Any]) -> dict[str, Any]:
         os.setsid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         pids = [_fork(order, rank) for rank in range(len(order["arguments"]))]
-        os.write(writing, json.dumps(pids).encode())
+        os.write(writing, json.dumps(pids).encode() + b"\n")
         os.close(writing)
         _wait(Path(order["folder"]), pids)
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        return {"launcher": launcher, "processes": json.load(pipe)}
+        # A line, because the end comes only when all processes that have the pipe have ended.
+        return {"launcher": launcher, "processes": json.loads(pipe.readline())}
 
 
 def _wait(folder: Path, pids: Sequence[int]) -> None:
