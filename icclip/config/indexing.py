@@ -32,7 +32,7 @@ class ItemsConfig(Config):
     """What goes into an index: images in files, a dataset's images, or embeddings that are there already."""
 
     images: tuple[Path, ...] = option(
-        "Directory with images, image file or pattern to index; may be repeated.", (), panel=MODEL_AND_DATA,
+        "Directory of images, image file or pattern to index; may be repeated.", (), panel=MODEL_AND_DATA,
         flags=("--images",), metavar="PATH",
     )  # fmt: skip
     data: DatasetConfig | None = nested(None, leave_out=("streaming", "on_bad_image"))
@@ -43,7 +43,7 @@ class ItemsConfig(Config):
         "Parquet file of embeddings, or directory of shards, as `icclip embed` writes them.", None,
         panel=MODEL_AND_DATA, metavar="PATH", complete="file",
     )  # fmt: skip
-    no_thumbnails: bool = option("Keep no small picture of each image in the index.", False, panel=OUTPUT)
+    no_thumbnails: bool = option("Leave the thumbnails of the images out of the index.", False, panel=OUTPUT)
     on_bad_image: OnBadImage = option(
         "What to do with an image that cannot be read: stop, or leave it out and count it.", "fail"
     )
@@ -85,21 +85,21 @@ class IndexConfig(Config):
         metavar="SIZE",
     )  # fmt: skip
     min_recall: float | None = option(
-        "Lowest recall@10 against exact search, of text and of image queries, that passes the gate; the smallest kind "
+        "Lowest recall@10 against exact search, for both text and image queries, that passes the gate; the smallest kind "
         "that reaches it is chosen.",
         None, panel=MEASURE, above=0, at_most=1, metavar="FRACTION", unset=f"{LEAST_RECALL}, and the kind is not chosen by it",
     )  # fmt: skip
     queries: Path | None = option(
-        "UTF-8 file of texts, one per line, with which the index is trained and measured.", None, panel=MEASURE,
-        metavar="FILE", complete="file", unset="the captions of the dataset, or phrases that come along",
+        "UTF-8 file of texts, one per line, used to train and to measure the index.", None, panel=MEASURE,
+        metavar="FILE", complete="file", unset="the captions of the dataset, or phrases that icclip brings along",
     )  # fmt: skip
-    n_queries: int = option("Queries of each kind that measure the index.", 1000, panel=MEASURE, at_least=1)
+    n_queries: int = option("Number of queries of each kind (text and image) used to measure the index.", 1000, panel=MEASURE, at_least=1)
     gate: Literal["on", "off"] = option("Whether the index is measured before it is kept.", "on", panel=MEASURE)
-    seed: int = option("Seed of the sample of queries and of the intervals.", 42, panel=MEASURE, at_least=0)
-    overwrite: bool = option("Replace an index that is there.", False, panel=RUN)
+    seed: int = option("Seed for the sample of queries and for the intervals.", 42, panel=MEASURE, at_least=0)
+    overwrite: bool = option("Replace the index if there is one already.", False, panel=RUN)
 
     def problems(self) -> list[str]:
-        """Sizes that are none, and a kind that is both named and to be chosen."""
+        """Sizes that cannot be read, and a kind that is both named and left to be chosen."""
         found = []
         if self.max_bytes is not None and bytes_of(self.max_bytes) is None:
             found.append(f"{{max_bytes}} is {self.max_bytes!r}: write it as 500MB or 2GB")
@@ -116,7 +116,7 @@ class AddConfig(Config):
 
     index: Path = argument("Directory that `icclip index` wrote.", complete="file")
     model: str | None = option(
-        "Encoder, where it is not where it was when the index was built.", None, panel=MODEL_AND_DATA, metavar="MODEL",
+        "Directory or hub id of the encoder, if it has moved since the index was built.", None, panel=MODEL_AND_DATA, metavar="MODEL",
         complete="file",
     )  # fmt: skip
     encoder: EncoderConfig | None = nested(None, leave_out=("checkpoint",))
@@ -128,7 +128,7 @@ class RemoveConfig(Config):
     """Items that leave an index."""
 
     index: Path = argument("Directory that `icclip index` wrote.", complete="file")
-    paths: tuple[str, ...] = argument("Paths of items, as the index has them.", ())
+    paths: tuple[str, ...] = argument("Paths of the items to remove, as the index names them.", ())
     where: str | None = option(
         "Condition on the items to remove, such as 'width < 200'.", None, flags=("--filter",), metavar="CONDITION"
     )

@@ -26,18 +26,18 @@ class SearchConfig(Config):
         "Image file to search for; may be repeated.", (), panel=MODEL_AND_DATA, metavar="FILE", complete="file"
     )
     minus: tuple[str, ...] = option(
-        "Text or image file that the results should be unlike; may be repeated.", (), panel=MODEL_AND_DATA,
+        "Text or image file that the results should not resemble; may be repeated.", (), panel=MODEL_AND_DATA,
         metavar="QUERY",
     )  # fmt: skip
     k: int = option("Number of results.", 10, flags=("-k", "--top-k"), metavar="N", at_least=1, at_most=MOST_RESULTS)
     where: str | None = option(
-        "Condition on the columns of the items, such as 'width > 800 and contains(captions, \"dog\")'.", None,
+        "Condition that the columns of an item must meet, such as 'width > 800 and contains(captions, \"dog\")'.", None,
         flags=("--filter",), metavar="CONDITION",
     )  # fmt: skip
     page: Path | None = option("Write a page of the results with their thumbnails.", None, panel=OUTPUT, metavar="FILE")
-    open: bool = option("Write such a page and open it in the browser.", False, panel=OUTPUT)
+    open: bool = option("Write that page and open it in the browser.", False, panel=OUTPUT)
     model: str | None = option(
-        "Encoder, where it is not where it was when the index was built.", None, panel=MODEL_AND_DATA, metavar="MODEL",
+        "Directory or hub id of the encoder, if it has moved since the index was built.", None, panel=MODEL_AND_DATA, metavar="MODEL",
         complete="file",
     )  # fmt: skip
     encoder: EncoderConfig | None = nested(None, leave_out=("checkpoint",))

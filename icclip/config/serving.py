@@ -26,32 +26,32 @@ class ServeConfig(Config):
     host: str = option("Address to listen on; 0.0.0.0 lets other machines in.", "127.0.0.1", panel=RUN, metavar="HOST")
     port: int = option("Port to listen on.", 8080, panel=RUN, at_least=0, at_most=65_535)
     api_key: str | None = option(
-        "Key that every request has to bring (Authorization: Bearer KEY, or X-API-Key).", None, panel=RUN,
-        metavar="KEY", unset="the environment variable ICCLIP_API_KEY; without both, none is needed",
+        "API key that every request must carry (Authorization: Bearer KEY, or X-API-Key).", None, panel=RUN,
+        metavar="KEY", unset="the environment variable ICCLIP_API_KEY; without either, no key is needed",
     )  # fmt: skip
     max_batch: int = option(
-        "Inputs of different requests that are encoded together; 1 encodes each request alone.",
+        "Largest number of inputs, from several requests, that are encoded together; 1 encodes each request alone.",
         32,
         panel=BATCH,
         at_least=1,
     )
     batch_wait: float = option(
-        "Milliseconds that the first input of a batch waits for others.", 0.0, panel=BATCH, at_least=0, at_most=1000,
+        "Milliseconds that the first input of a batch waits for others to join it.", 0.0, panel=BATCH, at_least=0, at_most=1000,
         metavar="MS",
     )  # fmt: skip
     max_queue: int = option(
-        "Inputs that may wait; further requests are answered with 429 and the time after which to try again.", 512,
+        "Largest number of inputs that may wait; further requests are answered with 429 and the time after which to try again.", 512,
         panel=BATCH, at_least=1,
     )  # fmt: skip
-    timeout: float = option("Seconds after which a request is given up.", 30.0, panel=RUN, above=0, metavar="SECONDS")
+    timeout: float = option("Seconds after which the service gives up on a request.", 30.0, panel=RUN, above=0, metavar="SECONDS")
     grace: int = option(
-        "Seconds that open requests have to end when the service is stopped.", 30, panel=RUN, at_least=1
+        "Seconds that open requests get to finish when the service is stopped.", 30, panel=RUN, at_least=1
     )
-    max_body: str = option("Largest body of a request.", "16MB", metavar="SIZE")
-    max_pixels: int = option("Most pixels of an image.", 40_000_000, at_least=1)
-    max_inputs: int = option("Most texts or images of a request.", 256, at_least=1)
-    max_characters: int = option("Most characters of a text.", 10_000, at_least=1)
+    max_body: str = option("Largest size of a request's body.", "16MB", metavar="SIZE")
+    max_pixels: int = option("Largest number of pixels in an image.", 40_000_000, at_least=1)
+    max_inputs: int = option("Largest number of texts or images in one request.", 256, at_least=1)
+    max_characters: int = option("Largest number of characters in a text.", 10_000, at_least=1)
 
     def problems(self) -> list[str]:
-        """A size that is none."""
+        """A size that cannot be read."""
         return [] if bytes_of(self.max_body) else [f"{{max_body}} is {self.max_body!r}: write it as 16MB"]

@@ -86,7 +86,7 @@ def encoder_of(index: OpenIndex, request: EncoderConfig, registry: Registry, rep
     place = Path(request.checkpoint)
     if place.is_absolute() and not place.exists():
         raise UsageError(
-            f"{request.checkpoint}, which made {index.directory}, is not there: say where it is now with --model"
+            f"{request.checkpoint}, which made {index.directory}, is no longer there: say where it is now with --model"
         )
     encoder = open_encoder(registry, request, reporter)
     check_same(index, stamp_of(encoder, request.checkpoint, index.record.encoder.dim))

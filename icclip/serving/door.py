@@ -72,7 +72,7 @@ class Door:
     def _refused(self, scope: Scope, headers: dict[bytes, bytes]) -> RequestProblem | None:
         if self.key is not None and scope["path"] not in OPEN_TO_ALL and not self._has_key(headers):
             return RequestProblem(
-                401, "unauthorized", "bring the key: Authorization: Bearer KEY", None, {"WWW-Authenticate": "Bearer"}
+                401, "unauthorized", "send the API key: Authorization: Bearer KEY", None, {"WWW-Authenticate": "Bearer"}
             )
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", b"").decode("latin-1")

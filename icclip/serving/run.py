@@ -54,7 +54,7 @@ def serve(config: ServeConfig, reporter: Reporter) -> None:
     service = open_service(config, reporter)
     key = config.api_key or os.environ.get(KEY_VARIABLE) or None
     if config.host not in LOOPBACK and key is None:
-        reporter.warn(f"everybody who reaches {config.host} can use this service: set --api-key or {KEY_VARIABLE}")
+        reporter.warn(f"everyone who can reach {config.host} can use this service: set --api-key or {KEY_VARIABLE}")
     _log_to_stderr()
     server = uvicorn.Server(
         uvicorn.Config(

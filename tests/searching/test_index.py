@@ -123,7 +123,7 @@ def test_a_filter_narrows_before_the_nearest_are_taken(index, icclip):
         (("dog", "--filter", "colour == 'red'"), "the filter names 'colour', which is no column: the columns are"),
         (("missing.png",), "there is no image missing.png; to search for these words pass --text 'missing.png'"),
         (("dog", "-k", "0"), "-k is 0: it must be at least 1 and at most 10000"),
-        (("dog", "--model", "/nowhere"), "is not there: say where it is now with --model"),
+        (("dog", "--model", "/nowhere"), "is no longer there: say where it is now with --model"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(index, icclip, arguments, message):
@@ -162,7 +162,7 @@ def test_an_encoder_that_is_gone_is_one_line(clip, pictures, icclip, tmp_path):
     shutil.rmtree(tmp_path / "bundle")
     outcome = icclip("search", tmp_path / "index", "dog")
     assert outcome.code == 2
-    assert "is not there: say where it is now with --model" in outcome.err
+    assert "is no longer there: say where it is now with --model" in outcome.err
 
 
 def test_another_temperature_is_another_encoder(clip, pictures, icclip, tmp_path):
