@@ -34,7 +34,8 @@ def claimed(directory: Path, lock: Path, note: Callable[[str], None] | None = No
     """Be the only writer of `directory` while the block runs.
 
     The claim is a file lock, which the system releases when its holder dies, however it dies. The lock file says
-    who holds it; the entry of a dead holder is replaced and reported through `note`.
+    who holds it; the entry of a dead holder is replaced and reported through `note`. A directory that was made for
+    the claim is removed again if nothing was written into it.
 
     Args:
         directory: the claimed directory, for messages.
@@ -46,6 +47,7 @@ def claimed(directory: Path, lock: Path, note: Callable[[str], None] | None = No
     """
     from filelock import FileLock, Timeout
 
+    new = not lock.parent.exists()
     with readable_os_errors("the claim", lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = FileLock(lock, timeout=0)
@@ -67,6 +69,10 @@ def claimed(directory: Path, lock: Path, note: Callable[[str], None] | None = No
         # Deleted while it is held, so that a process that has opened it meanwhile notices this and tries again.
         lock.unlink(missing_ok=True)
         held.release()
+        if new:
+            # Only an empty directory can be removed: it remains if anything was written into it.
+            with contextlib.suppress(OSError):
+                lock.parent.rmdir()
 
 
 def _self() -> dict[str, Any]:

@@ -45,6 +45,7 @@ from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
 from icclip.training.step.schedule import Cadence
+from icclip.training.step.trackers import Trackers
 from icclip.training.step.trainer import ContrastiveTrainer
 from icclip.training.step.validation import Validation
 
@@ -119,6 +120,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     gentle = Gentle.prepare(loaded, config)
     check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
     frozen = FrozenTowers.of(loaded, config, arguments.device, reporter, checkpoint=checkpoint)
+    trackers = Trackers.started(arguments, loaded.model, reporter.warn)
     if arguments.should_save:
         _begin_directory(config.output_dir, checkpoint, about)
         _warn_of_little_space(config.output_dir, loaded, reporter)
@@ -128,7 +130,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     with never_running_for_ever(config.output_dir, about, writes=arguments.should_save):
         trainer = _trainer(
             config, registry, splits, loaded, arguments,
-            gentle=gentle, steps=steps, begins=checkpoint is None, sources=sources,
+            gentle=gentle, steps=steps, begins=checkpoint is None, sources=sources, trackers=trackers,
         )  # fmt: skip
     return Run(
         config=config,
@@ -263,6 +265,7 @@ def _trainer(
     steps: int,
     begins: bool,
     sources: Sources,
+    trackers: Trackers,
 ) -> ContrastiveTrainer:
     seen = steps * arguments.train_batch_size * arguments.world_size * arguments.gradient_accumulation_steps
     loaded = dataclasses.replace(loaded, feeder=sources.feeder_for(splits, seen=seen))
@@ -281,7 +284,7 @@ def _trainer(
     return ContrastiveTrainer(
         loaded, arguments, data, validate,
         cadence=Cadence(config.eval_every, config.save_every_steps),
-        callbacks=[History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
+        callbacks=[trackers, History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
         collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
         duplicates=config.duplicates, fsdp=config.fsdp,
     )  # fmt: skip

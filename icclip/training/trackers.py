@@ -40,10 +40,18 @@ def check_trackers(names: Iterable[str]) -> None:
             continue
         if name not in MODULES:
             raise UnknownNameError("tracker", name, MODULES, "of --report-to")
-        for needed in filter(None, (name, OTHERS.get(name))):
-            module, package = MODULES[needed]
+        for module, package in _needed(name):
             if not _installed(module):
                 raise MissingExtraError(f"--report-to {name}", [package], f"pip install {package}")
+
+
+def needed_modules(name: str) -> list[str]:
+    """The modules without which the callback of a tracker cannot be made; none if there is a choice."""
+    return [module for module, _ in _needed(name) if module not in ALTERNATIVES]
+
+
+def _needed(name: str) -> list[tuple[str, str]]:
+    return [MODULES[needed] for needed in (name, OTHERS.get(name)) if needed in MODULES]
 
 
 def _installed(module: str) -> bool:

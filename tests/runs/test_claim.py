@@ -58,6 +58,14 @@ def test_nothing_is_left_of_a_claim(tmp_path):
         pass
 
 
+def test_a_directory_made_for_the_claim_stays_only_with_something_in_it(tmp_path):
+    for name in ("empty", "used"):
+        with claimed(tmp_path / name, claim_of(tmp_path / name)):
+            if name == "used":
+                (tmp_path / name / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
 def test_a_claim_ends_with_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="broke"), claimed(tmp_path, claim_of(tmp_path)):
         raise RuntimeError("broke")
