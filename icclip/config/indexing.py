@@ -93,7 +93,9 @@ class IndexConfig(Config):
         "UTF-8 file of texts, one per line, used to train and to measure the index.", None, panel=MEASURE,
         metavar="FILE", complete="file", unset="the captions of the dataset, or phrases that icclip brings along",
     )  # fmt: skip
-    n_queries: int = option("Number of queries of each kind (text and image) used to measure the index.", 1000, panel=MEASURE, at_least=1)
+    n_queries: int = option(
+        "Number of queries of each kind (text and image) used to measure the index.", 1000, panel=MEASURE, at_least=1
+    )
     gate: Literal["on", "off"] = option("Whether the index is measured before it is kept.", "on", panel=MEASURE)
     seed: int = option("Seed for the sample of queries and for the intervals.", 42, panel=MEASURE, at_least=0)
     overwrite: bool = option("Replace the index if there is one already.", False, panel=RUN)

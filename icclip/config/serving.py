@@ -43,7 +43,9 @@ class ServeConfig(Config):
         "Largest number of inputs that may wait; further requests are answered with 429 and the time after which to try again.", 512,
         panel=BATCH, at_least=1,
     )  # fmt: skip
-    timeout: float = option("Seconds after which the service gives up on a request.", 30.0, panel=RUN, above=0, metavar="SECONDS")
+    timeout: float = option(
+        "Seconds after which the service gives up on a request.", 30.0, panel=RUN, above=0, metavar="SECONDS"
+    )
     grace: int = option(
         "Seconds that open requests get to finish when the service is stopped.", 30, panel=RUN, at_least=1
     )
