@@ -34,7 +34,7 @@ def open_service(config: ServeConfig, reporter: Reporter) -> Service:
         config.encoder.precision,
         config.encoder.provider,
         threads=config.encoder.threads,
-        limits=Limits(pixels_per_image=config.max_pixels, characters_per_text=config.max_characters),
+        limits=_limits(config),
         reporter=reporter,
     )
     index = None if config.index is None else OpenIndex.open(config.index)
@@ -43,6 +43,15 @@ def open_service(config: ServeConfig, reporter: Reporter) -> Service:
     # Its progress bars are for commands.
     quiet = Encoder(encoder.bundle, encoder.manifest, encoder.choice, encoder.options, None, encoder.asked)
     return Service(config, quiet, index)
+
+
+def _limits(config: ServeConfig) -> Limits:
+    # The service's own are checked where a request comes in; the bundle's golden inputs may be larger than they.
+    usual = Limits()
+    return Limits(
+        pixels_per_image=max(usual.pixels_per_image, config.max_pixels),
+        characters_per_text=max(usual.characters_per_text, config.max_characters),
+    )
 
 
 def serve(config: ServeConfig, reporter: Reporter) -> None:

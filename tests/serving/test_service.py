@@ -241,6 +241,13 @@ def test_ready_after_the_golden_inputs_matched(client):
     assert client.get("/live").status_code == 200
 
 
+def test_golden_inputs_may_be_larger_than_requests(serving, image):
+    client = serving(max_characters=10, max_pixels=100)
+    assert ready(client).status_code == 200
+    assert client.post("/invocations", json={"task": "encode_text", "texts": ["x" * 11]}).status_code == 413
+    assert client.post("/invocations", json={"task": "encode_image", "image_b64": image}).status_code == 413
+
+
 def test_never_ready_where_they_do_not(serving, monkeypatch):
     from icclip.serving import service
 
