@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from icclip.config import BlendConfig, DatasetConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
-from icclip.evaluating.request import dataset_identity, leaking_options
+from icclip.evaluating.request import dataset_identity, warn_of_leaks
 from icclip.files import atomic_directory
 from icclip.plugins.registry import Registry
 from icclip.report.blend import blend_table
@@ -101,10 +101,7 @@ def _measure(
     from icclip.evaluating.run import evaluate_split
     from icclip.models.encoder import TorchEncoder
 
-    for option in leaking_options(registry, run, config.data):
-        reporter.warn(
-            f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
-        )
+    warn_of_leaks(registry, run, config.data, reporter)
     gallery = load_gallery(registry, config.data, SPLIT, reporter)
     relevance, alphas, rsums = gallery.relevance(), sorted(set(config.alphas)), {}
     with reporter.progress("alphas", len(alphas)) as advance:

@@ -48,6 +48,31 @@ class EvalConfig(Config):
         "Metric of a plugin to compute in addition to the default ones; may be repeated.", (), panel=MEASURE,
         flags=("--metric",), metavar="NAME", separated=True, complete="metric",
     )  # fmt: skip
+    zero_shot: bool = option(
+        "Measure zero-shot classification instead of retrieval: --dataset is a directory with a folder of images per class.",
+        False, panel=MEASURE,
+    )  # fmt: skip
+    templates: Path | None = option(
+        "File of prompts for --zero-shot: one per line, with {} for the name of the class.", None, panel=MEASURE, metavar="FILE",
+        complete="file", unset="seven of icclip's own",
+    )  # fmt: skip
+    against: str | None = option(
+        "Model to compare with in --zero-shot, image by image; base is the model that the run began with.", None, panel=MEASURE,
+        metavar="MODEL", complete="file",
+    )  # fmt: skip
+
+    def problems(self) -> list[str]:
+        """Options of retrieval with zero-shot classification, or the other way round."""
+        strange = ("qrels", "at", "metrics") if self.zero_shot else ("templates", "against")
+        about = (
+            "about retrieval: leave it out, or leave out"
+            if self.zero_shot
+            else "about classification: leave it out, or add"
+        )
+        found = [f"{{{name}}} is {about} {{zero_shot}}" for name in strange if getattr(self, name)]
+        if self.against and not self.bootstrap:
+            found.append("{bootstrap} is 0: {against} needs the intervals of the differences, so give at least 1")
+        return found
 
     @property
     def checkpoint(self) -> str:

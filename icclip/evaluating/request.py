@@ -14,6 +14,7 @@ from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, overlaid
+from icclip.console import Reporter
 from icclip.data.gallery import dataset_asked
 from icclip.errors import MissingExtraError, UsageError
 from icclip.hub import bundle_or_record
@@ -91,6 +92,38 @@ def leaking_options(registry: Registry, run: RunDirectory, data: DatasetConfig) 
     """The flags of options that split the run's own data differently than training did."""
     own = training_data(registry, run, data)
     return [flag for key, flag in SPLIT_OPTIONS.items() if own is not None and getattr(own, key) != getattr(data, key)]
+
+
+def warn_of_leaks(registry: Registry, run: RunDirectory, data: DatasetConfig, reporter: Reporter) -> None:
+    """Say which options split the run's own data differently than training did."""
+    for option in leaking_options(registry, run, data):
+        reporter.warn(
+            f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
+        )
+
+
+def step_zero(registry: Registry, checkpoint: str, flag: str) -> Mapping[str, Any]:
+    """The model that a run began with, as its `icclip.json` names it: fields of ModelConfig.
+
+    Args:
+        registry: knows the presets.
+        checkpoint: the run, or one of its checkpoints.
+        flag: the option that names another model, for messages.
+
+    Raises:
+        UsageError: the run does not record it, or began with random weights.
+    """
+    model = recorded(checkpoint).config.get("model")
+    if not isinstance(model, Mapping):
+        raise UsageError(
+            f"{checkpoint} does not record which model it was trained from: check the path, or give {flag}"
+        )
+    if registry.preset(model["name"]) is not None:
+        raise UsageError(
+            f"{checkpoint} was trained from scratch ({model['name']}), so it did not begin with pretrained weights: "
+            f"give another checkpoint with {flag}"
+        )
+    return model
 
 
 def evaluation_data(

@@ -19,7 +19,7 @@ from icclip.encoders import open_encoder
 from icclip.errors import DataError, MissingExtraError
 from icclip.evaluating.keeping import Keep, keep_ranks, size_line
 from icclip.evaluating.products import fastest_multiply
-from icclip.evaluating.request import dataset_identity, leaking_options, local_path, recorded, training_data
+from icclip.evaluating.request import dataset_identity, local_path, recorded, training_data, warn_of_leaks
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
@@ -81,14 +81,11 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     further = [recall_at(config.at)] if set(config.at) - set(CUTOFFS) else []
     run = recorded(config.checkpoint, config.encoder.revision)
     directory = output_directory(registry, run, config)
-    about = _about(registry, config, directory)
+    about = subject(registry, config, directory)
     path = metric_path(directory, config.split)
     # A file in the way is reported before the work, not after it.
     refuse_other_numbers(path, about)
-    for option in leaking_options(registry, run, config.data):
-        reporter.warn(
-            f"{option} differs from training: a split that icclip makes may contain images that the model was trained on"
-        )
+    warn_of_leaks(registry, run, config.data, reporter)
     gallery, shared = _opened(config, registry, reporter)
     # The names in a file of judgements are checked before the model is loaded.
     relevance, other = right_answers(config, registry, gallery)
@@ -260,7 +257,8 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
     return Path("eval") / f"{Path(config.checkpoint).resolve().name}{_variant(config)}-{dataset}{protocol}"
 
 
-def _about(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
+def subject(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
+    """What a result is about: the checkpoint, the data and the right answers, as `write_metrics` takes them."""
     return {
         "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
         "dataset": dataset_identity(registry, config.data),

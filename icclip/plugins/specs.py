@@ -193,6 +193,9 @@ class DatasetSpec:
     caption_ids: Callable[[DatasetConfig], Mapping[str, tuple[str, int]]] | None = None
     """The ids of its captions, where published judgements call them so: id -> the file of its image, and which of that
     image's captions it is, from 0."""
+    classes: Callable[[DatasetConfig, str], Sequence[str]] | None = None
+    """For a classification dataset, the names of the classes of a split, those without images included: the captions
+    that `load` gives if `config.template` is None, one for each image. None: its captions are no classes."""
     requires: tuple[str, ...] = ("datasets",)
     install: str = "pip install 'icclip[train]'"
 

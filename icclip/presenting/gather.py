@@ -34,6 +34,8 @@ def gather(model: str, config: ReportConfig) -> Subject:
     )
     if not path.exists():
         raise UsageError(f"{model}: there is no such run, bundle or file of metrics")
+    if path.name.endswith(f"_zero_shot{METRICS}"):
+        raise UsageError(f"{model} holds zero-shot classification, and the page is about retrieval: give test{METRICS}")
     run = RunDirectory.open(directory)
     metrics, ranks = _json(metric_path(directory, split)), _ranks(directory, split)
     parity = _json(directory / PARITY) if is_bundle(directory) else {}

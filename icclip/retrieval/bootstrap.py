@@ -45,7 +45,7 @@ def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: 
         Metric name -> [low, high], in the metric's own unit.
     """
     (values,) = _resampled([Hits.of(ranks)], resamples, seed)
-    return {key: _between(value) for key, value in values.items()}
+    return {key: between(value) for key, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def differences(before: Hits, now: Hits, *, resamples: int = 1000, seed: int = 4
     drawn_before, drawn_now = _resampled([before, now], resamples, seed)
     found = {}
     for key in had:
-        low, high = _between(drawn_now[key] - drawn_before[key])
+        low, high = between(drawn_now[key] - drawn_before[key])
         found[key] = Difference(float((has[key] - had[key])[0]), low, high)
     return found
 
@@ -92,7 +92,8 @@ def _recalls_and_sums(totals: np.ndarray) -> dict[str, np.ndarray]:
     return values | summaries(values)
 
 
-def _between(values: np.ndarray) -> list[float]:
+def between(values: np.ndarray) -> list[float]:
+    """The 95 % percentile interval, [low, high], of a metric's values in all resamples; NaN are left out."""
     bounds = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.nanquantile(values, bounds).tolist()
     return [low, high]

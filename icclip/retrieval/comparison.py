@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from icclip.retrieval.bootstrap import Hits, differences
+from icclip.retrieval.bootstrap import Difference, Hits, differences
 from icclip.retrieval.metrics import CUTOFFS, DIRECTIONS, summaries
 
 FLIPS = 10_000
@@ -60,7 +60,26 @@ def compare(before: Hits, now: Hits, *, resamples: int = 1000, flips: int = FLIP
         ValueError: they are not of the same split.
     """
     intervals = differences(before, now, resamples=resamples, seed=seed)
-    had, has = by_image(before), by_image(now)
+    return changes(by_image(before), by_image(now), intervals, flips=flips, seed=seed)
+
+
+def changes(
+    had: Mapping[str, np.ndarray],
+    has: Mapping[str, np.ndarray],
+    intervals: Mapping[str, Difference],
+    *,
+    flips: int = FLIPS,
+    seed: int = 42,
+) -> dict[str, Change]:
+    """Metric -> change, from what each image adds to each metric of either model.
+
+    Args:
+        had: metric -> float64 [images], whose sum is the first model's value.
+        has: the same of the second model.
+        intervals: metric -> the difference and its interval.
+        flips: of the test.
+        seed: of the test.
+    """
     gains = {key: has[key] - had[key] for key in had}
     p = sign_flip(np.column_stack(list(gains.values())), flips, seed)
     return {

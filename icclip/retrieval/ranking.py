@@ -245,10 +245,17 @@ def _check(image_embeddings: np.ndarray, text_embeddings: np.ndarray, captions: 
     ):
         if embeddings.ndim != 2 or len(embeddings) != expected:  # noqa: PLR2004  rows and columns
             raise ValueError(f"{kind} embeddings have shape {embeddings.shape}: expected [{expected}, dim]")
-        broken = ~np.concatenate([np.isfinite(embeddings[rows]).all(axis=1) for rows in spans(expected, _PAIRS)])
+    refuse_broken(image_embeddings, text_embeddings)
+
+
+def refuse_broken(image_embeddings: np.ndarray, text_embeddings: np.ndarray) -> None:
+    """Raises CheckpointError for embeddings, float [n, dim] of images and of texts, that cannot be compared."""
+    for kind, embeddings in (("image", image_embeddings), ("text", text_embeddings)):
+        total = len(embeddings)
+        broken = ~np.concatenate([np.isfinite(embeddings[rows]).all(axis=1) for rows in spans(total, _PAIRS)])
         if broken.any():
             raise CheckpointError(
-                f"the model gives NaN or infinity for {broken.sum()} of {expected} {kind}s, the first is number "
+                f"the model gives NaN or infinity for {broken.sum()} of {total} {kind}s, the first is number "
                 f"{int(broken.argmax())}: its weights are damaged, or half precision overflowed (try fp32)"
             )
     width, other = image_embeddings.shape[1], text_embeddings.shape[1]

@@ -27,6 +27,8 @@ def dataset_checks(recorder: Recorder, spec: DatasetSpec, config: DatasetConfig)
     if not recorder.run("columns", _check_columns, splits):
         return
     recorder.run("captions", lambda: no_problems(_caption_problems(splits)))
+    if spec.classes is not None:
+        recorder.run("classes", lambda: no_problems(_class_problems(spec, config, splits)))
     seen = recorder.get("images decode", _digests, splits)
     if seen is not None:
         recorder.run("loads the same again", lambda: _same_again(seen, _digests(_load_dataset(spec, config))))
@@ -75,6 +77,16 @@ def _caption_problems(splits: Mapping[str, Any]) -> Iterator[str]:
                 yield f"split {name!r} row {row}: captions is {texts!r}: give a list with at least one text"
             elif not all(isinstance(text, str) and text.strip() for text in texts):
                 yield f"split {name!r} row {row}: a caption is empty or not a string: {texts!r}"
+
+
+def _class_problems(spec: DatasetSpec, config: DatasetConfig, splits: Mapping[str, Any]) -> Iterator[str]:
+    assert spec.classes is not None
+    for name, split in splits.items():
+        known = set(spec.classes(config, name))
+        for row, cell in enumerate(itertools.islice(split.select_columns("captions"), ROWS)):
+            own = cell["captions"]
+            if len(own) != 1 or own[0] not in known:
+                yield f"split {name!r} row {row}: captions is {own!r}: give one of the classes that `classes` names"
 
 
 def _digests(splits: Mapping[str, Any]) -> dict[str, list[tuple[list[str], str]]]:

@@ -55,6 +55,7 @@ WHO_REACHES = {
     "icclip/searching/targets.py": ("index build",),
     "icclip/searching/build.py": ("index build",),
     "icclip/evaluating": ("eval", "export", "blend"),
+    "icclip/zero_shot": ("eval",),
     "icclip/encoders.py": ("eval", "embed"),
     "icclip/models": ("train", *ENCODING),
     "icclip/data": READING,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def icclip_datasets() -> list[DatasetSpec]:
     """Return the dataset `classes`."""
     summary = "a directory with a folder of images per class, whose name is the caption (--template)"
-    return [DatasetSpec(name="classes", summary=summary, load=load, takes_path=True, recognises=recognises)]
+    return [
+        DatasetSpec(name="classes", summary=summary, load=load, takes_path=True, recognises=recognises, classes=classes)
+    ]
 
 
 def load(config: DatasetConfig) -> DatasetDict:
@@ -32,10 +34,7 @@ def load(config: DatasetConfig) -> DatasetDict:
     Raises:
         DataError: there are no images, or one is not in a class folder.
     """
-    root = caption_files.given_path(config, "FOLDER")
-    if not root.is_dir():
-        raise DataError(f"{root}: not a folder")
-    parts = {split: path for split, path in caption_files.by_split(root).items() if path.is_dir()}
+    root, parts = _opened(config)
     template = config.template or "{}"
     items = [
         item for split, folder in (parts or {"train": root}).items() for item in _items(folder, root, split, template)
@@ -43,6 +42,31 @@ def load(config: DatasetConfig) -> DatasetDict:
     if not items:
         raise DataError(f"{root}: has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return caption_files.splits_of(config, [root], items)
+
+
+def classes(config: DatasetConfig, split: str) -> list[str]:
+    """The names of the classes of a split, ordered by folder; those of `train` for a split that icclip makes.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    root, parts = _opened(config)
+    # Splits that icclip makes are made from the training images.
+    folder = parts.get(split, parts.get("train", root))
+    found = {item.name for item in folder.iterdir() if item.is_dir() and item.name[0] != "."}
+    return [_name(folder) for folder in sorted(found)]
+
+
+def _opened(config: DatasetConfig) -> tuple[Path, dict[str, Path]]:
+    """The folder, and those of the folders in it that are splits."""
+    root = caption_files.given_path(config, "FOLDER")
+    if not root.is_dir():
+        raise DataError(f"{root}: not a folder")
+    return root, {split: path for split, path in caption_files.by_split(root).items() if path.is_dir()}
+
+
+def _name(folder: str) -> str:
+    return folder.replace("_", " ")
 
 
 def recognises(path: Path) -> bool:
@@ -67,7 +91,7 @@ def _items(folder: Path, root: Path, split: str, template: str) -> Iterator[capt
             continue
         if image.parent == folder:
             raise DataError(f"{image}: is not in a class folder; move it into one, or remove it")
-        caption = template.replace("{}", image.relative_to(folder).parts[0].replace("_", " "))
+        caption = template.replace("{}", _name(image.relative_to(folder).parts[0]))
         yield caption_files.Item(
             str(image), split, str(image.relative_to(root)), caption_files.usable_captions([caption], str(image))
         )

@@ -1,0 +1,1 @@
+"""Zero-shot classification of a folder per class, and what fine-tuning has cost of it."""
