@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from icclip.config import BlendConfig, overlaid
-from icclip.evaluating.request import eval_config, step_zero
+from icclip.evaluating.request import eval_config, evaluation_data, step_zero
 from icclip.plugins.registry import Registry
 
 
@@ -16,7 +16,8 @@ def blend_config(registry: Registry, said: Mapping[str, Any]) -> BlendConfig:
     Args:
         registry: knows presets and datasets.
         said: fields of BlendConfig, nested, as `icclip.evaluating.request.eval_config` takes them; `other` is
-            the name of a model; without it, the model that the run began with is used.
+            the name of a model; without it, the model that the run began with is used. `zero_shot` is what the user
+            wrote after `--zero-shot-dataset`.
 
     Raises:
         UsageError: the model that the run began with or the data is unknown, or an option is wrong.
@@ -29,4 +30,6 @@ def blend_config(registry: Registry, said: Mapping[str, Any]) -> BlendConfig:
         asked = {name: said[name] for name in ("encoder", "data", "eval_bs") if name in said}
         measured = eval_config(registry, asked)
         values |= {"encoder": measured.encoder, "data": measured.data, "eval_bs": measured.eval_bs}
+    if (classes := said.get("zero_shot")) is not None:
+        values["zero_shot"] = evaluation_data(registry, str(encoder["checkpoint"]), {"name": classes})
     return BlendConfig.from_mapping(values)

@@ -16,6 +16,7 @@ def blend(said: Any, context: typer.Context, *, json: Json = False) -> None:
     """Mix a fine-tuned model with what it was trained from (WiSE-FT), which often beats both on other data.
 
     The share is chosen on the validation split, never on the test split.
+    With --forget-at-most, only mixtures that forget no more are considered.
     """
     from icclip.blending.request import blend_config
     from icclip.blending.run import blend as run

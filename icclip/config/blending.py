@@ -7,7 +7,7 @@ from pathlib import Path
 
 from icclip.config.base import Config
 from icclip.config.data import AS_TRAINED, DatasetConfig
-from icclip.config.declare import BATCH, MODEL_AND_DATA, REQUIRED, nested, option
+from icclip.config.declare import BATCH, MEASURE, MODEL_AND_DATA, REQUIRED, nested, option
 from icclip.config.encoder import MODEL_ONLY, EncoderConfig
 from icclip.config.evaluating import BATCH_FLAGS, EVAL_BATCH
 from icclip.config.model import ModelConfig
@@ -39,9 +39,30 @@ class BlendConfig(Config):
         EVAL_BATCH, 128, panel=BATCH, flags=BATCH_FLAGS, metavar="N", at_least=1, unset="as in the run, or 128"
     )
 
+    forget_at_most: float | None = option(
+        "Keep only a mixture whose zero-shot top-1 is at most this many points lower than that of the model it is mixed with; "
+        "exit code 3 if there is none.",
+        None, panel=MEASURE, metavar="POINTS", at_least=0, unset="forgetting is not measured",
+    )  # fmt: skip
+    zero_shot: DatasetConfig | None = option(
+        "Directory with a folder of images per class, or another classification dataset, that --forget-at-most is measured on.",
+        None, panel=MEASURE, flags=("--zero-shot-dataset",), metavar="DATASET", complete="dataset",
+    )  # fmt: skip
+    templates: Path | None = option(
+        "File of prompts for --zero-shot-dataset: one per line, with {} for the name of the class.", None, panel=MEASURE,
+        metavar="FILE", complete="file", unset="seven of icclip's own",
+    )  # fmt: skip
+
     def problems(self) -> list[str]:
         """Report a choice without data to measure on, or without candidates."""
         found = []
+        if (self.forget_at_most is None) != (self.zero_shot is None):
+            given, missing = (
+                ("forget_at_most", "zero_shot") if self.zero_shot is None else ("zero_shot", "forget_at_most")
+            )
+            found.append(f"{{{missing}}} is missing: {{{given}}} needs it")
+        if self.templates is not None and self.zero_shot is None:
+            found.append("{templates} is for {zero_shot}: give both, or leave it out")
         if not self.alphas:
             found.append("{alphas} is empty: give at least one")
         if len(self.alphas) > 1 and self.data is None:

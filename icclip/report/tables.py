@@ -23,6 +23,7 @@ class Bar:
     """A horizontal bar that fills `fraction` (0..1) of its width; it consists of `#` on ASCII terminals."""
 
     fraction: float
+    widest: int = MAX_BAR
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         from rich.text import Text
@@ -37,7 +38,7 @@ class Bar:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         from rich.measure import Measurement
 
-        return Measurement(MIN_BAR, min(MAX_BAR, options.max_width))
+        return Measurement(MIN_BAR, min(self.widest, options.max_width))
 
 
 def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:

@@ -88,7 +88,7 @@ def against_parts(
     from rich.text import Text
 
     title = Text(f"{names[1]} against {names[0]}, in percent", style="italic")
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in HEADINGS:
         table.add_column(heading, justify="left" if heading == "metric" else "right", no_wrap=True)
     for key, name in NAMES.items():

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from icclip.blending.request import blend_config
-from icclip.blending.run import blend
+from icclip.blending.run import blend, chosen
 from icclip.config import ModelConfig
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.evaluating.request import eval_config
@@ -177,3 +177,101 @@ def test_the_command(icclip, finished, tmp_path):
     said = icclip("blend", finished, "--output-dir", tmp_path / "half", "--alpha", 0.5, "--json")
     assert json.loads(said.out) == {"output_dir": str(tmp_path / "half"), "alpha": 0.5, "validation": []}
     assert icclip("eval", tmp_path / "out", "--bootstrap", 0).code == 0
+
+
+# Under a limit of forgetting --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(None, 1.0), (50, 1.0), (3, 0.75), (2, 0.5), (1, 0.25), (0, 0.25)],
+)
+def test_the_best_share_that_forgets_no_more_than_it_may(limit, expected):
+    rsums = {0.0: 300.0, 0.25: 310.0, 0.5: 320.0, 0.75: 330.0, 1.0: 340.0}
+    # 100 images: a point is an image, and floats make 0.52 - 0.50 a little more than two points.
+    top1s = {0.0: 0.52, 0.25: 0.53, 0.5: 0.50, 0.75: 0.49, 1.0: 0.10}
+    assert chosen(rsums, rsums, top1s, limit) == expected
+
+
+def test_no_share_may_be_left():
+    assert chosen([0.5, 1.0], {0.5: 320.0, 1.0: 340.0}, {0.0: 0.52, 0.5: 0.50, 1.0: 0.10}, 1) is None
+    assert chosen([0.5], {}, {0.0: 0.52, 0.5: 0.51}, 1) == 0.5
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory, pictures):
+    """Two classes of eight of the pictures, one of them under another name."""
+    root = tmp_path_factory.mktemp("classes")
+    for number, image in enumerate(pictures):
+        (root / ("red_square", "grey_square")[number % 2]).mkdir(exist_ok=True)
+        image.save(root / ("red_square", "grey_square")[number % 2] / f"{number}.png")
+    return root
+
+
+def test_forgetting_is_measured_from_the_other_model(icclip, finished, tiny, classes, tmp_path):
+    asked = ("blend", finished, "-o", tmp_path / "out", "--alphas", "0.5,1", "--workers", 0, "--device", "cpu")
+    limited = ("--forget-at-most", 100, "--zero-shot-dataset", classes, "--json")
+    outcome = icclip(*asked, *limited)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    rows = {row["alpha"]: row for row in found["validation"]}
+    assert ("rsum" in rows[0.0], list(rows), found["forget_at_most"]) == (False, [0.0, 0.5, 1.0], 100)
+    for model, alpha in ((tiny["softmax"], 0.0), (finished, 1.0)):
+        alone = icclip("eval", model, "--zero-shot", "--dataset", classes, "--workers", 0, "--device", "cpu",
+                       "-o", tmp_path / f"{alpha}", "--json")  # fmt: skip
+        assert json.loads(alone.out)["top1"] == rows[alpha]["top1"]
+    assert f"; zero-shot top-1 {100 * (rows[found['alpha']]['top1'] - rows[0.0]['top1']):+.2f} points" in " ".join(
+        outcome.err.split()
+    )
+    record = json.loads((tmp_path / "out" / "icclip.json").read_text())["blend"]
+    assert record["forgetting"] == {"dataset": f"classes@{classes.name}", "at_most": 100}
+    assert record["chosen_on"].endswith(", validation, by rsum")
+
+
+def measured_as(monkeypatch, top1s):
+    """Top-1 of the mixtures in their order, whatever the model."""
+    values = iter(top1s)
+    monkeypatch.setattr("icclip.blending.run._top1_on", lambda *_: lambda _encoder: next(values))
+
+
+def test_the_gate_fails_where_every_share_forgets_too_much(icclip, finished, classes, tmp_path, monkeypatch):
+    measured_as(monkeypatch, [0.8, 0.75, 0.5])
+    outcome = icclip(
+        "blend", finished, "-o", tmp_path / "out", "--alphas", "0.5,1", "--forget-at-most", 1, "--zero-shot-dataset", classes,
+        "--workers", 0,
+    )  # fmt: skip
+    assert outcome.code == 3
+    assert (
+        "error: every mixture forgets more than --forget-at-most 1 allows: the best one, alpha 0.5, has a zero-shot top-1 "
+        "5.00 points lower than that of alpha 0; nothing was written; add smaller shares to --alphas, or allow more"
+    ) in outcome.err
+    assert outcome.out.count("forgets too much") == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_share_is_held_to_the_limit_without_other_data(icclip, finished, classes, tmp_path, monkeypatch):
+    measured_as(monkeypatch, [0.8, 0.795])
+    outcome = icclip(
+        "blend", finished, "-o", tmp_path / "out", "--alpha", "0.5", "--forget-at-most", 1, "--zero-shot-dataset", classes,
+        "--workers", 0,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert "out, zero-shot" in outcome.out
+    (row,) = [line.split() for line in outcome.out.splitlines() if "kept" in line]
+    assert row == ["0.5", "79.5", "%", "-0.50", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--forget-at-most", "1"), "--zero-shot-dataset is missing: --forget-at-most needs it"),
+        (("--zero-shot-dataset", "shapes"), "--forget-at-most is missing: --zero-shot-dataset needs it"),
+        (("--templates", "a.txt"), "--templates is for --zero-shot-dataset: give both, or leave it out"),
+        (("--forget-at-most", "-1", "--zero-shot-dataset", "shapes"), "--forget-at-most is -1.0: it must be at least 0"),
+        (("--forget-at-most", "1", "--zero-shot-dataset", "shapes"), "shapes has captions and no classes: give a directory"),
+    ],
+)  # fmt: skip
+def test_limits_that_cannot_be_kept(icclip, finished, tmp_path, options, says):
+    outcome = icclip("blend", finished, "-o", tmp_path / "out", "--workers", 0, *options)
+    assert outcome.code == 2
+    assert says in outcome.err
