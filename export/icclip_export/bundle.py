@@ -238,7 +238,9 @@ def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manif
         data=ParityData(
             dataset=config.data.label,
             split=config.split,
-            options={key: value for key, value in own.items() if key not in ("name", "path") and value is not None},
+            options={
+                key: value for key, value in own.items() if key not in ("name", "path", "qrels") and value is not None
+            },
         ),
         precisions={
             name: TowerFiles(vision=graph_name("vision", name), text=graph_name("text", name))
@@ -325,6 +327,7 @@ def _reference(loaded: LoadedModel, data: Data, probes: Probes, request: ExportR
         config.seed,
         protocol=tested.protocol,
         digests=tested.image_digests,
+        judged=tested.judged,
     )
     with _checkpoint(loaded, config, request.reporter) as encoder:
         return Reference.of(encoder, Scoring.of_model(loaded), compared, probes)

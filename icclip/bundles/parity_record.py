@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from icclip.config import Config, RelevanceProtocol
+from icclip.config import Config
 from icclip.errors import CheckpointError, ConfigError
 from icclip.files import atomic_write_json
 from icclip.foreign_files import read_json
@@ -102,8 +102,9 @@ class ParityRecord(Config):
     """Whether there were too few images for a verdict on retrieval."""
     fingerprint: str | None = None
     """The `captions_fingerprint` of the data, so that a later check on other data is noticed."""
-    relevance: RelevanceProtocol = "pair"
-    """What counted as a right answer; records without this field are older than the choice."""
+    relevance: str = "pair"
+    """What counted as a right answer: a protocol, or the name of a file with judgements. Records without this field are
+    older than the choice."""
     reference: Mapping[str, Any]
     """The checkpoint's own retrieval metrics, under the same keys."""
     results: tuple[PrecisionParity, ...]

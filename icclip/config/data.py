@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from icclip.config.base import Config
@@ -57,6 +58,11 @@ class DatasetConfig(Config):
         "What counts as a right answer: with text, a caption is right for every image that has it; with pair, only "
         "for the image that it came with.",
         None, panel=MEASURE, unset="as the dataset was published: pair for flickr8k and flickr30k, otherwise text",
+    )  # fmt: skip
+    qrels: Path | None = option(
+        "File of judgements (TREC's layout, or .json) that decide what counts as a right answer, instead of what captions "
+        "and images have in common.",
+        None, panel=MEASURE, metavar="FILE", complete="file",
     )  # fmt: skip
     streaming: bool = option("Read the data as it comes instead of downloading all of it; needs --max-steps.", False)
     on_bad_image: OnBadImage = option(

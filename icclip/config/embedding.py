@@ -21,7 +21,7 @@ class EmbedConfig(Config):
     texts: Path | None = option(
         "UTF-8 file of texts to embed, one per line.", None, panel=MODEL_AND_DATA, metavar="FILE"
     )
-    data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance"))
+    data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance", "qrels"))
     split: str = option(
         "Split of --dataset whose images are embedded.", "test", panel=MODEL_AND_DATA, metavar="SPLIT", complete="split"
     )

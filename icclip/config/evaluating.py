@@ -35,10 +35,6 @@ class EvalConfig(Config):
         "Number of resamples behind the 95 % intervals; 0 leaves the intervals out.", 1000, panel=MEASURE,
         metavar="N", at_least=0,
     )  # fmt: skip
-    qrels: Path | None = option(
-        "File of judgements (TREC's layout, or .json) that decide what counts as a right answer, instead of --relevance.", None,
-        panel=MEASURE, metavar="FILE", complete="file",
-    )  # fmt: skip
     at: tuple[int, ...] = option(
         "Further numbers K of R@K, with commas between them.", (), panel=MEASURE, metavar="K,K", separated=True, at_least=1,
         unset="1, 5 and 10 alone",

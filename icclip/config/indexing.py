@@ -35,7 +35,7 @@ class ItemsConfig(Config):
         "Directory of images, image file or pattern to index; may be repeated.", (), panel=MODEL_AND_DATA,
         flags=("--images",), metavar="PATH",
     )  # fmt: skip
-    data: DatasetConfig | None = nested(None, leave_out=("streaming", "on_bad_image"))
+    data: DatasetConfig | None = nested(None, leave_out=("streaming", "on_bad_image", "qrels"))
     split: str = option(
         "Split of --dataset whose images are indexed.", "test", panel=MODEL_AND_DATA, metavar="SPLIT", complete="split"
     )

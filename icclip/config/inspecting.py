@@ -15,7 +15,16 @@ class InspectConfig(Config):
     """Which dataset is inspected, and how."""
 
     data: DatasetConfig = nested(
-        leave_out=("name", "streaming", "on_bad_image", "val_fraction", "seed", "trust_remote_code")
+        leave_out=(
+            "name",
+            "streaming",
+            "on_bad_image",
+            "val_fraction",
+            "seed",
+            "relevance",
+            "qrels",
+            "trust_remote_code",
+        )
     )
     model: str | None = option(
         "Model, run or bundle whose text limit the captions are compared with.", None, panel=MODEL_AND_DATA,

@@ -21,7 +21,7 @@ class ReportConfig(Config):
         "others are compared with.",
         complete="file",
     )
-    data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance"), unset=AS_TRAINED)
+    data: DatasetConfig | None = nested(None, leave_out=("streaming", "relevance", "qrels"), unset=AS_TRAINED)
     """Where the images of the best and worst answers come from; None: each model's own data."""
     split: str = option(
         "Split whose results are shown: train, validation or test.", "test", panel=MODEL_AND_DATA, metavar="SPLIT",

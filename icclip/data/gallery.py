@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 from icclip.config import DatasetConfig, RelevanceProtocol
 from icclip.console import Reporter
 from icclip.data.sameness import image_digests
-from icclip.data.split import SplitImages, caption_map, encoded
+from icclip.data.split import SplitImages, caption_lists, caption_map, encoded
 from icclip.errors import MissingExtraError
 from icclip.plugins.registry import Registry
 from icclip.retrieval.captions import CaptionMap
-from icclip.retrieval.relevance import Relevance
+from icclip.retrieval.judgements import Judged, names_of_images, read_judged
+from icclip.retrieval.relevance import Relevance, same_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,9 @@ class Gallery:
     label: str = ""
     """Its name in messages and results, such as `shapes, split test`."""
     protocol: RelevanceProtocol = "text"
-    """What counts as a right answer."""
+    """What counts as a right answer where nobody has judged it."""
+    judged: Judged | None = None
+    """The right answers as people have judged them."""
 
     @classmethod
     def of(cls, split: Dataset, name: str = "", source: str = "", protocol: RelevanceProtocol = "text") -> Self:
@@ -67,18 +70,41 @@ class Gallery:
     @cached_property
     def image_names(self) -> list[str | None]:
         """The path or file name of each image, if it has one."""
-        return [cell["path"] for batch in self.images.rows.iter(_AT_ONCE) for cell in batch["image"]]
+        return _image_names(self.images.rows)
+
+    @property
+    def counted_as(self) -> str:
+        """What its right answers follow: a protocol, or the name of the file with judgements."""
+        return self.protocol if self.judged is None else self.judged.path.name
 
     def relevance(self, protocol: RelevanceProtocol | None = None) -> Relevance:
-        """The right answers by its own protocol, or another. Raises DataError if an image cannot be read."""
+        """The right answers as judged or by its own protocol, or by another. Raises DataError if an image cannot be read."""
+        if protocol is None and self.judged is not None:
+            return self.judged.relevance(self.captions)
         chosen = protocol or self.protocol
         return Relevance.of(self.captions, chosen, self.image_digests if chosen == "text" else None)
 
     def relevances(self) -> tuple[Relevance, Relevance | None]:
-        """The right answers by its own protocol, and by the other one if that makes a difference."""
+        """Its own right answers, and those by the other protocol if that makes a difference; pairs beside judgements."""
+        if self.judged is not None:
+            return self.relevance(), self.relevance("pair")
         by_text, pairs = self.relevance("text"), self.relevance("pair")
         own, other = (pairs, by_text) if self.protocol == "pair" else (by_text, pairs)
         return own, None if by_text.is_pairs else other
+
+    def select(self, rows: np.ndarray) -> Self:
+        """Some of its images, with their own captions and what is judged of both.
+
+        Args:
+            rows: int64 [n]: the rows of the images.
+        """
+        texts, offsets = self.captions.texts, self.captions.offsets
+        return dataclasses.replace(
+            self,
+            images=self.images.select(rows),
+            captions=CaptionMap.from_lists([texts[offsets[row] : offsets[row + 1]] for row in rows]),
+            judged=None if self.judged is None else self.judged.of_images(self.captions, rows),
+        )
 
     def fingerprint(self) -> str:
         """A hash that recognises a split: SHA-256 over its captions, its length and some of its images.
@@ -114,6 +140,76 @@ def dataset_asked(registry: Registry, value: str, options: Mapping[str, Any]) ->
 def relevance_protocol(registry: Registry, config: DatasetConfig) -> RelevanceProtocol:
     """What counts as a right answer: the user's choice, or else the protocol with which the dataset was published."""
     return config.relevance or registry.dataset(config.name).relevance
+
+
+def counted_as(registry: Registry, config: DatasetConfig) -> str:
+    """The protocol, or the name of the file with judgements."""
+    return relevance_protocol(registry, config) if config.qrels is None else config.qrels.name
+
+
+def gallery_of(
+    registry: Registry, config: DatasetConfig, splits: Mapping[str, Any], name: str, *, several: bool = False
+) -> Gallery:
+    """Make the gallery of one split of a dataset, with its right answers.
+
+    Args:
+        registry: knows the datasets.
+        config: says what is right.
+        splits: all splits by name, some of which may be streams; `name` is not.
+        name: the split.
+        several: whether other splits are measured by the same judgements. This one then need not be judged at all, and
+            no image is called by its row.
+
+    Raises:
+        DataError: the file of judgements cannot be read, names what no split holds, or does not judge this split.
+    """
+    gallery = Gallery.of(splits[name], name, config.label, relevance_protocol(registry, config))
+    if config.qrels is None:
+        return gallery
+    spec = registry.dataset(config.name)
+    ids = {} if spec.caption_ids is None else spec.caption_ids(config)
+    others = _OtherSplits([split for other, split in splits.items() if other != name], ids)
+    judged = read_judged(
+        config.qrels, gallery.captions, gallery.image_names, ids, elsewhere=others.know, by_row=not several
+    )
+    if several and not len(judged.right):
+        return gallery
+    gallery = dataclasses.replace(gallery, judged=judged)
+    # That nothing is right is said now, and not after the model is loaded.
+    gallery.relevance()
+    return gallery
+
+
+@dataclass
+class _OtherSplits:
+    """The splits of a dataset other than one, which are looked at only for a name that this one does not know."""
+
+    splits: Sequence[Any]
+    caption_ids: Collection[str]
+
+    def know(self, name: str) -> bool:
+        """Whether one of them has an image or a text of that name. A stream cannot be asked, and may."""
+        if len(self._whole) < len(self.splits) or name in self.caption_ids:
+            return True
+        image = name.rpartition("#")[0] or name
+        return image in self._images or name in self._images or same_text(name) in self._texts
+
+    @cached_property
+    def _whole(self) -> Sequence[Dataset]:
+        return [split for split in self.splits if hasattr(split, "select_columns") and hasattr(split, "__len__")]
+
+    @cached_property
+    def _images(self) -> set[str]:
+        return set().union(*(names_of_images(_image_names(split)) for split in self._whole))
+
+    @cached_property
+    def _texts(self) -> set[str]:
+        return {same_text(text) for split in self._whole for own in caption_lists(split) for text in own}
+
+
+def _image_names(rows: Dataset) -> list[str | None]:
+    cells = rows.select_columns(["image"])
+    return [cell["path"] for batch in cells.iter(_AT_ONCE) for cell in batch["image"]]
 
 
 def load_gallery(
@@ -159,13 +255,10 @@ def open_gallery(
     """
     from icclip.data.loading import is_whole, measured_split
 
-    found: Any = measured_split(splits, split, config)
-    gallery = Gallery.of(
-        found if rows is None else found.select(rows(len(found))),
-        split,
-        config.label,
-        relevance_protocol(registry, config),
-    )
+    measured = {**splits, split: measured_split(splits, split, config)}
+    gallery = gallery_of(registry, config, {split: measured[split]} if is_whole(splits, config) else measured, split)
+    if rows is not None:
+        gallery = gallery.select(rows(gallery.captions.n_images))
     if not is_whole(splits, config):
         return gallery
     return dataclasses.replace(gallery, label=f"{config.label}, all of it (it has no splits)")

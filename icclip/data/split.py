@@ -13,6 +13,7 @@ from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 
@@ -47,6 +48,10 @@ class SplitImages(Sequence[Image.Image]):
             # datasets words this differently for each layout of a table; Sequence relies on the type.
             raise IndexError(f"row {index} of {len(self)}")
         return decode_cell(self.rows[row]["image"], f"{self._name} row {self._first + row}".lstrip())
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Self:
+        """The images in these rows; messages count from the first of them."""
+        return type(self)(self.rows.select(rows), self._name)
 
     def shard(self, shards: int, index: int) -> Self:
         """Part `index` of `shards` contiguous parts, which may be empty; its messages number the rows of the whole."""

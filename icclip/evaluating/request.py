@@ -152,6 +152,8 @@ def evaluation_data(
     own = training_data(registry, RunDirectory.open(found), asked) or _proven_data(registry, found, asked)
     if own is not None:
         path = {"path": asked.path} if asked else {}
+        # Who asks for a protocol does not want the judgements that the run was measured by.
+        path |= {"qrels": None} if options.get("relevance") and not options.get("qrels") else {}
         return DatasetConfig.from_mapping({**overlaid(own.to_mapping(), options), **path})
     if asked is not None:
         return asked

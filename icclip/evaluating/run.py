@@ -24,7 +24,6 @@ from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
 from icclip.retrieval import bootstrap as intervals
-from icclip.retrieval.judgements import read_relevance
 from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
@@ -87,8 +86,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     refuse_other_numbers(path, about)
     warn_of_leaks(registry, run, config.data, reporter)
     gallery, shared = _opened(config, registry, reporter)
-    # The names in a file of judgements are checked before the model is loaded.
-    relevance, other = right_answers(config, registry, gallery)
+    relevance, other = gallery.relevances()
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.header(_header(config, encoder, gallery, relevance, path))
     if cut := cut_captions(encoder, gallery.captions.texts):
@@ -204,19 +202,6 @@ def evaluate_split(
     return result
 
 
-def right_answers(config: EvalConfig, registry: Registry, gallery: Gallery) -> tuple[Relevance, Relevance | None]:
-    """The right answers of a split by the requested protocol, and by another one to compare with.
-
-    Raises:
-        DataError: an image or the judgements cannot be read, or the judgements name something that the split lacks.
-    """
-    if config.qrels is None:
-        return gallery.relevances()
-    spec = registry.dataset(config.data.name)
-    ids = {} if spec.caption_ids is None else spec.caption_ids(config.data)
-    return read_relevance(config.qrels, gallery.captions, gallery.image_names, ids), gallery.relevance("pair")
-
-
 def _about_relevance(relevance: Relevance, other: Relevance | None) -> dict[str, Any]:
     by_text = next((one for one in (relevance, other) if one is not None and one.protocol == "text"), None)
     shared = 0 if by_text is None else by_text.n_shared_captions
@@ -244,12 +229,12 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
     A run's own directory only receives results on the data it was trained on, with right answers counted as
     during training.
     """
-    from icclip.data.gallery import relevance_protocol
+    from icclip.data.gallery import counted_as
 
     if config.output_dir is not None:
         return config.output_dir
-    own, counted = training_data(registry, run, config.data), _counted_as(registry, config)
-    usual = relevance_protocol(registry, dataclasses.replace(config.data, relevance=None) if own is None else own)
+    own, counted = training_data(registry, run, config.data), counted_as(registry, config.data)
+    usual = counted_as(registry, dataclasses.replace(config.data, relevance=None, qrels=None) if own is None else own)
     if own is not None and counted == usual and Path(config.checkpoint).exists():
         return Path(config.checkpoint)
     dataset = Path(dataset_identity(registry, config.data)).stem
@@ -259,19 +244,14 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
 
 def subject(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
     """What a result is about: the checkpoint, the data and the right answers, as `write_metrics` takes them."""
+    from icclip.data.gallery import counted_as
+
     return {
         "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
         "dataset": dataset_identity(registry, config.data),
         "split": config.split,
-        "relevance": _counted_as(registry, config),
+        "relevance": counted_as(registry, config.data),
     }
-
-
-def _counted_as(registry: Registry, config: EvalConfig) -> str:
-    """The protocol, or the name of the file with judgements."""
-    from icclip.data.gallery import relevance_protocol
-
-    return relevance_protocol(registry, config.data) if config.qrels is None else config.qrels.name
 
 
 def _checkpoint_identity(checkpoint: str, directory: Path) -> str:
@@ -297,6 +277,6 @@ def _header(
         "model": config.checkpoint,
         "runs as": encoder.description,
         "data": f"{gallery.label}: {size}",
-        "right answers": RIGHT_ANSWERS.get(relevance.protocol, f"as judged in {config.qrels}"),
+        "right answers": RIGHT_ANSWERS.get(relevance.protocol, f"as judged in {config.data.qrels}"),
         "result": path,
     }

@@ -134,7 +134,7 @@ def _with_answers(one: Subject, load: Callable[[], Gallery], count: int, *, aske
     if gallery.fingerprint() != one.ranks.about.get("fingerprint"):
         return replace(one, note=f"no images are shown, because {gallery.label} is not what it was measured on")
     protocol = one.ranks.about.get("relevance")
-    relevance = gallery.relevance("text" if protocol == "text" else "pair")
+    relevance = gallery.relevance(None if protocol == gallery.counted_as else "text" if protocol == "text" else "pair")
     return replace(one, retrievals=Answers(gallery.images, relevance).of(one.ranks, count))
 
 

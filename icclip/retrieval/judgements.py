@@ -9,6 +9,8 @@ answers of the other follow from it. An image is called by its file name (with o
 and extension), by the number at the end of that name (`391895` for `COCO_val2014_000000391895.jpg`), or
 by its row in the split, from 0. A text is called `IMAGE#K`, the K-th caption of that image, from 0; in
 JSON also by its own words; and where the dataset's captions have ids, as COCO's annotations do, by its id.
+
+One file may judge several splits of a dataset: what names another split's images or texts is passed over.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -44,13 +46,68 @@ class Judgement:
     """File and line, for messages."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a file judges of one split."""
+
+    path: Path
+    pairs: np.ndarray
+    """int64 [n, 2]: the row of an image and of a text."""
+    grades: np.ndarray
+    """float64 [n]: how right each pair is; 0 and below mean that it is wrong."""
+
+    @property
+    def right(self) -> np.ndarray:
+        """int64 [n, 2]: the pairs that are right."""
+        found: np.ndarray = self.pairs[self.grades > 0]
+        return found
+
+    def relevance(self, captions: CaptionMap) -> Relevance:
+        """The right answers of the split with these captions. Raises DataError if there are none."""
+        if not len(self.right):
+            raise DataError(
+                f"{self.path} has no right answers: give at least one grade above 0 to an image and a text of this split"
+            )
+        return Relevance.judged(captions, self.path.name, self.pairs, self.grades)
+
+    def of_images(self, captions: CaptionMap, rows: np.ndarray) -> Judged:
+        """What is judged of some images of the split and of their own captions.
+
+        Args:
+            captions: the texts of the whole split.
+            rows: int64 [n]: the rows of the images.
+        """
+        place = np.full(captions.n_images, -1)
+        place[rows] = np.arange(len(rows))
+        image, text = self.pairs.T
+        owner = captions.image_of_text[text]
+        kept = (place[image] >= 0) & (place[owner] >= 0)
+        image, text, owner = image[kept], text[kept], owner[kept]
+        counts = np.diff(captions.offsets)[rows]
+        texts = (np.cumsum(counts) - counts)[place[owner]] + text - captions.offsets[owner]
+        return Judged(self.path, np.column_stack([place[image], texts]).astype(np.int64), self.grades[kept])
+
+
 def read_relevance(
     path: Path,
     captions: CaptionMap,
     image_names: Sequence[str | None],
     caption_ids: Mapping[str, tuple[str, int]] | None = None,
 ) -> Relevance:
-    """The right answers of a split, from a file of judgements.
+    """The right answers of a split, from a file of judgements; for the arguments and errors, see `read_judged`."""
+    return read_judged(path, captions, image_names, caption_ids).relevance(captions)
+
+
+def read_judged(
+    path: Path,
+    captions: CaptionMap,
+    image_names: Sequence[str | None],
+    caption_ids: Mapping[str, tuple[str, int]] | None = None,
+    *,
+    elsewhere: Callable[[str], bool] = lambda _: False,
+    by_row: bool = True,
+) -> Judged:
+    """What a file judges of a split.
 
     Args:
         path: `.json`, or anything else for TREC's layout.
@@ -58,18 +115,31 @@ def read_relevance(
         image_names: a path or file name for each image, where it has one.
         caption_ids: the id of a caption -> what its image is called, and which of its captions it is. Captions of
             images that the split does not hold are passed over.
+        elsewhere: whether a name that the split does not know is one of another split, so that its judgement is
+            passed over.
+        by_row: whether an image may be called by its row, which is only sure with a single split.
 
     Raises:
-        DataError: the file cannot be read, a line is not in its layout, or names what the split does not
-            hold; the file and the line are named.
+        DataError: the file cannot be read, a line is not in its layout, or names what neither the split nor
+            another one holds; the file and the line are named.
     """
     judgements = list(read_judgements(path))
-    names = _Names.of(captions, image_names, words=path.suffix == ".json").with_ids(caption_ids or {}, judgements)
-    judged = [(*names.pair(one), one.grade) for one in judgements]
-    if not any(grade > 0 for _, _, grade in judged):
-        raise DataError(f"{path} has no right answers: give at least one grade above 0")
-    table = np.array(judged, np.float64)
-    return Relevance.judged(captions, path.name, table[:, :2].astype(np.int64), table[:, 2])
+    names = _Names.of(captions, image_names, words=path.suffix == ".json", by_row=by_row)
+    names = names.with_ids(caption_ids or {}, judgements)
+    judged = []
+    for one in judgements:
+        try:
+            judged.append((*names.pair(one), one.grade))
+        except _UnknownError:
+            if not (elsewhere(one.query) or elsewhere(one.answer)):
+                raise
+    table = np.array(judged, np.float64).reshape(-1, 3)
+    return Judged(path, table[:, :2].astype(np.int64), table[:, 2])
+
+
+def names_of_images(image_names: Iterable[str | None]) -> set[str]:
+    """All names that files have for these images, other than their rows."""
+    return {name for one in image_names for name in _spellings(one, 0)[:-1] if name is not None}
 
 
 def read_judgements(path: Path) -> Iterator[Judgement]:
@@ -135,6 +205,10 @@ def _grade(value: Any, where: str) -> float:
     return grade
 
 
+class _UnknownError(DataError):
+    """A name that the split does not know."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Names:
     """What files call the images and texts of a split."""
@@ -150,9 +224,10 @@ class _Names:
     """In how many more lines an image asks for a caption's id than the other way round. Both may be plain numbers."""
 
     @classmethod
-    def of(cls, captions: CaptionMap, image_names: Sequence[str | None], *, words: bool) -> Self:
+    def of(cls, captions: CaptionMap, image_names: Sequence[str | None], *, words: bool, by_row: bool) -> Self:
         # What is more exact comes first, and a less exact name never takes its place.
-        spellings = zip(*(_spellings(name, row) for row, name in enumerate(image_names)), strict=True)
+        spellings = list(zip(*(_spellings(name, row) for row, name in enumerate(image_names)), strict=True))
+        spellings = spellings if by_row else spellings[:-1]
         images: dict[str, int] = {}
         for exactness in spellings:
             found: dict[str, int] = {}
@@ -209,7 +284,7 @@ class _Names:
         if (row := self.words.get(same_text(name))) is not None:
             return "text", row
         example = next(iter(self.images), "0")
-        raise DataError(
+        raise _UnknownError(
             f"{where}: the split has no image or text called {name[:_SHOWN]!r}; its first image is called {example!r} "
             f"and that image's first text {example + '#0'!r}"
         )

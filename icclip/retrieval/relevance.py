@@ -125,6 +125,17 @@ class Relevance:
         graded = grades[kept] if (grades[kept] != grades[kept][0]).any() else None
         return cls._from_pairs(captions, source, kinds, pairs[kept], graded)
 
+    def also(self, pairs: np.ndarray) -> Self:
+        """The same with further right answers.
+
+        Args:
+            pairs: int64 [n, 2]: an image's row and a text's row.
+        """
+        known = np.column_stack([self.image_of_pair, self.members])
+        further = np.column_stack([self.images.of_row[pairs[:, 0]], self.texts.of_row[pairs[:, 1]]])
+        every = np.unique(np.concatenate([known, further]), axis=0)
+        return self._from_pairs(self.captions, self.protocol, (self.images, self.texts), every)
+
     @classmethod
     def _from_pairs(
         cls,

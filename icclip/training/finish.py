@@ -8,7 +8,7 @@ from typing import Any
 
 from icclip import __version__
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery, relevance_protocol
+from icclip.data.gallery import Gallery, gallery_of
 from icclip.evaluating.keeping import keep_ranks
 from icclip.evaluating.request import dataset_identity
 from icclip.evaluating.run import evaluate_split
@@ -26,6 +26,8 @@ from icclip.training.prepare import Run, in_memory
 from icclip.training.result import TrainResult
 from icclip.training.step.cost import cost_line
 
+MEASURED = frozenset({"validation", "test"})
+
 
 def finish(run: Run, best_step: int | None, registry: Registry, reporter: Reporter, started: float) -> TrainResult:
     """Measure the best model on the test split, and write the results and the model card. For the first process.
@@ -39,19 +41,20 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
     """
     assert best_step is not None, "a run that ends has saved a checkpoint"
     measured = evaluations(run.root / HISTORY)
+    galleries = _galleries(run, registry)
     result = TrainResult(
         output_dir=run.root,
         steps=run.trainer.state.global_step,
         best_step=best_step,
         baseline=measured.get(0, {}),
         best=measured[best_step],
-        test=_test(run, registry, reporter),
+        test=_test(run, galleries, registry, reporter),
         seconds=time.monotonic() - started,
         gain=gains(run.root / HISTORY).get(best_step, {}),
         guarded=run.config.guard == "on",
     )
     cost = _cost(run)
-    _write_metrics(run, registry, result)
+    _write_metrics(run, galleries, registry, result)
     _write_card(run, registry, result, cost)
     outcome = {"steps": result.steps, "best_step": result.best_step, "seconds": round(result.seconds, 1)}
     write_record(run.root, {**run.record, **({"cost": cost} if cost else {}), "status": "complete", "result": outcome})
@@ -61,13 +64,23 @@ def finish(run: Run, best_step: int | None, registry: Registry, reporter: Report
     return result
 
 
-def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
+def _galleries(run: Run, registry: Registry) -> dict[str, Gallery]:
+    """The splits that are measured; a streamed one is brought into memory."""
+    found = {}
+    for name in MEASURED & run.splits.keys():
+        split = run.splits[name]
+        if not isinstance(split, Gallery):
+            streams = {other: one for other, one in run.splits.items() if not isinstance(one, Gallery)}
+            split = gallery_of(registry, run.config.data, {**streams, name: in_memory(split)}, name, several=True)
+        found[name] = split
+    return found
+
+
+def _test(run: Run, galleries: Mapping[str, Gallery], registry: Registry, reporter: Reporter) -> dict[str, Any]:
     """Measure the test split once with the best weights, in the batches and with the metrics of `icclip eval`."""
-    if "test" not in run.splits:
+    if "test" not in galleries:
         return {}
-    split, config = run.splits["test"], run.config
-    protocol = relevance_protocol(registry, config.data)
-    gallery = split if isinstance(split, Gallery) else Gallery.of(in_memory(split), "test", config.data.label, protocol)
+    gallery, config = galleries["test"], run.config
     encoder = TorchEncoder(
         run.trainer.loaded,
         device=str(run.trainer.args.device),
@@ -82,24 +95,24 @@ def _test(run: Run, registry: Registry, reporter: Reporter) -> dict[str, Any]:
         image_batch=config.eval_bs,
         metrics=registry.default_metrics(),
         reporter=reporter,
-        keep=keep_ranks(ranks_path(run.root, "test"), gallery, _about(run, registry, "test")),
+        keep=keep_ranks(ranks_path(run.root, "test"), gallery, _about(run, registry, "test", gallery)),
     )
 
 
-def _write_metrics(run: Run, registry: Registry, result: TrainResult) -> None:
+def _write_metrics(run: Run, galleries: Mapping[str, Gallery], registry: Registry, result: TrainResult) -> None:
     for split, metrics in (("validation", result.best), ("test", result.test)):
         if metrics:
             path = metric_path(run.root, split)
             path.unlink(missing_ok=True)
-            write_metrics(path, metrics, {**_about(run, registry, split), "icclip": __version__})
+            write_metrics(path, metrics, {**_about(run, registry, split, galleries[split]), "icclip": __version__})
 
 
-def _about(run: Run, registry: Registry, split: str) -> dict[str, Any]:
+def _about(run: Run, registry: Registry, split: str, gallery: Gallery) -> dict[str, Any]:
     return {
         "checkpoint": ".",
         "dataset": dataset_identity(registry, run.config.data),
         "split": split,
-        "relevance": relevance_protocol(registry, run.config.data),
+        "relevance": gallery.counted_as,
     }
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from icclip.config import TrainConfig
 from icclip.config.recipes import told
 from icclip.console import Reporter
-from icclip.data.gallery import Gallery, relevance_protocol
+from icclip.data.gallery import Gallery, gallery_of
 from icclip.data.loading import choose_split, load_splits
 from icclip.errors import UsageError
 from icclip.models.loaded import LoadedModel
@@ -204,11 +204,11 @@ def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[
     for name in ("train", "validation"):
         choose_split(found, name, label)
     found["validation"] = in_memory(found["validation"])
-    protocol = relevance_protocol(registry, config.data)
     splits: Splits = {
-        name: Gallery.of(split, name, label, protocol) if isinstance(split, Dataset) else split
+        name: gallery_of(registry, config.data, found, name, several=True) if isinstance(split, Dataset) else split
         for name, split in found.items()
     }
+    _tell_what_is_judged(config, splits, reporter)
     loaded = open_model(registry, config.model, captions=lambda: _tokenizer_captions(splits["train"]))
     galleries = (splits[name] for name in ("train", "validation"))
     known = chain.from_iterable(gallery.captions.texts for gallery in galleries if isinstance(gallery, Gallery))
@@ -217,6 +217,19 @@ def _load(config: TrainConfig, registry: Registry, reporter: Reporter) -> tuple[
     if cut.line:
         reporter.warn(cut.line)
     return splits, loaded.ready_for(texts)
+
+
+def _tell_what_is_judged(config: TrainConfig, splits: Splits, reporter: Reporter) -> None:
+    for name, split in splits.items():
+        if config.data.qrels is None or not isinstance(split, Gallery):
+            continue
+        if split.judged is not None:
+            reporter.note(f"{name}: {len(split.judged.right):,} right answers are judged in {config.data.qrels}")
+        elif name != "train":
+            reporter.warn(
+                f"{config.data.qrels} judges nothing of the split {name}, whose right answers follow --relevance "
+                f"{split.protocol}"
+            )
 
 
 def _tokenizer_captions(split: Gallery | IterableDataset) -> Sequence[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
-from icclip.bundles.parity_record import read_parity
-from icclip.config import VerifyConfig, overlaid
+from icclip.bundles.parity_record import ParityRecord, read_parity
+from icclip.config import RelevanceProtocol, VerifyConfig, overlaid
+from icclip.errors import UsageError
 from icclip.hub import bundle_or_record
 from icclip.plugins.registry import Registry
 
@@ -36,8 +38,21 @@ def verify_config(registry: Registry, said: Mapping[str, Any]) -> VerifyConfig:
         parity = read_parity(bundle)
         recorded = read_manifest(bundle).data if is_bundle(bundle) else None
         own = recorded or ParityData(dataset=parity.dataset, split=parity.split)
+        counted = _counted(parity, options.get("qrels"))
         values |= {
-            "data": dataset_asked(registry, dataset, overlaid(own.options, {"relevance": parity.relevance}, options)),
+            "data": dataset_asked(registry, dataset, overlaid(own.options, counted, options)),
             "split": said.get("split") or own.split,
         }
     return VerifyConfig.from_mapping(values)
+
+
+def _counted(parity: ParityRecord, qrels: Path | None) -> dict[str, Any]:
+    """The option that counts right answers as the gate did. Raises UsageError if other judgements are given, or none."""
+    judged = parity.relevance not in typing.get_args(RelevanceProtocol)
+    if judged and (qrels is None or Path(qrels).name != parity.relevance):
+        raise UsageError(f"the parity gate counted right answers as judged in {parity.relevance}: give it with --qrels")
+    if not judged and qrels is not None:
+        raise UsageError(
+            f"the parity gate counted right answers by the protocol {parity.relevance}, without judgements: leave out --qrels"
+        )
+    return {} if judged else {"relevance": parity.relevance}

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from icclip.errors import DataError
 from icclip.retrieval.captions import CaptionMap
-from icclip.retrieval.judgements import read_relevance
+from icclip.retrieval.judgements import names_of_images, read_judged, read_relevance
+from icclip.retrieval.relevance import Relevance
 
 CAPTIONS = CaptionMap.from_lists([["a dog", "one dog"], ["a cat"], ["a bird", "a tit"]])
 NAMES = ["images/COCO_val2014_000000391895.jpg", "images/b.png", None]
@@ -128,3 +130,46 @@ def test_a_name_of_several_images_needs_its_path(tmp_path):
 
 def test_a_file_name_comes_before_a_row(tmp_path):
     assert right(read(tmp_path, "1 0 b#0 1", names=["1.jpg", "b.jpg", "c.jpg"])) == {(0, 2)}
+
+
+# One file for several splits --------------------------------------------------------------------------
+
+
+def test_what_names_another_split_is_passed_over(tmp_path):
+    path = tmp_path / "judged.txt"
+    path.write_text("b 0 b#0 1\nother 0 other#0 1\nb 0 other#1 1\nother 0 b#0 1\n")
+    others = names_of_images(["folder/other.jpg", None])
+    judged = read_judged(path, CAPTIONS, NAMES, elsewhere=lambda name: name.split("#")[0] in others)
+    assert judged.pairs.tolist() == [[1, 2]]
+    assert others == {"folder/other.jpg", "other.jpg", "other"}
+    path.write_text("b 0 b#0 1\nnowhere 0 b#0 1\n")
+    with pytest.raises(DataError, match=r"line 2: the split has no image or text called 'nowhere'"):
+        read_judged(path, CAPTIONS, NAMES, elsewhere=lambda name: name.split("#")[0] in others)
+
+
+def test_rows_are_no_names_where_several_splits_are_judged(tmp_path):
+    path = tmp_path / "judged.txt"
+    path.write_text("1 0 1#0 1")
+    assert read_judged(path, CAPTIONS, NAMES).pairs.tolist() == [[1, 2]]
+    with pytest.raises(DataError, match=r"line 1: the split has no image or text called '1'"):
+        read_judged(path, CAPTIONS, NAMES, by_row=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [([0, 1, 2], [[0, 1], [1, 3], [2, 4]]), ([1, 2], [[0, 1], [1, 2]]), ([2, 0], [[1, 3], [0, 1]]), ([1], [])],
+)
+def test_what_is_judged_of_some_images(tmp_path, rows, expected):
+    (tmp_path / "judged.txt").write_text("391895 0 391895#1 1\nb 0 2#0 2\n2 0 2#1 1")
+    judged = read_judged(tmp_path / "judged.txt", CAPTIONS, NAMES).of_images(CAPTIONS, np.array(rows))
+    assert sorted(judged.pairs.tolist()) == sorted(expected)
+    if not expected:
+        with pytest.raises(DataError, match=r"judged.txt has no right answers"):
+            judged.relevance(CaptionMap.from_lists([["a cat"]]))
+
+
+def test_judgements_are_added_to_what_captions_have_in_common():
+    captions = CaptionMap.from_lists([["a dog"], ["A dog", "a cat"], ["a bird"]])
+    relevance = Relevance.of(captions, "text").also(np.array([[2, 0], [2, 0], [0, 2]]))
+    assert right(relevance) == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 3)}
+    assert relevance.protocol == "text"

@@ -112,7 +112,7 @@ def export(request: Any) -> Any:
     )  # fmt: skip
     parity = ParityRecord(
         dataset=config.data.label, split=config.split, n_images=len(images), n_texts=len(texts), smoke=True,
-        relevance=gallery.protocol,
+        relevance=gallery.counted_as,
         reference=retrieval_metrics(rank(*known, gallery.relevance())), results=(result,),
     )  # fmt: skip
     write_parity(directory, parity)

@@ -276,6 +276,19 @@ def test_what_cannot_be_verified_at_all_is_a_mistake_of_usage(bundles, tmp_path,
     assert "unknown precision 'int8'" in icclip("verify", bundles["clip"], "--precision", "int8").err
 
 
+def test_right_answers_are_judged_as_in_the_gate(gated, icclip, tmp_path):
+    (tmp_path / "judged.txt").write_text("0 0 0#0 1")
+    outcome = icclip("verify", gated, "--dataset", "shapes", "--qrels", tmp_path / "judged.txt")
+    assert outcome.code == 2
+    assert "counted right answers by the protocol text, without judgements: leave out --qrels" in outcome.err
+    path = gated / "parity.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "relevance": "eccv.json"}))
+    for options in ((), ("--qrels", tmp_path / "judged.txt")):
+        outcome = icclip("verify", gated, "--dataset", "shapes", *options)
+        assert outcome.code == 2
+        assert "counted right answers as judged in eccv.json: give it with --qrels" in outcome.err
+
+
 def test_a_dataset_needs_datasets(gated, icclip, monkeypatch):
     import sys
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from icclip.config import LossFamily, RelevanceProtocol
+    from icclip.retrieval.judgements import Judged
     from icclip_export.gate.probes import Probes
 
 SHOWN_CAPTION = 40
@@ -35,8 +36,6 @@ class Compared:
     relevance: Relevance
     rows: np.ndarray
     """int64 [n_images]: the rows of the images in the split."""
-    protocol: RelevanceProtocol
-    """The protocol of the relevance."""
 
     @property
     def captions(self) -> CaptionMap:
@@ -53,6 +52,7 @@ class Compared:
         *,
         protocol: RelevanceProtocol = "text",
         digests: Sequence[bytes] | None = None,
+        judged: Judged | None = None,
     ) -> Compared:
         """Take all of a split, or a seeded sample of it.
 
@@ -63,6 +63,7 @@ class Compared:
             seed: the seed of the sample.
             protocol: what counts as a right answer.
             digests: digests of the images' content; None means that no two images are the same.
+            judged: the right answers as people have judged them, instead of the protocol.
 
         Raises:
             DataError: the split has no images.
@@ -70,11 +71,14 @@ class Compared:
         if not captions.n_images:
             raise DataError("the split holds no image: choose another with --split")
         rows = sampled_rows(captions.n_images, sample, seed)
+        judged = None if judged is None else judged.of_images(captions, rows)
         if len(rows) < captions.n_images:
             own = [captions.texts[captions.offsets[row] : captions.offsets[row + 1]] for row in rows]
             images, captions = Rows(images, rows), CaptionMap.from_lists(own)
+        if judged is not None:
+            return cls(images, judged.relevance(captions), rows)
         keys = None if digests is None else [digests[row] for row in rows]
-        return cls(images, Relevance.of(captions, protocol, keys), rows, protocol)
+        return cls(images, Relevance.of(captions, protocol, keys), rows)
 
     def image_name(self, index: int) -> str:
         """Name an image by its row in the split."""

@@ -131,7 +131,7 @@ def parity_record(
         seed=seed,
         smoke=captions.n_images < ENOUGH_IMAGES,
         fingerprint=captions_fingerprint(captions),
-        relevance=reference.data.protocol,
+        relevance=reference.data.relevance.protocol,
         reference=retrieval_metrics(reference.ranks),
         results=tuple(results),
     )

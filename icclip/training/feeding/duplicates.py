@@ -67,9 +67,16 @@ class Duplicates:
     relevance: Relevance
 
     @classmethod
-    def of(cls, groups: np.ndarray, captions: CaptionMap) -> Self:
-        """By content, from int64 [n], the same number for images that are the same, and their captions."""
-        return cls(Relevance.of(captions, "text", groups.tolist()))
+    def of(cls, groups: np.ndarray, captions: CaptionMap, judged: np.ndarray | None = None) -> Self:
+        """By content, and by what people have judged right besides.
+
+        Args:
+            groups: int64 [n]: the same number for images that are the same.
+            captions: the captions of these images.
+            judged: int64 [k, 2]: the rows of an image and of a text that are right for each other.
+        """
+        relevance = Relevance.of(captions, "text", groups.tolist())
+        return cls(relevance if judged is None else relevance.also(judged))
 
     def answers(self, image: int) -> Answers:
         """What is right for the image in that row."""

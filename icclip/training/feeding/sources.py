@@ -150,16 +150,18 @@ class Sources:
         return images if cached is None else cached
 
     def _duplicates(self, split: Gallery, digests: Sequence[bytes]) -> Duplicates:
+        judged = None if split.judged is None else split.judged.right
         if self._protocol == "pair":
             self.reporter.note(
                 "a caption is right only for its own image (--relevance pair): the loss takes the same caption of "
                 "another image for a wrong answer"
             )
-            return Duplicates(split.relevance("pair"))
+            pairs = split.relevance("pair")
+            return Duplicates(pairs if judged is None else pairs.also(judged))
         groups, distance = same_content(digests), self.config.near_duplicates
         if distance is not None:
             groups = same_look(groups, on_first_process(lambda: image_hashes(split.images.rows)), distance)
-        duplicates = Duplicates.of(groups, split.captions)
+        duplicates = Duplicates.of(groups, split.captions, judged)
         self.reporter.note(
             f"{duplicates.counted()}: they are {TREATMENT[self.config.duplicates]}, and kept in different batches where possible"
         )

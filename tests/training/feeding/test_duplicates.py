@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 
@@ -7,15 +8,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.formats import karpathy
 from support.images import photo
 
 from icclip.data.columns import dataset_of
+from icclip.data.gallery import load_gallery
+from icclip.data.loading import dataset_config
 from icclip.data.sameness import difference_hash, image_digests, image_hashes, same_content, same_look
 from icclip.errors import DataError
+from icclip.models.opening import open_model
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.relevance import Relevance
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs, EpochSampler, as_ids
 from icclip.training.feeding.duplicates import Answers, Duplicates, caption_id, kept_apart
+from icclip.training.feeding.sources import Sources
 from icclip.training.step.targets import not_negatives
 
 
@@ -187,16 +193,32 @@ def negatives_of(relevance, shown):
     return [[text not in relevance.texts_of(image) for text in shown] for image in range(len(shown))]
 
 
+@pytest.mark.parametrize("judged", [0, 20])
 @pytest.mark.parametrize("protocol", ["text", "pair"])
 @pytest.mark.parametrize("seed", range(20))
-def test_what_the_loss_takes_for_negatives_is_what_the_relevance_says(protocol, seed):
+def test_what_the_loss_takes_for_negatives_is_what_the_relevance_says(protocol, seed, judged):
     chance = np.random.default_rng(seed)
     lists = [[f"caption {n}" for n in chance.integers(12, size=chance.integers(1, 4))] for _ in range(15)]
     captions = CaptionMap.from_lists(lists)
     relevance = Relevance.of(captions, protocol, chance.integers(12, size=15).tolist())
+    relevance = relevance.also(
+        np.column_stack([chance.integers(15, size=judged), chance.integers(captions.n_texts, size=judged)])
+    )
     duplicates = Duplicates(relevance)
     chosen = [int(chance.integers(len(own))) for own in lists]
     ids = as_ids([duplicates.answers(image) for image in range(15)], chosen)
     shown = [int(first) + one for first, one in zip(captions.offsets, chosen, strict=False)]
     found = ~not_negatives(ids, ids, torch.arange(15)) & ~torch.eye(15, dtype=torch.bool)
     assert found.tolist() == negatives_of(relevance, shown)
+
+
+@pytest.mark.parametrize("protocol", ["text", "pair"])
+def test_what_people_judge_right_is_no_negative_either(protocol, config, registry, quiet, tmp_path):
+    (tmp_path / "judged.txt").write_text("00.jpg 0 04.jpg#1 1\n02.jpg 0 00.jpg#0 0")
+    asked = dataset_config(registry, str(karpathy(tmp_path / "it")), qrels=tmp_path / "judged.txt", relevance=protocol)
+    gallery = load_gallery(registry, asked, "train", quiet)
+    feeder = open_model(registry, config.model).feeder
+    examples = Sources(dataclasses.replace(config, data=asked), feeder, quiet).training(gallery, seen=0)
+    answers = [examples.duplicates.answers(image) for image in range(6)]
+    # The second caption of image 4 is right for image 0 too; what is judged wrong is not right.
+    assert [list(own.right) for own in answers] == [[answers[4].captions[1]], [], [], [], [answers[4].captions[1]], []]
