@@ -39,6 +39,14 @@ class EvalConfig(Config):
         "Further numbers K of R@K, with commas between them.", (), panel=MEASURE, metavar="K,K", separated=True, at_least=1,
         unset="1, 5 and 10 alone",
     )  # fmt: skip
+    folds: int | None = option(
+        "Also report the mean over N disjoint folds of the images, each with its own captions alone: 5 for COCO's 1K protocol.",
+        None, panel=MEASURE, metavar="N", at_least=2,
+    )  # fmt: skip
+    one_caption: bool = option(
+        "Measure with the first caption of each image alone. The numbers are not those of the usual protocol.", False,
+        panel=MEASURE,
+    )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
     metrics: tuple[str, ...] = option(
         "Metric of a plugin to compute in addition to the default ones; may be repeated.", (), panel=MEASURE,
@@ -59,13 +67,16 @@ class EvalConfig(Config):
 
     def problems(self) -> list[str]:
         """Options of retrieval with zero-shot classification, or the other way round."""
-        strange = ("qrels", "at", "metrics") if self.zero_shot else ("templates", "against")
+        strange = ("at", "metrics", "folds", "one_caption") if self.zero_shot else ("templates", "against")
         about = (
             "about retrieval: leave it out, or leave out"
             if self.zero_shot
             else "about classification: leave it out, or add"
         )
         found = [f"{{{name}}} is {about} {{zero_shot}}" for name in strange if getattr(self, name)]
+        if self.data.qrels:
+            about = "is about all captions and images of the split: leave it out, or leave out the judgements (--qrels)"
+            found += [f"{{{name}}} {about}" for name in ("folds", "one_caption") if getattr(self, name)]
         if self.against and not self.bootstrap:
             found.append("{bootstrap} is 0: {against} needs the intervals of the differences, so give at least 1")
         return found

@@ -77,6 +77,12 @@ class Gallery:
         """What its right answers follow: a protocol, or the name of the file with judgements."""
         return self.protocol if self.judged is None else self.judged.path.name
 
+    def with_one_caption(self) -> Self:
+        """The same images, each with its first caption alone."""
+        lists = [[self.captions.texts[start]] for start in self.captions.offsets[:-1].tolist()]
+        label = f"{self.label}, the first caption of each image"
+        return dataclasses.replace(self, captions=CaptionMap.from_lists(lists), label=label)
+
     def relevance(self, protocol: RelevanceProtocol | None = None) -> Relevance:
         """The right answers as judged or by its own protocol, or by another. Raises DataError if an image cannot be read."""
         if protocol is None and self.judged is not None:

@@ -24,7 +24,8 @@ from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
 from icclip.report.tables import metrics_table
 from icclip.retrieval import bootstrap as intervals
-from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics
+from icclip.retrieval.folds import fold_metrics
+from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics, values_by_query
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
 from icclip.runs.directory import RunDirectory
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 RELEVANCE = "relevance"
 """The key of the metrics that says which answers counted as right."""
+FOLDS = "folds"
+"""The key of the metrics that holds the means over folds, and their number."""
 RIGHT_ANSWERS = {
     "text": "the same caption is right for every image that has it (--relevance text)",
     "pair": "a caption is right only for its own image (--relevance pair)",
@@ -61,8 +64,12 @@ class Evaluation:
         return self.metrics
 
     def renderables(self) -> Iterable[RenderableType]:
-        """The metrics as a table, including those of plugins."""
-        return [metrics_table(self.metrics, self.title)]
+        """The metrics as a table, including those of plugins, and the means over folds as another one."""
+        tables = [metrics_table(self.metrics, self.title)]
+        if FOLDS in self.metrics:
+            folds = self.metrics[FOLDS]
+            tables.append(metrics_table(folds["mean"], f"{self.title}, mean of {folds['count']} folds"))
+        return tables
 
     def verdict(self) -> None:
         """An evaluation always succeeds, because it has no threshold to miss."""
@@ -104,23 +111,28 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         seed=config.seed,
         reporter=reporter,
         keep=keep_ranks(kept, gallery, about),
+        folds=config.folds or 0,
     )
     about |= {"encoder": encoder.description, "icclip": __version__, "fingerprint": gallery.fingerprint()}
     about |= {"leakage": shared} if shared else {}
     about = write_metrics(path, metrics, about)
     reporter.note(f"wrote {path} and {kept.name}")
-    return Evaluation(metrics={**metrics, "about": about}, title=f"{config.data.name}, {config.split}")
+    title = f"{config.data.name}, {config.split}" + (", the first caption of each image" if config.one_caption else "")
+    return Evaluation(metrics={**metrics, "about": about}, title=title)
 
 
 def recall_at(cutoffs: Sequence[int]) -> MetricSpec:
     """R@K in both directions for each K that is not computed anyway."""
     wanted = sorted(set(cutoffs) - set(CUTOFFS))
 
-    def compute(ranks: RetrievalRanks) -> dict[str, float]:
+    def by_query(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
         directions = {"i2t": ranks.i2t, "t2i": ranks.t2i}
-        return {f"{name}_R@{k}": float((own <= k).mean()) for k in wanted for name, own in directions.items()}
+        return {f"{name}_R@{k}": (own <= k).astype(float) for k in wanted for name, own in directions.items()}
 
-    return MetricSpec(name="recall-at", summary="recall at further K", compute=compute)
+    def compute(ranks: RetrievalRanks) -> dict[str, float]:
+        return {key: float(values.mean()) for key, values in by_query(ranks).items()}
+
+    return MetricSpec(name="recall-at", summary="recall at further K", compute=compute, by_query=by_query)
 
 
 def _opened(config: EvalConfig, registry: Registry, reporter: Reporter) -> tuple[Gallery, list[dict[str, Any]]]:
@@ -141,6 +153,13 @@ def _opened(config: EvalConfig, registry: Registry, reporter: Reporter) -> tuple
     shared = leakage(gallery, others)
     for one in shared:
         reporter.warn(leakage_line(one, config.split))
+    if config.one_caption:
+        gallery = gallery.with_one_caption()
+    if config.folds and gallery.captions.n_images % config.folds:
+        raise DataError(
+            f"{gallery.label} has {gallery.captions.n_images:,} images, which do not make {config.folds} folds of the same "
+            "size: choose a number that divides it"
+        )
     return gallery, shared
 
 
@@ -157,6 +176,7 @@ def evaluate_split(
     seed: int = 42,
     reporter: Reporter = _QUIET,
     keep: Keep | None = None,
+    folds: int = 0,
 ) -> dict[str, Any]:
     """Encode a split, rank it and compute its metrics. The same arguments give the same numbers.
 
@@ -176,6 +196,7 @@ def evaluate_split(
         seed: seed of the resamples.
         reporter: shows progress, and warnings about numbers that say less than they seem to.
         keep: is given the ranks and the embeddings, as `icclip.evaluating.keeping.keep_ranks` makes it.
+        folds: number of folds whose means are reported under the key `folds` as well; it divides the number of images.
 
     Raises:
         DataError: the split has no images.
@@ -199,6 +220,12 @@ def evaluate_split(
         reporter.warn(doubt)
     if bootstrap:
         result[intervals.KEY] = intervals.confidence_intervals(ranks, resamples=bootstrap, seed=seed)
+        values = values_by_query(ranks, metrics)
+        result[intervals.KEY] |= intervals.query_intervals(ranks, values, resamples=bootstrap, seed=seed)
+    if folds:
+        result[FOLDS] = fold_metrics(
+            *embeddings, relevance, folds, metrics=metrics, resamples=bootstrap, seed=seed, multiply=multiply
+        )
     return result
 
 
@@ -233,7 +260,7 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
 
     if config.output_dir is not None:
         return config.output_dir
-    own, counted = training_data(registry, run, config.data), counted_as(registry, config.data)
+    own, counted = training_data(registry, run, config.data), _counted(registry, config)
     usual = counted_as(registry, dataclasses.replace(config.data, relevance=None, qrels=None) if own is None else own)
     if own is not None and counted == usual and Path(config.checkpoint).exists():
         return Path(config.checkpoint)
@@ -244,14 +271,20 @@ def output_directory(registry: Registry, run: RunDirectory, config: EvalConfig) 
 
 def subject(registry: Registry, config: EvalConfig, directory: Path) -> dict[str, Any]:
     """What a result is about: the checkpoint, the data and the right answers, as `write_metrics` takes them."""
-    from icclip.data.gallery import counted_as
-
     return {
         "checkpoint": _checkpoint_identity(config.checkpoint, directory) + _variant(config),
         "dataset": dataset_identity(registry, config.data),
         "split": config.split,
-        "relevance": counted_as(registry, config.data),
+        "relevance": _counted(registry, config),
     }
+
+
+def _counted(registry: Registry, config: EvalConfig) -> str:
+    """What the right answers follow; with one caption of each image, it says so."""
+    from icclip.data.gallery import counted_as
+
+    counted = counted_as(registry, config.data)
+    return f"{counted}-one-caption" if config.one_caption else counted
 
 
 def _checkpoint_identity(checkpoint: str, directory: Path) -> str:

@@ -207,6 +207,10 @@ class MetricSpec:
     name: str
     summary: str
     compute: Callable[[RetrievalRanks], Mapping[str, float]]
+    by_query: Callable[[RetrievalRanks], Mapping[str, np.ndarray]] | None = None
+    """For a metric that is a mean over queries, the values whose means `compute` returns, under the same names: float64
+    [queries], in the order of `ranks.i2t_answers.queries` for names that begin with `i2t_` and of `ranks.t2i_answers.queries`
+    for `t2i_`. The metric then has 95 % intervals."""
     requires: tuple[str, ...] = ()
     install: str = ""
 

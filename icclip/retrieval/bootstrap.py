@@ -15,7 +15,7 @@ of another size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -44,7 +44,7 @@ def confidence_intervals(ranks: RetrievalRanks, *, resamples: int = 1000, seed: 
     Returns:
         Metric name -> [low, high], in the metric's own unit.
     """
-    (values,) = _resampled([Hits.of(ranks)], resamples, seed)
+    (values,) = resampled([Hits.of(ranks)], resamples, seed)
     return {key: between(value) for key, value in values.items()}
 
 
@@ -67,7 +67,7 @@ def differences(before: Hits, now: Hits, *, resamples: int = 1000, seed: int = 4
     if not before.same_split(now):
         raise ValueError("the two are not of the same split")
     had, has = (_recalls_and_sums(hits.total()[None]) for hits in (before, now))
-    drawn_before, drawn_now = _resampled([before, now], resamples, seed)
+    drawn_before, drawn_now = resampled([before, now], resamples, seed)
     found = {}
     for key in had:
         low, high = between(drawn_now[key] - drawn_before[key])
@@ -75,7 +75,7 @@ def differences(before: Hits, now: Hits, *, resamples: int = 1000, seed: int = 4
     return found
 
 
-def _resampled(many: Sequence[Hits], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
+def resampled(many: Sequence[Hits], resamples: int, seed: int) -> list[dict[str, np.ndarray]]:
     """For each of the `many` on one split: metric -> its value in every resample, float64 [resamples]."""
     kinds, shared = len(many[0].own), many[0].shared.n_kinds
     captions = draws(shared, resamples, [seed, 1], rows=_at_once(kinds)) if shared else None
@@ -97,6 +97,68 @@ def between(values: np.ndarray) -> list[float]:
     bounds = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = np.nanquantile(values, bounds).tolist()
     return [low, high]
+
+
+def query_intervals(
+    ranks: RetrievalRanks, values: Mapping[str, np.ndarray], *, resamples: int = 1000, seed: int = 42
+) -> dict[str, list[float]]:
+    """Compute 95 % intervals of means over queries; the same images and shared captions are drawn as for recall.
+
+    Args:
+        ranks: the ranks of the whole split.
+        values: metric -> its value for every query, float64 [queries] in the order of `i2t_answers.queries` or of
+            `t2i_answers.queries`, as the metric's name begins with `i2t_` or `t2i_`.
+        resamples: number of resamples.
+        seed: seed of the resampling.
+
+    Returns:
+        Metric name -> [low, high].
+
+    Raises:
+        ValueError: a metric's name begins otherwise, or it has another number of values than there are queries.
+    """
+    sums = {key: _Sums.of(ranks, key, own) for key, own in values.items()}
+    shared = SharedCaptions.of(ranks)
+    captions = draws(shared.n_kinds, resamples, [seed, 1], rows=_at_once(len(ranks.relevance.images)))
+    drawn: dict[str, list[np.ndarray]] = {key: [] for key in sums}
+    for images in draws(len(ranks.relevance.images), resamples, seed):
+        often = next(captions) if shared.n_kinds else None
+        for key, own in sums.items():
+            drawn[key].append(own.mean(images, often, shared))
+    return {key: between(np.concatenate(own)) for key, own in drawn.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """A metric's values, added for each kind of image, and those of shared captions by themselves."""
+
+    own: np.ndarray
+    """float64 [kinds of images, 2]: sum and number of values."""
+    shared: np.ndarray | None
+    """float64 [queries with a shared caption, 2]: value and 1; None for image queries."""
+
+    @classmethod
+    def of(cls, ranks: RetrievalRanks, key: str, values: np.ndarray) -> Self:
+        relevance, texts = ranks.relevance, key.startswith("t2i_")
+        queries = (ranks.t2i_answers if texts else ranks.i2t_answers).queries
+        if not key.startswith(("i2t_", "t2i_")) or len(values) != len(queries):
+            raise ValueError(f"{key!r} has {len(values)} values: name it i2t_... or t2i_..., with one for each query")
+        alone = np.zeros(len(queries), bool) if not texts else is_shared(ranks)[queries]
+        rows = relevance.captions.image_of_text[queries] if texts else queries
+        pairs = np.column_stack([values, np.ones(len(values))])
+        own = np.zeros((len(relevance.images), 2))
+        np.add.at(own, relevance.images.of_row[rows][~alone], pairs[~alone])
+        return cls(own, pairs[alone] if texts else None)
+
+    def mean(self, images: np.ndarray, captions: np.ndarray | None, shared: SharedCaptions) -> np.ndarray:
+        """float64 [r]: the mean in every resample; NaN where it holds no query."""
+        total = images @ self.own
+        if captions is not None and self.shared is not None:
+            for resample, (image, caption) in enumerate(zip(images, captions, strict=True)):
+                total[resample] += (image[shared.owner] * caption[shared.kind]) @ self.shared
+        with np.errstate(invalid="ignore"):
+            found: np.ndarray = total[:, 0] / total[:, 1]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,25 @@ def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -
     return metrics | _optimistic(ranks, metrics)
 
 
+def values_by_query(ranks: RetrievalRanks, specs: Sequence[MetricSpec]) -> dict[str, np.ndarray]:
+    """The values by query of all metrics that give them.
+
+    Raises:
+        PluginError: a metric gives another number of values than there are queries, or its names fit no direction.
+    """
+    found: dict[str, np.ndarray] = {}
+    for spec in specs:
+        for key, values in ({} if spec.by_query is None else spec.by_query(ranks)).items():
+            expected = {"i2t_": ranks.i2t, "t2i_": ranks.t2i}.get(key[:4])
+            if expected is None or np.shape(values) != expected.shape:
+                raise PluginError(
+                    f"metric {spec.name!r} returned {np.shape(values)} values by query for {key!r}: name it i2t_... or "
+                    "t2i_..., with one value for each query of that direction"
+                )
+            found[key] = np.asarray(values, np.float64)
+    return found
+
+
 def _queries(ranks: RetrievalRanks) -> dict[str, float]:
     """The number of queries, reported if judgements leave some images or texts without a right answer."""
     there = {"n_image_queries": len(ranks.i2t), "n_text_queries": len(ranks.t2i)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from icclip.plugins.specs import MetricSpec
+from icclip.retrieval.metrics import values_by_query
 from icclip.testing.record import Recorder, no_problems
 
 
@@ -49,4 +50,7 @@ def _compute(spec: MetricSpec, ranks: Any) -> Mapping[str, float]:
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not isinstance(key, str) or not number:
             raise ValueError(f"{key!r} is {value!r}: expected a name and a finite float")
+    for key, own in values_by_query(ranks, [spec]).items():
+        if key not in values or not math.isclose(values[key], float(own.mean()), abs_tol=1e-9):
+            raise ValueError(f"{key!r}: the mean of by_query is {float(own.mean())!r}: expected what compute returns")
     return values

@@ -49,7 +49,7 @@ def open_classes(registry: Registry, config: DatasetConfig, split: str, reporter
 
     Args:
         registry: knows the datasets.
-        config: the dataset; its template for captions is not used.
+        config: the dataset; its template for captions and its judgements are not used.
         split: the split's name.
         reporter: shows the progress of loading.
 
@@ -62,7 +62,7 @@ def open_classes(registry: Registry, config: DatasetConfig, split: str, reporter
         raise DataError(
             f"{config.label} has captions and no classes: give a directory with a folder of images for each class"
         )
-    config = dataclasses.replace(config, template=None)
+    config = dataclasses.replace(config, template=None, qrels=None)
     gallery = load_gallery(registry, config, split, reporter)
     names = tuple(spec.classes(config, split))
     _check_names(names, config.label)

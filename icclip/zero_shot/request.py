@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 BASE = "base"
 """What stands for the model that a run began with."""
-OF_CAPTIONS = {"template": "give prompts with --templates FILE", "relevance": "each image has one class"}
+OF_CAPTIONS = {
+    "template": "give prompts with --templates FILE",
+    "relevance": "each image has one class",
+    "qrels": "each image has one class",
+}
 """Options of a dataset that say nothing about classes, and why."""
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icclip.retrieval import bootstrap
-from icclip.retrieval.bootstrap import Hits, confidence_intervals, differences, draws
+from icclip.retrieval.bootstrap import Hits, confidence_intervals, differences, draws, query_intervals
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.ranking import Answers, RetrievalRanks
@@ -188,3 +188,22 @@ def test_chance_is_called_a_difference_as_rarely_as_the_level_says(share):
         found = differences(*pair, resamples=200, seed=seed)["rsum"]
         wrong += not found.low <= 0 <= found.high
     assert wrong <= 20
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_intervals_of_values_by_query_are_those_of_recall(shared):
+    ranks = random_ranks()
+    if shared:
+        captions = CaptionMap.from_lists([[f"a {i % 7}", f"b {i}"] for i in range(30)])
+        ranks = ranks_of(captions, np.random.default_rng(3).integers(0, 14, 60), protocol="text")
+    values = {"i2t_first": (ranks.i2t <= 1).astype(float), "t2i_five": (ranks.t2i <= 5).astype(float)}
+    found = query_intervals(ranks, values, resamples=200, seed=5)
+    recalls = confidence_intervals(ranks, resamples=200, seed=5)
+    assert found["i2t_first"] == pytest.approx(recalls["i2t_R@1"])
+    assert found["t2i_five"] == pytest.approx(recalls["t2i_R@5"])
+
+
+@pytest.mark.parametrize("values", [{"R": np.ones(60)}, {"i2t_R": np.ones(3)}])
+def test_values_by_query_fit_the_queries(values):
+    with pytest.raises(ValueError, match=r"name it i2t_... or t2i_..., with one for each query"):
+        query_intervals(random_ranks(), values)

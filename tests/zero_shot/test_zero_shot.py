@@ -289,6 +289,9 @@ def test_options_that_do_not_belong_together(icclip, tiny, things, tmp_path):
         "--template is about captions: leave it out with --zero-shot (give prompts with --templates FILE)"
         in refused("--zero-shot", "--template", "a {}")
     )
+    assert "--qrels is about captions: leave it out with --zero-shot (each image has one class)" in refused(
+        "--zero-shot", "--qrels", "a.json"
+    )
     assert "--relevance is about captions: leave it out with --zero-shot (each image has one class)" in refused(
         "--zero-shot", "--relevance", "pair"
     )

@@ -13,11 +13,13 @@ from icclip import hookimpl
 from icclip.plugins.specs import MetricSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import numpy as np
 
     from icclip.retrieval.ranking import Answers, RetrievalRanks
+
+    ByQuery = Callable[[RetrievalRanks], Mapping[str, np.ndarray]]
 
 CUTOFF = 10
 
@@ -26,32 +28,42 @@ CUTOFF = 10
 def icclip_metrics() -> list[MetricSpec]:
     """What is reported beside recall."""
     return [
-        MetricSpec(name="map", summary="mean average precision over all right answers", compute=mean_average_precision),
-        MetricSpec(name="ndcg-at-10", summary="normalised discounted cumulative gain of the first ten", compute=ndcg),
-        MetricSpec(
-            name="map-at-r",
-            summary="average precision over the first R answers (R: number of right answers)",
-            compute=map_at_r,
-        ),
-        MetricSpec(
-            name="r-precision",
-            summary="share of right answers among the first R (R: number of right answers)",
-            compute=r_precision,
-        ),
-        MetricSpec(name="mrr", summary="mean reciprocal rank of the best right answer", compute=reciprocal_rank),
-        MetricSpec(name="precision-at-10", summary="share of right answers among the first ten", compute=precision),
+        MetricSpec(name=name, summary=summary, compute=compute, by_query=by_query)
+        for name, summary, compute, by_query in (
+            ("map", "mean average precision over all right answers", mean_average_precision, average_precisions),
+            ("ndcg-at-10", "normalised discounted cumulative gain of the first ten", ndcg, normalised_gains),
+            (
+                "map-at-r",
+                "average precision over the first R answers (R: number of right answers)",
+                map_at_r,
+                average_precisions_at_r,
+            ),
+            (
+                "r-precision",
+                "share of right answers among the first R (R: number of right answers)",
+                r_precision,
+                r_precisions,
+            ),
+            ("mrr", "mean reciprocal rank of the best right answer", reciprocal_rank, reciprocal_ranks),
+            ("precision-at-10", "share of right answers among the first ten", precision, precisions),
+        )
     ]
 
 
-def mean_average_precision(ranks: RetrievalRanks) -> dict[str, float]:
-    """Mean over queries of the mean, over a query's right answers, of the precision at the answer's place.
+def _mean_of(by_query: ByQuery) -> Callable[[RetrievalRanks], dict[str, float]]:
+    """The metric that is the mean of values by query."""
+    return lambda ranks: {key: float(values.mean()) for key, values in by_query(ranks).items()}
+
+
+def average_precisions(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
+    """For each query the mean, over its right answers, of the precision at the answer's place.
 
     The r-th right answer, at place p, contributes r / p.
     """
     return _both("mAP", ranks, lambda answers: _precisions(answers, answers.sizes) / answers.relevant)
 
 
-def map_at_r(ranks: RetrievalRanks) -> dict[str, float]:
+def average_precisions_at_r(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
     """As mean average precision, with the answers after the R-th place counting nothing, R being the number of right ones.
 
     Musgrave et al., "A Metric Learning Reality Check", 2020; Chun et al., "ECCV Caption", 2022.
@@ -59,23 +71,23 @@ def map_at_r(ranks: RetrievalRanks) -> dict[str, float]:
     return _both("mAP@R", ranks, lambda answers: _precisions(answers, _within_r(answers)) / answers.relevant)
 
 
-def r_precision(ranks: RetrievalRanks) -> dict[str, float]:
+def r_precisions(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
     """The share of right answers among the first R, R being the number of right ones."""
     return _both("R-Precision", ranks, lambda answers: answers.summed(_within_r(answers)) / answers.relevant)
 
 
-def reciprocal_rank(ranks: RetrievalRanks) -> dict[str, float]:
-    """The mean over queries of 1 / rank of the best right answer."""
-    return {f"{direction}_MRR": float((1 / own).mean()) for direction, own in (("i2t", ranks.i2t), ("t2i", ranks.t2i))}
+def reciprocal_ranks(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
+    """For each query 1 / rank of the best right answer."""
+    return {f"{direction}_MRR": 1 / own for direction, own in (("i2t", ranks.i2t), ("t2i", ranks.t2i))}
 
 
-def precision(ranks: RetrievalRanks) -> dict[str, float]:
+def precisions(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
     """The share of right answers among the first ten, of ten, also where a query has fewer right answers."""
     return _both(f"P@{CUTOFF}", ranks, lambda answers: answers.summed(_within(answers, CUTOFF)) / CUTOFF)
 
 
-def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
-    """Mean over queries of DCG@10 / best possible DCG@10, with gain grade / log2(1 + place).
+def normalised_gains(ranks: RetrievalRanks) -> dict[str, np.ndarray]:
+    """For each query DCG@10 / best possible DCG@10, with gain grade / log2(1 + place).
 
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002; the grade is 1 where
     there are none.
@@ -83,10 +95,18 @@ def ndcg(ranks: RetrievalRanks) -> dict[str, float]:
     return _both(f"nDCG@{CUTOFF}", ranks, lambda answers: _gained(answers) / _possible(answers))
 
 
-def _both(name: str, ranks: RetrievalRanks, of_lists: Callable[[Answers], np.ndarray]) -> dict[str, float]:
-    """A mean over the queries of each direction, of what `of_lists` makes of their lists."""
+mean_average_precision = _mean_of(average_precisions)
+map_at_r = _mean_of(average_precisions_at_r)
+r_precision = _mean_of(r_precisions)
+reciprocal_rank = _mean_of(reciprocal_ranks)
+precision = _mean_of(precisions)
+ndcg = _mean_of(normalised_gains)
+
+
+def _both(name: str, ranks: RetrievalRanks, of_lists: Callable[[Answers], np.ndarray]) -> dict[str, np.ndarray]:
+    """float64 [queries] for each direction, of what `of_lists` makes of the lists."""
     directions = {"i2t": ranks.i2t_answers, "t2i": ranks.t2i_answers}
-    return {f"{direction}_{name}": answers.mean(of_lists(answers)) for direction, answers in directions.items()}
+    return {f"{direction}_{name}": of_lists(answers)[answers.lists] for direction, answers in directions.items()}
 
 
 def _precisions(answers: Answers, counted: np.ndarray) -> np.ndarray:
