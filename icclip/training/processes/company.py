@@ -85,6 +85,9 @@ class Company:
             raise settled from error
         finally:
             self._closed.set()
+            if thread.ident is not None:
+                # A thread that is still asking the store when Python ends aborts the whole process.
+                thread.join(GRACE)
 
     def is_ending(self) -> bool:
         """Whether this process is about to end anyway, so that a request to end has nothing to add."""
