@@ -32,6 +32,8 @@ class Config:
         Raises:
             ConfigError: every problem at once, each with the key it is about.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError([f"a table of settings is expected here, not {values!r:.60}"])
         problems: list[str] = []
         config = _build(cls, values, "", problems)
         if problems or config is None:

@@ -16,11 +16,12 @@ from icclip.bundles.manifest import ParityData, is_bundle, read_manifest
 from icclip.config import DatasetConfig, EvalConfig, overlaid
 from icclip.console import Reporter
 from icclip.data.gallery import dataset_asked
-from icclip.errors import MissingExtraError, UsageError
+from icclip.errors import CheckpointError, ConfigError, MissingExtraError, UsageError
 from icclip.hub import bundle_or_record
 from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.runs.directory import RunDirectory
+from icclip.runs.record import RECORD
 
 SPLIT_OPTIONS = {"val_fraction": "--val-fraction", "seed": "--split-seed"}
 
@@ -61,7 +62,10 @@ def training_data(registry: Registry, run: RunDirectory, data: DatasetConfig | N
     trained = run.config.get("data")
     if trained is None:
         return None
-    own = DatasetConfig.from_mapping(trained)
+    try:
+        own = DatasetConfig.from_mapping(trained)
+    except ConfigError as error:
+        raise CheckpointError(f"{run.path / RECORD} is damaged: config.data: {error.problems[0]}") from error
     return own if data is None or _same_source(registry, own, data) else None
 
 

@@ -14,15 +14,28 @@ GAIN = ("rsum_gain", "rsum_gain_low", "rsum_gain_high")
 """What each evaluation logs beside the metrics: rsum minus that of step 0, and the 95 % interval of the difference."""
 
 
+LONGEST = 1 << 20
+"""Bytes of a line; a longer one is none of ours."""
+
+
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; empty if there is no such file. A truncated last line is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
+    """The lines of a `metrics.jsonl` up to the first one that is damaged; empty if there is no such file."""
+    lines: list[dict[str, Any]] = []
+    if not path.is_file():
+        return lines
+    with path.open("rb") as file:
+        while (line := _line(file.readline(LONGEST))) is not None:
+            lines.append(line)
     return lines
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A whole line of the log; None for anything else."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def evaluations(path: Path) -> dict[int, dict[str, float]]:

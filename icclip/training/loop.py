@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 from icclip.console import Reporter
 from icclip.errors import EXIT_INTERRUPTED, ElsewhereError, InterruptError, TrainingStoppedError, UsageError
@@ -12,12 +13,13 @@ from icclip.runs.history import HISTORY, evaluations
 from icclip.runs.record import write_record
 from icclip.training.prepare import Run
 from icclip.training.processes.company import Company
+from icclip.training.processes.gather import on_first_process
 from icclip.training.processes.watch import LauncherWatch
 from icclip.training.processes.whereabouts import Whereabouts
 from icclip.training.step.guards import Guard, has_given_up
 from icclip.training.step.mishaps import understood
 from icclip.training.step.profiling import Profile
-from icclip.training.step.progress import Progress
+from icclip.training.step.progress import Progress, restore_history
 
 
 def loop(run: Run, company: Company, reporter: Reporter) -> None:
@@ -32,7 +34,7 @@ def loop(run: Run, company: Company, reporter: Reporter) -> None:
         TrainingStoppedError: a loss, gradient or weight was not finite, or a process ran out of memory.
         DataError: an image could not be read.
     """
-    if run.checkpoint is not None and _is_over(run, step_of(run.checkpoint)):
+    if run.checkpoint is not None and _is_over(run, run.checkpoint):
         # Trainer would otherwise make one more step.
         run.trainer.restore(run.checkpoint)
         return
@@ -60,7 +62,14 @@ def publish_best(run: Run) -> int | None:
     return step
 
 
-def _is_over(run: Run, step: int) -> bool:
+def _is_over(run: Run, checkpoint: Path) -> bool:
+    """Whether nothing is left to do after a checkpoint. The first process, which writes the log, decides for all."""
+    return on_first_process(lambda: _is_over_by_the_log(run, checkpoint))
+
+
+def _is_over_by_the_log(run: Run, checkpoint: Path) -> bool:
+    restore_history(run.root / HISTORY, checkpoint)
+    step = step_of(checkpoint)
     measured = {at: metrics for at, metrics in evaluations(run.root / HISTORY).items() if at <= step}
     stopped = run.config.guard == "on" and has_given_up(measured, run.config.patience)
     return step >= run.steps or stopped

@@ -69,6 +69,13 @@ def test_a_broken_record_is_named(tmp_path):
         asked(tmp_path)
 
 
+@pytest.mark.parametrize("data", ["text", 7, [1], {"name": 7}, {"nmae": "shapes"}])
+def test_data_that_no_config_has_are_named(tmp_path, data):
+    (tmp_path / "icclip.json").write_text(json.dumps({"config": {"data": data}}))
+    with pytest.raises(CheckpointError, match=r"icclip\.json is damaged: config\.data: "):
+        asked(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["[]", '{"format": 1}', '{"config": 3}'])
 def test_a_record_of_something_else_is_no_run(tmp_path, content):
     (tmp_path / "icclip.json").write_text(content)

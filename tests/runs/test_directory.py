@@ -43,6 +43,15 @@ def test_a_run_and_its_checkpoints_open_as_the_run(root, inside):
     assert run.metrics("test") == {"rsum": 5.0}
 
 
+@pytest.mark.parametrize(
+    "damage", [b"[1]\n", b"\xff\n", b"[" * 100_000, b'{"loss": 1}\n', b" " * (1 << 21) + b"\n"], ids=range(5)
+)
+def test_a_log_is_read_up_to_what_is_damaged(root, damage):
+    with (root / "metrics.jsonl").open("ab") as log:
+        log.write(damage + b'{"step": 2, "loss": 3.0}\n')
+    assert [line["step"] for line in RunDirectory.open(root).history()] == [0, 1]
+
+
 def test_a_record_is_read_when_the_directory_is_opened_and_not_again(root):
     run = RunDirectory.open(root)
     (root / "icclip.json").unlink()

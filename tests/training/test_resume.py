@@ -200,6 +200,26 @@ def test_a_torn_line_of_the_history_and_leavings_are_gone(dropping, registry, qu
     assert not list(root.glob(".*"))
 
 
+DAMAGE = {
+    "missing": None, "empty": b"", "zeroed": b"\0" * 99, "list": b"[1]\n", "number": b"7\n", "not UTF-8": b"\xff\n",
+    "deep": b"[" * 100_000, "truncated": b'{"step": 0}\n{"ste',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_history_is_restored_from_the_checkpoint(dropping, registry, quiet, monkeypatch, damage):
+    whole = dropping.output_dir.with_name("whole")
+    train(dataclasses.replace(dropping, output_dir=whole), registry, quiet)
+    saved = dataclasses.replace(dropping, save_every_steps=2)
+    told_at(monkeypatch, saved, registry, 7, signal.SIGTERM)
+    log = dropping.output_dir / "metrics.jsonl"
+    log.unlink()
+    if damage is not None:
+        log.write_bytes(damage)
+    train(dataclasses.replace(saved, resume=True), registry, quiet)
+    assert read_history(log) == read_history(whole / "metrics.jsonl")
+
+
 def told_at(monkeypatch, config, registry, step, number):
     """Train until a signal comes at the end of `step`."""
 

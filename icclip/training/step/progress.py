@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from icclip.console import Advance, Reporter
 from icclip.files import atomic_write_text, readable_os_errors
-from icclip.runs.history import GAIN, read_history
+from icclip.runs.checkpoints import STATE
+from icclip.runs.history import GAIN, evaluations_in, read_history
 from icclip.training.step.cost import PREFIX, is_cost
 
 SPEED = f"{PREFIX}images_per_second"
@@ -77,6 +78,23 @@ def _since_step_0(metrics: Mapping[str, float]) -> str:
     return "" if gain is None else f" ({gain:+.1f}, 95 % {low:+.1f} to {high:+.1f})"
 
 
+def restore_history(path: Path, checkpoint: Path) -> None:
+    """Write the log again from what a checkpoint has kept of it, if measurements up to that step are missing.
+
+    Args:
+        path: a `metrics.jsonl`, whole, damaged or missing.
+        checkpoint: the whole checkpoint that the run goes on from.
+    """
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if evaluations_in(state["log_history"]).keys() - evaluations_in(read_history(path)).keys():
+        kept = [
+            {"step": line["step"], **_finite({name: value for name, value in line.items() if name != "step"})}
+            for line in state["log_history"]
+            if _belongs(line)
+        ]
+        atomic_write_text(path, "".join(map(_json_line, kept)))
+
+
 class History(TrainerCallback):
     """Appends what Trainer logs to `metrics.jsonl`, one JSON object per line, on the first process."""
 
@@ -98,12 +116,19 @@ class History(TrainerCallback):
         infinity. Trainer's last line is left out: its speed and mean loss describe this process since it
         was started, not the run.
         """
-        if state.is_world_process_zero and "train_runtime" not in logs and not is_cost(logs):
-            finite = {name: value if math.isfinite(value) else None for name, value in logs.items()}
+        if state.is_world_process_zero and _belongs(logs):
             with readable_os_errors(self.path.name, self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(_json_line({"step": state.global_step, **finite}))
+                file.write(_json_line({"step": state.global_step, **_finite(logs)}))
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _belongs(logs: Mapping[str, Any]) -> bool:
+    return "train_runtime" not in logs and not is_cost(logs)
+
+
+def _finite(logs: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in logs.items()}
 
 
 def _json_line(values: Mapping[str, Any]) -> str:
