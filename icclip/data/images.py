@@ -35,6 +35,9 @@ ENCODINGS_OF_PLUGINS = {
 }
 """Bytes 8 to 12 of files that some builds of Pillow cannot read."""
 
+_FORMATS = {"HEIC": "HEIF", "AVIF": "AVIF"}
+"""What Pillow calls them once it can read them."""
+
 AVERAGED = frozenset({"L", "RGB", "CMYK", "YCbCr"})
 """Modes whose pixels can be averaged directly, because they have no transparency or palette."""
 ORIENTATION = 0x0112
@@ -131,6 +134,8 @@ def _bomb(where: str) -> str:
 def _not_readable(source: bytes | Path | Image.Image) -> str:
     head = source if isinstance(source, bytes) else read_file(source, str(source)) if isinstance(source, Path) else b""
     kind = ENCODINGS_OF_PLUGINS.get(head[8:12]) if head[4:8] == b"ftyp" else None
+    if kind is not None and _FORMATS[kind] in Image.OPEN:
+        return f"the {kind} image is corrupt or truncated"
     if kind == "HEIC":
         return "a HEIC image, which needs a plugin: pip install pillow-heif, or convert it to JPEG"
     if kind == "AVIF":

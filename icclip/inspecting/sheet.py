@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from icclip.console import harmless
 from icclip.data.split import decode_cell
@@ -25,11 +25,14 @@ TILE, GAP, LINE, LINES = 160, 12, 13, 3
 """In pixels: the side of an image, the space between images and the height of a line; then the lines of a caption."""
 CHARACTERS = 28
 """The number of characters in a line under a tile."""
-PAPER, INK, BAD = "white", "black", "#c8352b"
+PAPER, INK, FRAME, BAD = "white", "black", "#d0d0d0", "#c8352b"
+THIN = 3
+"""The least side of an image on the sheet in pixels, where its own proportions would leave less."""
+UNREADABLE = "cannot be read"
 
 
 def write_sheet(path: Path, splits: Mapping[str, Dataset]) -> None:
-    """Draw images taken at even distances from each split; one that cannot be read becomes a red frame.
+    """Draw images taken at even distances from each split, framed in grey; one that cannot be read is framed in red.
 
     Raises:
         UsageError: the file cannot be written.
@@ -50,7 +53,7 @@ def _part(name: str, split: Dataset) -> Image.Image:
     high = TILE + LINES * LINE + GAP
     part = Image.new("RGB", (GAP + COLUMNS * (TILE + GAP), 2 * GAP + LINE + -(-len(chosen) // COLUMNS) * high), PAPER)
     draw = ImageDraw.Draw(part)
-    draw.text((GAP, GAP), f"{name}: {len(split):,} images", INK, ImageFont.load_default(LINE))
+    draw.text((GAP, GAP), f"{name}: {len(split):,} image{'s' * (len(split) != 1)}", INK, ImageFont.load_default(LINE))
     for number, row in enumerate(chosen):
         left, top = GAP + number % COLUMNS * (TILE + GAP), 2 * GAP + LINE + number // COLUMNS * high
         _tile(part, draw, split[int(row)], (left, top))
@@ -59,10 +62,20 @@ def _part(name: str, split: Dataset) -> Image.Image:
 
 def _tile(part: Image.Image, draw: ImageDraw.ImageDraw, row: Mapping[str, Any], corner: tuple[int, int]) -> None:
     left, top = corner
+    corners = (left - 1, top - 1, left + TILE, top + TILE)
+    # Without a frame, one that is white or a few pixels wide is hard to see.
+    draw.rectangle(corners, outline=FRAME)
     try:
-        image = ImageOps.contain(decode_cell(row["image"], ""), (TILE, TILE))
+        image = _fitted(decode_cell(row["image"], ""))
         part.paste(image, (left + (TILE - image.width) // 2, top + (TILE - image.height) // 2))
     except DataError:
-        draw.rectangle((left, top, left + TILE, top + TILE), outline=BAD, width=3)
+        draw.rectangle(corners, outline=BAD, width=3)
+        draw.text((left + TILE // 2, top + TILE // 2), UNREADABLE, BAD, ImageFont.load_default(LINE), anchor="mm")
     lines = textwrap.wrap(harmless(row["captions"][0][: CHARACTERS * LINES * 2]), CHARACTERS)[:LINES]
     draw.multiline_text((left, top + TILE), "\n".join(lines), INK, ImageFont.load_default(LINE - 2), spacing=2)
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    shrink = TILE / max(image.size)
+    width, height = (max(THIN, round(side * shrink)) for side in image.size)
+    return image.resize((width, height))

@@ -64,10 +64,15 @@ def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
     yield "Three numbers are the smallest, the median and the largest value."
     for leak in found["leakage"]:
         if leak["images"] or leak["captions"]:
-            yield (
-                f"leakage from {leak['in']} into {leak['of']}: {leak['images']:,} byte-identical images, "
-                f"{leak['captions']:,} identical captions"
-            )
+            counts = [
+                f"{count:,} {what}{'s' * (count != 1)}"
+                for what, count in (
+                    ("byte-identical image", leak["images"]),
+                    ("identical caption", leak["captions"]),
+                )
+                if count
+            ]
+            yield f"leakage from {leak['in']} into {leak['of']}: {', '.join(counts)}"
     for name, split in found["splits"].items():
         for error in split["unreadable_images"][:SHOWN]:
             yield f"unreadable: {error}"

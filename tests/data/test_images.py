@@ -218,12 +218,23 @@ def test_an_image_that_is_not_large_keeps_its_pixels(monkeypatch):
     [(b"heic", "a HEIC image, which needs a plugin: pip install pillow-heif"), (b"avif", "pip install 'pillow>=11.3'"),
      (b"xxxx", "not an image that Pillow can read")],
 )  # fmt: skip
-def test_encodings_that_need_a_plugin_are_named(brand, message, tmp_path):
+def test_encodings_that_need_a_plugin_are_named(brand, message, tmp_path, monkeypatch):
+    Image.init()
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in {"HEIF", "AVIF"}])
+    for known in ("HEIF", "AVIF"):
+        monkeypatch.delitem(Image.OPEN, known, raising=False)
     content = b"\0\0\0\x18ftyp" + brand + b"\0" * 40
     (tmp_path / "a.img").write_bytes(content)
     for source in (content, tmp_path / "a.img"):
         with pytest.raises(DataError, match=f"^here: .*{message}"):
             decode_image(source, "here")
+
+
+@pytest.mark.parametrize(("brand", "kind", "known"), [(b"heic", "HEIC", "HEIF"), (b"avif", "AVIF", "AVIF")])
+def test_where_the_plugin_is_there_such_an_image_is_corrupt(brand, kind, known, monkeypatch):
+    monkeypatch.setitem(Image.OPEN, known, (None, lambda _: False))
+    with pytest.raises(DataError, match=f"^here: the {kind} image is corrupt or truncated$"):
+        decode_image(b"\0\0\0\x18ftyp" + brand + b"\0" * 40, "here")
 
 
 def test_heic_is_read_once_the_package_for_it_is_there(monkeypatch):

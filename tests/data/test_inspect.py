@@ -11,6 +11,7 @@ from support.flickr import jpeg
 from support.subjects import subject
 
 from icclip.errors import ConfigError
+from icclip.inspecting import sheet
 from icclip.inspecting import texts as inspecting_texts
 from icclip.inspecting.texts import TextLengths, caption_findings
 from icclip.plugins.registry import Registry
@@ -23,7 +24,10 @@ def picture(path, size=(20, 10), mode="RGB"):
 
 @pytest.fixture
 def flawed(tmp_path):
-    """Two splits with a copied image, shared captions, odd sizes and modes, unreadable files, foreign characters."""
+    """Two splits with a copied image, shared captions, odd sizes and modes, unreadable files, foreign characters.
+
+    The table is as Excel writes it on Windows, and one of its folders is a link.
+    """
     root = tmp_path / "set"
     root.mkdir()
     picture(root / "one.png", (1, 1))
@@ -32,6 +36,10 @@ def flawed(tmp_path):
     picture(root / "[red]x[-red].png")
     picture(root / "ä \u65e5\u672c.png")
     (root / "empty.jpg").write_bytes(b"")
+    (root / "photos of 2024").mkdir()
+    picture(root / "photos of 2024" / "b c.png")
+    (root / "linked").symlink_to(root / "photos of 2024")
+    (root / "a.avif").write_bytes(b"\0\0\0\x18ftypavif" + b"\0" * 40)
     (root / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
     (root / "a.jpg").write_bytes(jpeg(7))
     (root / "copy.jpg").write_bytes(jpeg(7))
@@ -39,6 +47,7 @@ def flawed(tmp_path):
         ("one.png", "a dog", "train"), ("tall.png", "a dog", "train"), ("grey.png", "long " * 1000, "train"),
         ("[red]x[-red].png", "[bold]\x1b[31mred[/bold]", "train"), ("ä \u65e5\u672c.png", "\u65e5\u672c", "train"),
         ("empty.jpg", "empty", "train"), ("a.heic", "heic", "train"), ("missing.jpg", "missing", "train"),
+        ("a.avif", "avif", "train"), ("photos of 2024\\b c.png", "by Windows", "train"), ("linked/b c.png", "linked", "train"),
         ("a.jpg", "a", "train"), ("copy.jpg", "a dog", "test"), ("copy.jpg", "other", "test"),
     ]  # fmt: skip
     lines = ["image;caption;split", *(";".join(row) for row in rows)]
@@ -51,19 +60,22 @@ def test_what_is_found(flawed, icclip):
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)
     train, test = found["splits"]["train"], found["splits"]["test"]
-    assert (train["images"], train["captions"], test["images"], test["captions"]) == (9, 9, 1, 2)
+    assert (train["images"], train["captions"], test["images"], test["captions"]) == (12, 12, 1, 2)
     assert (train["shared_captions"], train["captions_at_several_images"]) == (1, 2)
     assert test["captions_per_image"] == {"min": 2, "median": 2.0, "max": 2}
-    assert train["width"] == {"min": 1, "median": 16.0, "max": 20}
+    assert train["width"] == {"min": 1, "median": 20.0, "max": 20}
     assert train["height"] == {"min": 1, "median": 10.0, "max": 4000}
-    assert train["modes"] == {"RGB": 5, "L": 1}
-    assert train["formats"] == {"PNG": 5, "JPEG": 1}
+    assert train["modes"] == {"RGB": 7, "L": 1}
+    assert train["formats"] == {"PNG": 7, "JPEG": 1}
     assert train["characters"]["max"] == 5000
-    assert train["unreadable"] == 3
-    empty, heic, missing = train["unreadable_images"]
+    assert train["unreadable"] == 4
+    assert train["identical_images"] == 1
+    empty, heic, missing, avif = train["unreadable_images"]
     assert "empty.jpg): the image is empty (0 bytes)" in empty
     assert "a.heic): a HEIC image, which needs a plugin: pip install pillow-heif" in heic
     assert "missing.jpg: No such file or directory" in missing
+    assert "a.avif): " in avif
+    assert "AVIF image" in avif
     assert found["leakage"] == [{"of": "test", "in": "train", "images": 1, "captions": 1}]
     assert found["picture"] is None
 
@@ -73,12 +85,20 @@ def test_what_is_shown_steers_no_terminal(flawed, tmp_path, icclip):
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out + outcome.err
     assert "the fields are separated by semicolons" in outcome.err
-    assert "leakage from train into test: 1 byte-identical images, 1 identical captions" in outcome.out
-    assert outcome.out.count("unreadable: train row") == 3
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width > 1000
-        red = (np.asarray(sheet.convert("RGB")) == (0xC8, 0x35, 0x2B)).all(axis=2)
+    assert "leakage from train into test: 1 byte-identical image, 1 identical caption" in outcome.out
+    assert outcome.out.count("unreadable: train row") == 4
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        assert drawn.width > 1000
+        red = (np.asarray(drawn.convert("RGB")) == (0xC8, 0x35, 0x2B)).all(axis=2)
         assert red.any(), "an image that cannot be read is a red frame"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4000), (4000, 3), (300, 200)])
+def test_an_image_of_any_proportions_can_be_seen_on_the_sheet(size):
+    fitted = sheet._fitted(Image.new("RGB", size, "red"))
+    assert max(fitted.size) == sheet.TILE
+    assert min(fitted.size) >= sheet.THIN
+    assert fitted.getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_a_picture_of_another_kind(flawed, icclip):
