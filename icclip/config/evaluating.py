@@ -47,6 +47,10 @@ class EvalConfig(Config):
         "Measure with the first caption of each image alone. The numbers are not those of the usual protocol.", False,
         panel=MEASURE,
     )  # fmt: skip
+    within: bool = option(
+        "Also measure retrieval of images by images that share a caption, and of captions by captions of the same image.", False,
+        panel=MEASURE,
+    )  # fmt: skip
     seed: int = option("Seed of the resamples.", 42, panel=MEASURE, at_least=0)
     metrics: tuple[str, ...] = option(
         "Metric of a plugin to compute in addition to the default ones; may be repeated.", (), panel=MEASURE,
@@ -67,7 +71,7 @@ class EvalConfig(Config):
 
     def problems(self) -> list[str]:
         """Options of retrieval with zero-shot classification, or the other way round."""
-        strange = ("at", "metrics", "folds", "one_caption") if self.zero_shot else ("templates", "against")
+        strange = ("at", "metrics", "folds", "one_caption", "within") if self.zero_shot else ("templates", "against")
         about = (
             "about retrieval: leave it out, or leave out"
             if self.zero_shot

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +24,13 @@ from icclip.evaluating.products import fastest_multiply
 from icclip.evaluating.request import dataset_identity, local_path, recorded, training_data, warn_of_leaks
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder, MetricSpec
-from icclip.report.tables import metrics_table
+from icclip.report.tables import metrics_table, within_table
 from icclip.retrieval import bootstrap as intervals
 from icclip.retrieval.folds import fold_metrics
 from icclip.retrieval.metrics import CUTOFFS, retrieval_metrics, values_by_query
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
+from icclip.retrieval.within import DIRECTIONS, Partners, within_metrics
 from icclip.runs.directory import RunDirectory
 from icclip.runs.ranks import ranks_path
 from icclip.runs.results import metric_path, refuse_other_numbers, write_metrics
@@ -42,6 +45,10 @@ RELEVANCE = "relevance"
 """The key of the metrics that says which answers counted as right."""
 FOLDS = "folds"
 """The key of the metrics that holds the means over folds, and their number."""
+WITHIN = "within"
+"""The key of the metrics that holds retrieval of images by images and of texts by texts."""
+Further = Callable[["np.ndarray", "np.ndarray", Relevance], dict[str, Any]]
+"""Takes the embeddings of images and texts, and the right answers."""
 RIGHT_ANSWERS = {
     "text": "the same caption is right for every image that has it (--relevance text)",
     "pair": "a caption is right only for its own image (--relevance pair)",
@@ -64,11 +71,13 @@ class Evaluation:
         return self.metrics
 
     def renderables(self) -> Iterable[RenderableType]:
-        """The metrics as a table, including those of plugins, and the means over folds as another one."""
+        """The metrics as a table, including those of plugins, and what else was measured as further ones."""
         tables = [metrics_table(self.metrics, self.title)]
         if FOLDS in self.metrics:
             folds = self.metrics[FOLDS]
             tables.append(metrics_table(folds["mean"], f"{self.title}, mean of {folds['count']} folds"))
+        if WITHIN in self.metrics:
+            tables.append(within_table(self.metrics[WITHIN], self.title))
         return tables
 
     def verdict(self) -> None:
@@ -94,6 +103,10 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     warn_of_leaks(registry, run, config.data, reporter)
     gallery, shared = _opened(config, registry, reporter)
     relevance, other = gallery.relevances()
+    if config.within and not any(len(Partners.of(relevance, one).queries()) for one in DIRECTIONS):
+        raise DataError(
+            f"{gallery.label}: no two images share a caption and no image has two: nothing answers its own kind"
+        )
     encoder = open_encoder(registry, config.encoder, reporter)
     reporter.header(_header(config, encoder, gallery, relevance, path))
     if cut := cut_captions(encoder, gallery.captions.texts):
@@ -111,7 +124,7 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
         seed=config.seed,
         reporter=reporter,
         keep=keep_ranks(kept, gallery, about),
-        folds=config.folds or 0,
+        further=_further(config, [*specs, *further], reporter),
     )
     about |= {"encoder": encoder.description, "icclip": __version__, "fingerprint": gallery.fingerprint()}
     about |= {"leakage": shared} if shared else {}
@@ -119,6 +132,20 @@ def evaluate(config: EvalConfig, registry: Registry, reporter: Reporter) -> Eval
     reporter.note(f"wrote {path} and {kept.name}")
     title = f"{config.data.name}, {config.split}" + (", the first caption of each image" if config.one_caption else "")
     return Evaluation(metrics={**metrics, "about": about}, title=title)
+
+
+def _further(config: EvalConfig, metrics: Sequence[MetricSpec], reporter: Reporter) -> dict[str, Further]:
+    """What is asked for beside retrieval between all images and all texts of the split."""
+    found: dict[str, Further] = {}
+    if config.folds:
+        found[FOLDS] = partial(
+            fold_metrics, folds=config.folds, metrics=metrics, resamples=config.bootstrap, seed=config.seed
+        )
+    if config.within:
+        found[WITHIN] = partial(
+            within_metrics, resamples=config.bootstrap, seed=config.seed, progress=reporter.progress
+        )
+    return found
 
 
 def recall_at(cutoffs: Sequence[int]) -> MetricSpec:
@@ -176,7 +203,7 @@ def evaluate_split(
     seed: int = 42,
     reporter: Reporter = _QUIET,
     keep: Keep | None = None,
-    folds: int = 0,
+    further: Mapping[str, Further] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Encode a split, rank it and compute its metrics. The same arguments give the same numbers.
 
@@ -196,7 +223,7 @@ def evaluate_split(
         seed: seed of the resamples.
         reporter: shows progress, and warnings about numbers that say less than they seem to.
         keep: is given the ranks and the embeddings, as `icclip.evaluating.keeping.keep_ranks` makes it.
-        folds: number of folds whose means are reported under the key `folds` as well; it divides the number of images.
+        further: what else is measured from the embeddings, by its key in the result.
 
     Raises:
         DataError: the split has no images.
@@ -222,10 +249,8 @@ def evaluate_split(
         result[intervals.KEY] = intervals.confidence_intervals(ranks, resamples=bootstrap, seed=seed)
         values = values_by_query(ranks, metrics)
         result[intervals.KEY] |= intervals.query_intervals(ranks, values, resamples=bootstrap, seed=seed)
-    if folds:
-        result[FOLDS] = fold_metrics(
-            *embeddings, relevance, folds, metrics=metrics, resamples=bootstrap, seed=seed, multiply=multiply
-        )
+    for key, measure in further.items():
+        result[key] = measure(*embeddings, relevance)
     return result
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 DIRECTIONS = {"i2t": "image to text", "t2i": "text to image"}
+WITHIN = {"i2i": "image to image", "t2t": "text to text"}
 CUTOFFS = (1, 5, 10)
 EIGHTHS = " ▏▎▍▌▋▊▉"
 MIN_BAR, MAX_BAR = 8, 50
@@ -65,6 +66,37 @@ def metrics_table(metrics: Mapping[str, Any], title: str) -> Table:
         table.add_column("95 % interval", justify="right", no_wrap=True)
     for row in _rows(metrics, intervals):
         table.add_row(*row[: len(table.columns)])
+    return table
+
+
+def within_table(metrics: Mapping[str, Any], title: str) -> Table:
+    """Make a table of retrieval of images by images and of texts by texts.
+
+    Args:
+        metrics: the result of `icclip.retrieval.within.within_metrics`.
+        title: the title of the table.
+    """
+    from rich import box
+    from rich.table import Table
+
+    intervals = metrics.get("confidence_95", {})
+    table = Table(
+        title=f"{title}, within images and within captions", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    for heading in ("retrieval", "metric"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("0 to 100 %")
+    for heading in ("value", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for prefix, name in WITHIN.items():
+        if f"{prefix}_queries" not in metrics:
+            continue
+        for k in CUTOFFS:
+            key = f"{prefix}_R@{k}"
+            bar = Bar(metrics[key])
+            table.add_row(name if k == CUTOFFS[0] else "", f"R@{k}", bar, percent(metrics[key]), _span(intervals, key))
+        ranks = f"median {metrics[f'{prefix}_MedR']:.0f}, mean {metrics[f'{prefix}_MeanR']:.1f}"
+        table.add_row("", "rank", ranks, f"{metrics[f'{prefix}_queries']:,}", "queries")
     return table
 
 

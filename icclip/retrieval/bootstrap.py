@@ -102,7 +102,15 @@ def between(values: np.ndarray) -> list[float]:
 def query_intervals(
     ranks: RetrievalRanks, values: Mapping[str, np.ndarray], *, resamples: int = 1000, seed: int = 42
 ) -> dict[str, list[float]]:
-    """Compute 95 % intervals of means over queries; the same images and shared captions are drawn as for recall.
+    """95 % intervals of means over queries: metric -> [low, high]; the arguments are those of `resampled_queries`."""
+    drawn = resampled_queries(ranks, values, resamples=resamples, seed=seed)
+    return {key: between(own) for key, own in drawn.items()}
+
+
+def resampled_queries(
+    ranks: RetrievalRanks, values: Mapping[str, np.ndarray], *, resamples: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Resample means over queries; the same images and shared captions are drawn as for recall.
 
     Args:
         ranks: the ranks of the whole split.
@@ -112,7 +120,7 @@ def query_intervals(
         seed: seed of the resampling.
 
     Returns:
-        Metric name -> [low, high].
+        Metric name -> its value in every resample, float64 [resamples].
 
     Raises:
         ValueError: a metric's name begins otherwise, or it has another number of values than there are queries.
@@ -125,7 +133,7 @@ def query_intervals(
         often = next(captions) if shared.n_kinds else None
         for key, own in sums.items():
             drawn[key].append(own.mean(images, often, shared))
-    return {key: between(np.concatenate(own)) for key, own in drawn.items()}
+    return {key: np.concatenate(own) for key, own in drawn.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from icclip.retrieval import bootstrap
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.counting import Multiply, multiply_here
-from icclip.retrieval.metrics import retrieval_metrics
+from icclip.retrieval.metrics import retrieval_metrics, values_by_query
 from icclip.retrieval.ranking import RetrievalRanks, rank
 from icclip.retrieval.relevance import Relevance
 
@@ -62,7 +62,7 @@ def fold_metrics(
     shared = [key for key in found[0] if all(key in one for one in found) and not key.endswith("_optimistic")]
     mean: dict[str, Any] = {key: float(np.mean([one[key] for one in found])) for key in shared}
     if resamples:
-        mean[bootstrap.KEY] = _intervals(ranked, resamples, seed)
+        mean[bootstrap.KEY] = _intervals(ranked, metrics, resamples, seed)
     return {"count": folds, "mean": mean}
 
 
@@ -77,10 +77,17 @@ def parts(relevance: Relevance, folds: int) -> Iterator[tuple[slice, slice, Rele
         yield images, slice(first, last), Relevance.of(own, "text" if relevance.protocol == "text" else "pair", keys)
 
 
-def _intervals(ranked: Sequence[RetrievalRanks], resamples: int, seed: int) -> dict[str, list[float]]:
+def _intervals(
+    ranked: Sequence[RetrievalRanks], metrics: Sequence[MetricSpec], resamples: int, seed: int
+) -> dict[str, list[float]]:
     """Each fold is resampled by itself, so that a resample has as many images of each fold as the split."""
     drawn = [
-        bootstrap.resampled([bootstrap.Hits.of(ranks)], resamples, seed + number)[0]
+        {
+            **bootstrap.resampled([bootstrap.Hits.of(ranks)], resamples, seed + number)[0],
+            **bootstrap.resampled_queries(
+                ranks, values_by_query(ranks, metrics), resamples=resamples, seed=seed + number
+            ),
+        }
         for number, ranks in enumerate(ranked)
     ]
     return {key: bootstrap.between(np.mean([one[key] for one in drawn], axis=0)) for key in drawn[0]}

@@ -41,7 +41,7 @@ def retrieval_metrics(ranks: RetrievalRanks, specs: Sequence[MetricSpec] = ()) -
     Raises:
         PluginError: a metric uses a key that is already taken, or returns something that is not a finite number.
     """
-    metrics = {**_direction("i2t", ranks.i2t), **_direction("t2i", ranks.t2i)}
+    metrics = {**direction_metrics("i2t", ranks.i2t), **direction_metrics("t2i", ranks.t2i)}
     metrics["avg_best_cosine"] = float(ranks.best_cosines.mean(dtype=np.float64))
     metrics["n_images"] = float(ranks.captions.n_images)
     metrics["n_texts"] = float(ranks.captions.n_texts)
@@ -84,8 +84,8 @@ def summaries(recalls: Mapping[str, Any]) -> dict[str, Any]:
     return {**means, "rsum": 100 * sum(recalls[f"{direction}_R@{k}"] for direction in DIRECTIONS for k in CUTOFFS)}
 
 
-def _direction(direction: str, ranks: np.ndarray) -> dict[str, float]:
-    """`ranks`: int64 [queries], from 1."""
+def direction_metrics(direction: str, ranks: np.ndarray) -> dict[str, float]:
+    """`R@1/5/10` (0..1), `MedR` and `MeanR` under names that begin with the direction; `ranks`: int64 [queries], from 1."""
     recalls = {f"{direction}_R@{k}": float((ranks <= k).mean()) for k in CUTOFFS}
     return {**recalls, f"{direction}_MedR": _lower_median(ranks), f"{direction}_MeanR": float(ranks.mean())}
 
@@ -97,7 +97,7 @@ def _lower_median(ranks: np.ndarray) -> float:
 
 
 def _optimistic(ranks: RetrievalRanks, metrics: Mapping[str, float]) -> dict[str, float]:
-    values = {**_direction("i2t", ranks.i2t_optimistic), **_direction("t2i", ranks.t2i_optimistic)}
+    values = {**direction_metrics("i2t", ranks.i2t_optimistic), **direction_metrics("t2i", ranks.t2i_optimistic)}
     values["rsum"] = summaries(values)["rsum"]
     return {f"{key}_optimistic": value for key, value in values.items() if value != metrics[key]}
 

@@ -96,3 +96,37 @@ def test_the_conformance_kit_compares_values_by_query_with_the_metric():
     wrong = MetricSpec(name="mine", summary="a share", compute=lambda ranks: {"t2i_first": 0.3}, by_query=first)
     with pytest.raises(ConformanceError, match=r"the mean of by_query is 1.0: expected what compute returns"):
         check_metric(wrong)
+
+
+def test_retrieval_within_captions(icclip, run_directory, tmp_path):
+    outcome = icclip(
+        "eval", run_directory, "-o", tmp_path, "--device", "cpu", "--workers", 0, "--within", "--bootstrap", 20
+    )
+    assert outcome.code == 0, outcome.err
+    within = json.loads((tmp_path / "test_metric.json").read_text())["within"]
+    # Each of the 24 captions has one other of its image; no two images share one.
+    assert (within["t2t_queries"], "i2i_queries" in within) == (24, False)
+    assert "hub, test, within images and within captions" in outcome.out
+    assert "text to text" in outcome.out
+    assert "image to image " not in outcome.out
+
+
+def test_images_of_a_class_answer_each_other(icclip, run_directory, tmp_path):
+    from PIL import Image
+
+    for name, number in ((name, number) for name in ("red", "blue") for number in range(3)):
+        (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (name == "red") * 255 + 20 * number).save(tmp_path / "d" / name / f"{number}.png")
+    outcome = icclip(
+        "eval", run_directory, "-d", tmp_path / "d", "-o", tmp_path, "--device", "cpu", "--workers", 0, "--within"
+    )
+    assert outcome.code == 0, outcome.err
+    within = json.loads((tmp_path / "test_metric.json").read_text())["within"]
+    assert (within["i2i_queries"], "t2t_queries" in within) == (6, False)
+    assert " image to image " in outcome.out
+
+
+def test_nothing_within_to_measure(icclip, run_directory, tmp_path):
+    outcome = icclip("eval", run_directory, "-o", tmp_path, "--within", "--one-caption")
+    assert outcome.code == 2
+    assert "no two images share a caption and no image has two: nothing answers its own kind" in outcome.err
