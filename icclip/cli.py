@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Annotated, Any
@@ -35,12 +36,17 @@ from icclip.commands.declared import Command, Group
 from icclip.console import Reporter, harmless
 from icclip.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, ElsewhereError, IcclipError, InterruptError
 from icclip.extras import missing_extra
+from icclip.files import refused_path
 from icclip.plugins.loading import Plugin
 from icclip.plugins.registry import Registry
 from icclip.voice import is_first_to_say
 
 TIME_TO_SPEAK = 1.0
 """Seconds that a process with nothing to add leaves to the one that speaks."""
+
+ENDLESS = re.compile(r"\S{1000,}")
+SHOWN = 200
+"""Of a path or a word that nobody would read to its end, the characters that are shown of its beginning and its end."""
 
 EPILOG = "Exit codes: 0 ok, 1 internal error, 2 usage or bad input, 3 a gate failed (parity, guard)."
 
@@ -159,10 +165,19 @@ def main(argv: list[str] | None = None) -> None:
         if missing is None:
             raise
         _fail(missing)
+    except (OSError, RuntimeError) as error:
+        refused = refused_path(error)
+        if refused is None:
+            raise
+        _fail(refused)
     except SystemExit as exit_:
         if exit_.code == EXIT_INTERRUPTED:
             _fail(InterruptError("interrupted; what was saved before is intact"))
         raise
+
+
+def _without_middle(found: re.Match[str]) -> str:
+    return f"{found[0][:SHOWN]}...{found[0][-SHOWN:]}"
 
 
 def _fail(error: IcclipError) -> None:
@@ -171,7 +186,7 @@ def _fail(error: IcclipError) -> None:
         where = error.where and f"{error.where}: "
         for line in lines:
             # One line, whatever a file or a path is called.
-            shown = harmless(f"{where}{line}").replace("\n", "\\n")
+            shown = ENDLESS.sub(_without_middle, harmless(f"{where}{line}")).replace("\n", "\\n")
             sys.stderr.write(f"error: {shown}\n")
         sys.stderr.flush()
     else:

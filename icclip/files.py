@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,16 @@ def readable_os_errors(what: str, path: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot write {what} to {path}: {reason}") from error
+
+
+def refused_path(error: Exception) -> UsageError | None:
+    """What the system refuses about a path, whatever it was looked at for, as one line; None for any other error."""
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return UsageError(f"{error.filename}: {error.strerror}: give another path")
+    # What pathlib raises instead of ELOOP before Python 3.13.
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop from"):
+        return UsageError(f"{error}: give another path")
+    return None
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from icclip.config.declare import own_option, without_none
 from icclip.config.problems import Key, Problem
+from icclip.console import SURROGATE
 from icclip.errors import ConfigError, UsageError
 
 
@@ -129,6 +130,13 @@ def _out_of_range(config: Config, where: str) -> Iterator[Problem]:
 
 def _convert(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
     """Convert `value` to the annotated type, or return None and append the reason to `problems`."""
+    if isinstance(value, str | Path) and (wrong := _refused(str(value))):
+        problems.append(Problem(key, f" is {str(value)!r:.80}: {wrong}"))
+        return None
+    return _converted(hint, value, key, problems)
+
+
+def _converted(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _convert(without_none(hint), value, key, problems)
@@ -143,6 +151,13 @@ def _convert(hint: Any, value: Any, key: Key, problems: list[str]) -> Any:
     if hint is Path and isinstance(value, str | Path):
         return Path(value)
     return _scalar(hint, origin, value, key, problems)
+
+
+def _refused(text: str) -> str | None:
+    """What neither a path of the system nor a record in UTF-8 can hold."""
+    if "\0" in text:
+        return "it holds a NUL character"
+    return "it is not valid Unicode (half of a surrogate pair)" if SURROGATE.search(text) else None
 
 
 def _convert_items(hints: tuple[Any, ...], value: Any, key: Key, problems: list[str]) -> Any:

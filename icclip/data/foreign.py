@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
 
+from icclip.console import SURROGATE
 from icclip.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jp2", ".ppm"}
 )
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_SHOWN = 120
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -29,7 +29,7 @@ def checked_text(text: str, where: str) -> str:
     """
     if "\0" in text:
         raise DataError(f"{where}: {text!r:.80} holds a NUL character: remove it, or save the file as UTF-8")
-    if LONE_SURROGATE.search(text):
+    if SURROGATE.search(text):
         raise DataError(f"{where}: {text!r:.80} is not valid Unicode (half of a surrogate pair): save it as UTF-8")
     return text
 
