@@ -131,8 +131,8 @@ def _family(family: str, on: list[str]) -> Iterator[Row]:
         for one in HONEST:
             for data in on:
                 # Made for the data that it is gated on, as an export is.
-                on = dataclasses.replace(own, references={"scenes": own.references[data]})
-                yield from _gated(on, other, one, {data: "scenes"}, honest=True)
+                proven = dataclasses.replace(own, references={"scenes": own.references[data]})
+                yield from _gated(proven, other, one, {data: "scenes"}, honest=True)
         for one in (one for one in MUTANTS if family in one.families):
             yield from _gated(own, other, one, {data: data for data in on}, honest=False)
         yield from _tampered(own)
