@@ -93,7 +93,8 @@ def source_of(
     else:
         assert config.data is not None
         gallery = load_gallery(registry, config.data, config.split, reporter)
-        label = f"{public_name(config.data.label)}, split {config.split}"
+        # It says too whether the source has splits.
+        label = gallery.label.replace(config.data.label, public_name(config.data.label), 1)
         raws = lambda: _of_split(gallery)  # noqa: E731
 
     def batches(known: Mapping[str, Mapping[str, Any]]) -> Iterator[Batch]:
