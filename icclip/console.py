@@ -35,6 +35,11 @@ def harmless(text: str) -> str:
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def counted(count: int, what: str) -> str:
+    """`1 image`, `1,240 images`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 @dataclass(frozen=True)
 class Reporter:
     """Prints results, notes and progress for the user.

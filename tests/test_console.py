@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from icclip.console import Reporter
+from icclip.console import Reporter, counted
 from icclip.errors import GateError
 
 
@@ -128,3 +128,7 @@ def test_an_error_is_one_line_whatever_a_file_is_called(icclip, tmp_path):
     assert outcome.code == 2
     assert outcome.err.count("\n") == 1
     assert "a\\nb\\x1b[31m.csv" in outcome.err
+
+
+def test_one_is_no_plural():
+    assert [counted(n, "image") for n in (0, 1, 2, 1240)] == ["0 images", "1 image", "2 images", "1,240 images"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from icclip.console import counted
 from icclip.data.split import caption_lists, encoded
 from icclip.retrieval.relevance import same_text
 
@@ -40,10 +41,9 @@ def leakage(gallery: Gallery, others: Mapping[str, Dataset]) -> list[dict[str, A
 
 def leakage_line(shared: Mapping[str, Any], split: str) -> str:
     """One finding in words."""
-    return (
-        f"leakage: {shared['images']:,} images and {shared['captions']:,} captions of the {split} split "
-        f"are in the {shared['in']} split as well"
-    )
+    counts = ((shared["images"], "byte-identical image"), (shared["captions"], "identical caption"))
+    said = " and ".join(counted(count, what) for count, what in counts if count)
+    return f"leakage from {shared['in']} into {split}: {said}"
 
 
 def _shared_captions(texts: Sequence[str], split: Dataset) -> int:

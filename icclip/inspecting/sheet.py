@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from icclip.console import harmless
+from icclip.console import counted, harmless
 from icclip.data.split import decode_cell
 from icclip.errors import DataError
 from icclip.files import atomic_write_bytes
@@ -53,7 +53,7 @@ def _part(name: str, split: Dataset) -> Image.Image:
     high = TILE + LINES * LINE + GAP
     part = Image.new("RGB", (GAP + COLUMNS * (TILE + GAP), 2 * GAP + LINE + -(-len(chosen) // COLUMNS) * high), PAPER)
     draw = ImageDraw.Draw(part)
-    draw.text((GAP, GAP), f"{name}: {len(split):,} image{'s' * (len(split) != 1)}", INK, ImageFont.load_default(LINE))
+    draw.text((GAP, GAP), f"{name}: {counted(len(split), 'image')}", INK, ImageFont.load_default(LINE))
     for number, row in enumerate(chosen):
         left, top = GAP + number % COLUMNS * (TILE + GAP), 2 * GAP + LINE + number // COLUMNS * high
         _tile(part, draw, split[int(row)], (left, top))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from icclip.console import harmless
+from icclip.data.leakage import leakage_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -64,15 +65,7 @@ def _remarks(found: Mapping[str, Any]) -> Iterator[str]:
     yield "Three numbers are the smallest, the median and the largest value."
     for leak in found["leakage"]:
         if leak["images"] or leak["captions"]:
-            counts = [
-                f"{count:,} {what}{'s' * (count != 1)}"
-                for what, count in (
-                    ("byte-identical image", leak["images"]),
-                    ("identical caption", leak["captions"]),
-                )
-                if count
-            ]
-            yield f"leakage from {leak['in']} into {leak['of']}: {', '.join(counts)}"
+            yield leakage_line(leak, leak["of"])
     for name, split in found["splits"].items():
         for error in split["unreadable_images"][:SHOWN]:
             yield f"unreadable: {error}"

@@ -10,6 +10,7 @@ from PIL import Image
 from support.flickr import jpeg
 from support.subjects import subject
 
+from icclip.data.leakage import leakage_line
 from icclip.errors import ConfigError
 from icclip.inspecting import sheet
 from icclip.inspecting import texts as inspecting_texts
@@ -85,7 +86,7 @@ def test_what_is_shown_steers_no_terminal(flawed, tmp_path, icclip):
     assert outcome.code == 0, outcome.err
     assert "\x1b" not in outcome.out + outcome.err
     assert "the fields are separated by semicolons" in outcome.err
-    assert "leakage from train into test: 1 byte-identical image, 1 identical caption" in outcome.out
+    assert "leakage from train into test: 1 byte-identical image and 1 identical caption" in outcome.out
     assert outcome.out.count("unreadable: train row") == 4
     with Image.open(tmp_path / "sheet.png") as drawn:
         assert drawn.width > 1000
@@ -144,3 +145,14 @@ def test_a_template_without_a_place_for_the_name():
 
     with pytest.raises(ConfigError, match=r"template is 'a photo': write \{\} where the name of the class goes"):
         DatasetConfig.from_mapping({"name": "classes", "template": "a photo"})
+
+
+@pytest.mark.parametrize(
+    ("images", "captions", "said"),
+    [(1, 0, "1 byte-identical image"), (0, 2, "2 identical captions"), (2, 1, "2 byte-identical images and 1 identical caption")],
+)  # fmt: skip
+def test_leakage_in_words(images, captions, said):
+    assert (
+        leakage_line({"in": "train", "images": images, "captions": captions}, "test")
+        == f"leakage from train into test: {said}"
+    )

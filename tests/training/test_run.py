@@ -119,10 +119,10 @@ def repetitive(config, tmp_path):
 
 def test_duplicates_are_counted_and_what_becomes_of_them_is_said(repetitive, registry, capsys):
     train(repetitive, registry, Reporter())
-    said = "1 images are duplicates of others, 1 captions belong to several images: they are not used as negatives of each other"
+    said = "1 copy of other images and 1 caption of several images: they are not used as negatives of each other"
     assert said in capsys.readouterr().err
     train(dataclasses.replace(repetitive, near_duplicates=4, duplicates="soft", overwrite=True), registry, Reporter())
-    said = "2 images are duplicates of others, 1 captions belong to several images: they are used as positives of each other"
+    said = "2 copies of other images and 1 caption of several images: they are used as positives of each other"
     assert said in capsys.readouterr().err
     train(dataclasses.replace(repetitive, duplicates="off", overwrite=True), registry, Reporter())
     assert "are duplicates" not in capsys.readouterr().err

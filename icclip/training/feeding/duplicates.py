@@ -13,6 +13,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
+from icclip.console import counted
 from icclip.retrieval.captions import CaptionMap
 from icclip.retrieval.relevance import Relevance, same_text
 
@@ -109,9 +110,10 @@ class Duplicates:
         return [frozenset(key for key in keys if counts[key] > 1) for keys in own]
 
     def counted(self) -> str:
-        """One line for people: `12 images are duplicates of others, 431 captions belong to several images`."""
+        """One line for people: `12 copies of other images and 431 captions of several images`."""
         images, captions = self.relevance.n_duplicate_images, int(self.relevance.shared_texts.sum())
-        return f"{images:,} images are duplicates of others, {captions:,} captions belong to several images"
+        copies = "1 copy" if images == 1 else f"{images:,} copies"
+        return f"{copies} of other images and {counted(captions, 'caption')} of several images"
 
 
 def kept_apart(order: Sequence[int], shared: Sequence[frozenset[T]], size: int) -> list[int]:

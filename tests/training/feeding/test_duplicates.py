@@ -107,7 +107,7 @@ def test_what_texts_share_is_their_image_too():
 
 
 def test_they_are_counted():
-    assert DUPLICATES.counted() == "1 images are duplicates of others, 1 captions belong to several images"
+    assert DUPLICATES.counted() == "1 copy of other images and 1 caption of several images"
 
 
 def conflicts(order, shared, size):
