@@ -14,7 +14,7 @@ from datasets import Dataset, IterableDataset
 
 from icclip.config import TrainConfig
 from icclip.config.recipes import told
-from icclip.console import Reporter
+from icclip.console import Reporter, counted
 from icclip.data.gallery import Gallery, gallery_of
 from icclip.data.loading import choose_split, load_splits
 from icclip.errors import UsageError
@@ -224,7 +224,7 @@ def _tell_what_is_judged(config: TrainConfig, splits: Splits, reporter: Reporter
         if config.data.qrels is None or not isinstance(split, Gallery):
             continue
         if split.judged is not None:
-            reporter.note(f"{name}: {len(split.judged.right):,} right answers are judged in {config.data.qrels}")
+            reporter.note(f"{name}: {counted(len(split.judged.right), 'right answer')} from {config.data.qrels}")
         elif name != "train":
             reporter.warn(
                 f"{config.data.qrels} judges nothing of the split {name}, whose right answers follow --relevance "
