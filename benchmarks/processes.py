@@ -744,7 +744,7 @@ def disagreements() -> list[Case]:
 def disks() -> list[Case]:
     def small(processes: int) -> Callable[[Lab], Seen]:
         def run(here: Lab) -> Seen:
-            with disk(here, "700k") as place:
+            with disk(here, "900k") as place:
                 where = place / "run"
                 ended = here.train(where, processes)
                 ok, seen = in_one_line(ended, r"cannot write a checkpoint to .*run: .*(No space left|needs \d+)", {2})

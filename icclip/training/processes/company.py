@@ -144,7 +144,7 @@ class Company:
             return ElsewhereError(first.exit_code)
         # What is said of others needs no name of this one, and those who are gone will not hear it.
         about_others = own is not error and not isinstance(own, InterruptError)
-        board.wait_until_heard(UNISON if about_others else SILENCE)
+        board.wait_until_heard(UNISON if about_others and not _timed_out(error) else SILENCE)
         anonymous = about_others or board.is_unanimous(UNISON)
         self._spoken = _named(own, "" if anonymous else f"rank {self.who.rank}")
         return self._spoken
@@ -166,7 +166,7 @@ class Company:
             return error
         gone = self._silent(board)
         # Whoever has ended breaks the connection at once; only where it stays is there anything to wait for.
-        if "timed out" in str(error).lower():
+        if _timed_out(error):
             return TrainingStoppedError(self._nothing_goes_on(board, gone))
         if gone:
             return TrainingStoppedError(
@@ -259,6 +259,8 @@ class Company:
         """The other ranks that give no sign of life. It returns as soon as all have given one."""
         before, deadline = board.sightings(), time.monotonic() + SILENCE
         while True:
+            # Others may be looking for a sign of this one just now.
+            self._say_where(board)
             now = board.sightings()
             silent = [rank for rank in range(self.who.size) if rank != self.who.rank and now[rank] == before[rank]]
             if not silent or time.monotonic() > deadline:
@@ -294,6 +296,11 @@ def _is_broken(error: BaseException) -> bool:
     if isinstance(error, distributed.DistError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in BROKEN)
+
+
+def _timed_out(error: BaseException) -> bool:
+    """Whether the others did not answer in time, and may be alive."""
+    return "timed out" in str(error).lower()
 
 
 def _named(error: BaseException, where: str) -> BaseException:
