@@ -464,18 +464,18 @@ def frozen_steps() -> str:
 def recipes() -> str:
     """What helps when two pretrained towers are fine-tuned."""
     found = result("recipes")
-    head = ("recipe", "seeds", "rsum (95 %)", "between seeds", "t2i R@10")
+    head = ("recipe", "seeds", "rsum (95 %)", "beside the seed project's (95 %)", "t2i R@10")
     rows = [
         (
             row["recipe"],
-            row["seeds"],
+            row.get("seeds", ""),
             f"{row['rsum']:.1f} ({row['95 % from']:.0f}..{row['to']:.0f})",
-            row["deviation"],
+            f"{row['gain']:+.1f} ({row['gain from']:+.1f}..{row['gain to']:+.1f})" if "gain" in row else "",
             f"{100 * row['t2i_R@10']:.1f} %",
         )
-        for row in found["means"]
+        for row in (found["start"], *found["means"])
     ]
-    return table(head, [*rows, *((row, "not run") for row in found["not run"])])
+    return table(head, rows)
 
 
 # On a GPU -----------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """What helps when two pretrained towers are fine-tuned? The same start, the same number of images seen, three seeds.
 
-    python -m benchmarks.recipes --start START --dataset flickr8k@PATH [--seen 30000] [--seeds 1 2 3] [--rows NAME...]
+    python -m benchmarks.recipes --start START --dataset flickr8k@PATH [--seen 30000] [--seeds 1 2 3] [--rows NAME...] [--keep DIR]
 
 START is a checkpoint whose projections have been trained (`icclip train --freeze both`): from there each row trains
 `--seen` images, and its best checkpoint is measured on the test split, with 95 % intervals (bootstrap over images).
 Rows whose vision tower is frozen read its features from the cache; those that train it cost about ten times as much, and
 are left out unless `--vision` is given. What recipes.json has is not run again, so that the script can be stopped and
-started. Writes recipes.json after each run.
+started; `--keep` keeps the run directories. Each run is also compared with the seed project's of the same seed, image by
+image (`icclip compare`). Writes recipes.json after each run.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from benchmarks.support.timing import environment, rounded, show, write
 RESULT = Path(__file__).with_suffix(".json")
 FROZEN = ("--freeze", "vision", "--cache-features", "on")
 LARGE = (*FROZEN, "--train-bs", 512, "--micro-batch", 64, "--lr", 2e-4)
+START = "the start: projections alone"
+SEEDS_OWN = "seed project's (64 x 4, lr 1e-5, decays everything), vision frozen"
 SEED_PROJECT = ("--train-bs", 64, "--grad-accum", 4, "--lr", 1e-5)
 DECAYS_EVERYTHING = "decays everything"
 
 ROWS: Mapping[str, Sequence[object]] = {
-    "seed project's (64 x 4, lr 1e-5, decays everything), vision frozen": (*FROZEN, *SEED_PROJECT, DECAYS_EVERYTHING),
+    SEEDS_OWN: (*FROZEN, *SEED_PROJECT, DECAYS_EVERYTHING),
     "64 x 4 accumulated, lr 2e-4": (*FROZEN, "--train-bs", 64, "--grad-accum", 4, "--lr", 2e-4),
     "256 exact": (*FROZEN, "--train-bs", 256, "--micro-batch", 64, "--lr", 2e-4),
     "512 exact": LARGE,
@@ -49,6 +52,7 @@ ROWS: Mapping[str, Sequence[object]] = {
 }
 """The options of each row, the later ones winning over the earlier ones."""
 BLEND = "512 exact, blended with the start"
+GAIN = ("gain", "gain from", "gain to")
 TRAINS_VISION = ("seed project's, both towers train", "256, vision at a tenth of the rate")
 
 EVERYTHING = """
@@ -69,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=30_000, help="images that each run sees")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--keep", type=Path, help="directory for the runs, which are otherwise deleted")
     parser.add_argument("--vision", action="store_true", help="with the rows that train the vision tower")
     options = parser.parse_args()
     known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"runs": []}
@@ -78,8 +83,7 @@ def main() -> None:
             for row in rows:
                 if any((run["recipe"], run["seed"]) == (row, seed) for run in known["runs"]):
                     continue
-                folder = Path(name) / f"{seed}-{list(ROWS).index(row)}"
-                known["runs"] += outcomes(options, folder, row, seed)
+                known["runs"] += outcomes(options, options.keep or Path(name), row, seed)
                 save(known, options)
     show(known["means"])
 
@@ -88,20 +92,32 @@ def save(known: dict[str, Any], options: argparse.Namespace) -> None:
     """Write what there is, with the rows that were not run."""
     done = {run["recipe"] for run in known["runs"]}
     known["about"] = {**environment("icclip", "torch", "transformers"), "images seen": options.seen}
+    known["start"] = {"recipe": START, **summary(Path(options.start))}
     known["means"] = [mean(known["runs"], row) for row in (*ROWS, BLEND) if row in done]
     known["not run"] = [row for row in (*ROWS, BLEND) if row not in done]
     write(__file__, known)
 
 
-def outcomes(options: argparse.Namespace, folder: Path, row: str, seed: int) -> list[dict[str, Any]]:
+def outcomes(options: argparse.Namespace, root: Path, row: str, seed: int) -> list[dict[str, Any]]:
     """A row's run, and what blending it with its start gives."""
-    found = [{"recipe": row, "seed": seed, **trained(options, folder, row, seed)}]
+    folder, base = (root / f"{seed}-{list(ROWS).index(name)}" for name in (row, SEEDS_OWN))
+    found = [{"recipe": row, "seed": seed, **trained(options, folder, row, seed), **gained(base, folder)}]
     if row == "512 exact":
         blended = folder.with_name(f"{folder.name}-blend")
         run("blend", folder, "--output-dir", blended, "--eval-bs", 8)
         run("eval", blended, "--dataset", options.dataset, "--output-dir", blended, "--eval-bs", 8)
-        found.append({"recipe": BLEND, "seed": seed, **summary(blended)})
+        found.append({"recipe": BLEND, "seed": seed, **summary(blended), **gained(base, blended)})
     return found
+
+
+def gained(base: Path, folder: Path) -> dict[str, float]:
+    """By how much rsum differs from that of the seed project's recipe, with the paired 95 % interval."""
+    if folder == base or not base.exists():
+        return {}
+    command = [sys.executable, "-m", "icclip", "compare", base, folder, "--json"]
+    done = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
+    rsum = json.loads(done.stdout)["comparisons"][0]["metrics"]["rsum"]
+    return {"gain": rounded(rsum["difference"]), "gain from": rounded(rsum["low"]), "gain to": rounded(rsum["high"])}
 
 
 def trained(options: argparse.Namespace, folder: Path, row: str, seed: int) -> dict[str, Any]:
@@ -146,9 +162,8 @@ def summary(folder: Path) -> dict[str, Any]:
 def mean(runs: Sequence[Mapping[str, Any]], row: str) -> dict[str, Any]:
     """Over the seeds; the interval is the mean of the seeds' intervals."""
     own = [one for one in runs if one["recipe"] == row]
-    average = {
-        name: rounded(statistics.mean(one[name] for one in own)) for name in ("rsum", "95 % from", "to", "t2i_R@10")
-    }
+    names = ("rsum", "95 % from", "to", "t2i_R@10", *GAIN * all("gain" in one for one in own))
+    average = {name: rounded(statistics.mean(one[name] for one in own)) for name in names}
     spread = statistics.stdev(one["rsum"] for one in own) if len(own) > 1 else 0.0
     return {"recipe": row, "seeds": len(own), **average, "deviation": rounded(spread)}
 

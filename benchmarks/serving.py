@@ -177,11 +177,10 @@ def loaded(one: Contestant, port: int, load: Load) -> dict[str, float]:
     ]  # fmt: skip
     settings = {**os.environ, "BODIES": str(load.bodies), "TASK": load.task}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=settings)
-    (counted,) = json.loads(done.stdout[done.stdout.index("[") :])
-    if counted["num_failures"]:
-        raise SystemExit(
-            f"{one.name}, {load.task}, {load.clients} clients: {counted['num_failures']} requests failed:\n{done.stderr[-2000:]}"
-        )
+    counted = next(iter(json.loads(done.stdout[done.stdout.index("[") :])), {"num_requests": 0, "num_failures": 0})
+    if counted["num_failures"] or not counted["num_requests"]:
+        what = f"{counted['num_requests']} requests, {counted['num_failures']} failed"
+        raise SystemExit(f"{one.name}, {load.task}, {load.clients} clients: {what}\n{done.stderr[-2000:]}")
     times = np.repeat(
         *map(np.asarray, zip(*((float(ms), n) for ms, n in counted["response_times"].items()), strict=True))
     )
