@@ -337,6 +337,25 @@ def run_cost() -> str:
     )
 
 
+def ranking() -> str:
+    """Ranking beside a full sort and CLIP_benchmark's way, and at full size."""
+    found = result("ranking")
+    head = ("images and texts", "icclip", "full sort", "CLIP_benchmark's way")
+    rows = [
+        (f"{int(images):,} x {5 * int(images):,}", *(_ranked(row, name) for name in row["seconds"]))
+        for images, row in found["sizes"].items()
+    ]
+    full = found["full"]
+    took = f"{full['minutes for all']:,.0f} min, {full['working MiB']:,} MiB"
+    return table(head, [*rows, (f"{full['images']:,} x {full['texts']:,}", took)])
+
+
+def _ranked(row: Mapping[str, Any], name: str) -> str:
+    ratio = row["times icclip's"][name]
+    times = "" if name == "icclip" else f", {ratio:.2g} times"
+    return f"{row['seconds'][name]:.3g} s{times}, {row['working MiB'][name]:,} MiB"
+
+
 def large_steps() -> str:
     """A step of a large exact batch beside what others have for it."""
     rows = result("large_batch_step")["rows"]
@@ -551,7 +570,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, ranking,
     )
 }  # fmt: skip
 

@@ -38,7 +38,8 @@ def gather(model: str, config: ReportConfig) -> Subject:
         raise UsageError(f"{model} holds zero-shot classification, and the page is about retrieval: give test{METRICS}")
     run = RunDirectory.open(directory)
     metrics, ranks = _json(metric_path(directory, split)), _ranks(directory, split)
-    parity = _json(directory / PARITY) if is_bundle(directory) else {}
+    bundle = is_bundle(directory)
+    parity = _json(directory / PARITY) if bundle else {}
     if not (metrics or ranks or parity or run.record):
         raise UsageError(
             f"{model} holds no results: give a run, a bundle, or a file that icclip eval wrote (test{METRICS})"
@@ -46,12 +47,12 @@ def gather(model: str, config: ReportConfig) -> Subject:
     return Subject(
         name=public_name(model).removesuffix(METRICS) or model,
         split=split,
-        record=run.record if run.config else {},
+        record=run.record if run.config or bundle else {},
         history=run.history(),
         metrics=metrics,
         ranks=ranks,
         parity=parity,
-        commands=_commands(run, path),
+        commands=_commands(path, trained=bool(run.config), bundle=bundle),
         configuration=toml(run.config) if run.config else "",
         note="" if ranks else f"there are no ranks of the {split} split: run icclip eval, and write the report again",
     )
@@ -72,9 +73,10 @@ def _ranks(directory: Path, split: str) -> SavedRanks | None:
     return read_ranks(path) if path.exists() else None
 
 
-def _commands(run: RunDirectory, path: Path) -> list[str]:
+def _commands(path: Path, *, trained: bool, bundle: bool) -> list[str]:
     """What to type; names instead of the paths of this machine."""
     here = shlex.quote(public_name(str(path)))
-    if not run.config:
+    if not (trained or bundle):
         return []
-    return ["icclip train --config run.toml", f"icclip eval {here}", f"icclip report {here} -o report.html"]
+    first = "icclip train --config run.toml" if trained else f"icclip verify {here}"
+    return [first, f"icclip eval {here}", f"icclip report {here} -o report.html"]

@@ -68,17 +68,22 @@ def report(config: ReportConfig, data: Mapping[str, Any], registry: Registry, re
     Raises:
         UsageError: a model says nothing, a file cannot be read, or the page cannot be written.
     """
+    galleries: dict[str, Gallery] = {}
     subjects = []
     for model in config.models:
         one = gather(model, config)
         load = partial(_gallery, model, one, data, registry, reporter)
-        subjects.append(_with_answers(one, load, config.queries, asked=data.get("name") is not None))
+        subjects.append(_with_answers(one, load, galleries, config.queries, asked=data.get("name") is not None))
     subjects = _told_apart(subjects)
     verdicts = compared(subjects)
-    title = subjects[0].name if len(subjects) == 1 else f"{subjects[0].name} and {len(subjects) - 1} more"
-    text = page(f"Image-text retrieval: {title}", subjects, verdicts)
+    text = page(f"Image-text retrieval: {_title([one.name for one in subjects])}", subjects, verdicts)
     atomic_write_text(config.output, text)
     return Report(output=config.output, size=len(text.encode()), verdicts=[one.sentence for one in verdicts])
+
+
+def _title(names: Sequence[str]) -> str:
+    """`a`; `a and b`; of more than two, how many there are."""
+    return " and ".join(names) if len(names) <= 2 else f"{names[0]} and {len(names) - 1} more"  # noqa: PLR2004
 
 
 def _told_apart(subjects: Sequence[Subject]) -> list[Subject]:
@@ -121,17 +126,30 @@ def _reason(first: Subject, other: Subject) -> str:
     return ""
 
 
-def _with_answers(one: Subject, load: Callable[[], Gallery], count: int, *, asked: bool) -> Subject:
-    """With the best and worst answers, or with a note that says why there are none; `asked`: the user named the data."""
+def _with_answers(
+    one: Subject, load: Callable[[], Gallery], galleries: dict[str, Gallery], count: int, *, asked: bool
+) -> Subject:
+    """With the best and worst answers, or with a note that says why there are none.
+
+    Args:
+        one: the model.
+        load: reads its data.
+        galleries: what was read for the models before, by fingerprint; often all were measured on the same split.
+        count: how many answers.
+        asked: whether the user named the data.
+    """
     if one.ranks is None or not count:
         return one
+    measured_on = str(one.ranks.about.get("fingerprint"))
     try:
-        gallery = load()
+        gallery = galleries.get(measured_on) or load()
     except UsageError as error:
         if asked:
             raise
         return replace(one, note=f"no images are shown, because its data cannot be read here ({error})")
-    if gallery.fingerprint() != one.ranks.about.get("fingerprint"):
+    found = gallery.fingerprint()
+    galleries[found] = gallery
+    if found != measured_on:
         return replace(one, note=f"no images are shown, because {gallery.label} is not what it was measured on")
     protocol = one.ranks.about.get("relevance")
     relevance = gallery.relevance(None if protocol == gallery.counted_as else "text" if protocol == "text" else "pair")

@@ -16,7 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 34
 MOST_POINTS = 160
 DASHES = (None, "7 4", "2 3", "9 3 2 3")
 TICKS = 4
-MOST_LABELS = 10
+MOST_LABELS, FEWER_LABELS = 10, 7
+"""Labels below bars: all of up to so many; of more, every n-th, so that they do not touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def line_chart(title: str, series: Sequence[Series], *, x_name: str = "step") ->
         return Html("")
     names = [one.name for one in drawn]
     rows = [(f"{one.name}, {x_name} {number(a)}", number(b)) for one in drawn for a, b in one.points]
-    return _figure(title, plotted(drawn, names, x_name=x_name), names, ("point", title), rows)
+    picture = plotted(drawn, names, x_name=x_name)
+    return _figure(title, picture, names, ("point", title), rows, unit=f"over {x_name}s")
 
 
 def plotted(series: Sequence[Series], names: Sequence[str], *, x_name: str = "step") -> list[object]:
@@ -96,11 +98,12 @@ def bar_chart(
     names = [
         tag("text", label, x=round(LEFT + (n + 0.5) * room, 1), y=HEIGHT - BOTTOM + 16, text_anchor="middle")
         for n, label in enumerate(labels)
-        if len(labels) <= MOST_LABELS or n % (len(labels) // 8) == 0
+        if len(labels) <= MOST_LABELS or n % math.ceil(len(labels) / FEWER_LABELS) == 0
     ]
     rows = [(label, *(number(values[n]) for _, values in series)) for n, label in enumerate(labels)]
     header = ("", *(f"{name}, {unit}" for name, _ in series))
-    return _figure(title, [_grid(None, y), bars, names], [name for name, _ in series], header, rows)
+    legend = [name for name, _ in series]
+    return _figure(title, [_grid(None, y), bars, names], legend, header, rows, unit=unit, bars=True)
 
 
 def interval_chart(
@@ -192,7 +195,10 @@ def _figure(
     rows: Sequence[Sequence[object]],
     *,
     height: float = HEIGHT,
+    unit: str = "",
+    bars: bool = False,
 ) -> Html:
+    drawn = swatch if bars else key
     picture = tag(
         "svg",
         parts,
@@ -200,21 +206,26 @@ def _figure(
         role="img",
         aria_label=f"{title}: the values are in the table below",
     )
-    legend = (
-        tag("p", [_key(place, name) for place, name in enumerate(names)], class_="legend") if len(names) > 1 else ""
-    )
+    keys = [_key(drawn(place), name) for place, name in enumerate(names)]
+    legend = tag("p", keys, class_="legend") if len(names) > 1 else ""
+    heading = tag("figcaption", title, tag("span", f" ({unit})", class_="unit") if unit else "")
     values = tag("details", tag("summary", f"Values of {title}"), table(title, header, rows))
-    return tag("figure", tag("figcaption", title), picture, legend, values)
+    return tag("figure", heading, picture, legend, values)
 
 
-def _key(place: int, name: str) -> Html:
-    return tag("span", tag("svg", key(place), viewBox="0 0 28 12", width=28, height=12, aria_hidden="true"), " ", name)
+def _key(drawn: Html, name: str) -> Html:
+    return tag("span", tag("svg", drawn, viewBox="0 0 28 12", width=28, height=12, aria_hidden="true"), " ", name)
 
 
 def key(place: int) -> Html:
     """A piece of a line, 28 x 12, for a legend."""
     line = tag("path", d="M0 6L28 6", stroke_dasharray=DASHES[place % len(DASHES)])
     return tag("g", line, _mark(place, 14, 6), class_=f"line s{place}")
+
+
+def swatch(place: int) -> Html:
+    """A piece of a bar, as large as a `key`."""
+    return tag("g", _bar(6, 1, 16, 11), class_=f"bar s{place}")
 
 
 def together(*charts: Html) -> Html:

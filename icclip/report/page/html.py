@@ -47,7 +47,7 @@ def _child(value: object) -> str:
 
 def table(caption: str, header: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
     """A table whose first column names the rows; it scrolls by itself where it is too wide."""
-    head = tag("tr", [tag("th", cell, scope="col") for cell in header])
+    head = tag("tr", [tag("th", cell, scope="col") if cell else tag("td") for cell in header])
     body = [tag("tr", tag("th", row[0], scope="row"), [tag("td", cell) for cell in row[1:]]) for row in rows]
     inner = tag("table", tag("caption", caption), tag("thead", head), tag("tbody", body))
     return tag("div", inner, class_="scroll", tabindex=0, role="region", aria_label=caption)

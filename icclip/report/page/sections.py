@@ -41,7 +41,19 @@ def _fact(subject: Subject, label: str) -> str:
         return f"{found}: {size['n_images']:,.0f} images, {size['n_texts']:,.0f} captions" if size else ""
     if label == "right answers":
         return str(about.get("relevance", ""))
+    if record.get("kind") == "bundle":
+        return _of_bundle(label, record)
     return _of_record(label, config, record) if config else ""
+
+
+def _of_bundle(label: str, record: Mapping[str, Any]) -> str:
+    source = record.get("source", {})
+    values = {
+        "model": f"{source.get('name', '')} ({record.get('model_type', '')}), exported",
+        "parameters": f"{source['parameters'] / 1e6:,.1f} million" if "parameters" in source else "",
+        "precision": ", ".join(record.get("precisions", ())),
+    }
+    return values.get(label, "")
 
 
 def _of_record(label: str, config: Mapping[str, Any], record: Mapping[str, Any]) -> str:
@@ -93,7 +105,7 @@ def recall(subjects: Sequence[Subject]) -> Html:
         for prefix, name in DIRECTIONS.items()
     ]
     others = dict.fromkeys(key for one in measured for key in (*_OTHERS, *plugin_metrics(one.metrics)))
-    rows = [(_OTHERS.get(key, key), *(_number(one.metrics.get(key)) for one in measured)) for key in others]
+    rows = [(_OTHERS.get(key, key), *(_number(key, one.metrics.get(key)) for one in measured)) for key in others]
     return joined([together(*charts), table("Other numbers", ("", *(one.name for one in measured)), rows)])
 
 
@@ -104,8 +116,13 @@ _OTHERS = {
 }  # fmt: skip
 
 
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _number(key: str, value: Any) -> str:
+    """With as many digits as the same number of another model has, so that the two stand below each other."""
+    if value is None:
+        return ""
+    if key == "rsum" or key.endswith("_MeanR"):
+        return f"{value:,.1f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:,.4g}"
 
 
 def _recall(subject: Subject, key: str) -> tuple[str, float, float | None, float | None]:
@@ -262,7 +279,11 @@ def _retrieval(one: Retrieval) -> Html:
     rank = tag("p", f"right answer at rank {one.rank:,}", class_="rank")
     query = tag("div", tag("p", "query", class_="what"), _shown(one.query), class_="query")
     right = tag("div", tag("p", "right answer", class_="what"), _shown(one.right), class_="query")
-    answers = tag("ol", [tag("li", _answer(answer)) for answer in one.answers], class_="answers")
+    answers = tag(
+        "ol",
+        [tag("li", _answer(answer), class_=None if isinstance(answer, Tile) else "said") for answer in one.answers],
+        class_="answers",
+    )
     found = tag("div", tag("p", "what came first", class_="what"), answers) if one.answers else ""
     return joined([rank, tag("div", query, right, found, class_="row")])
 
@@ -280,7 +301,7 @@ def _answer(value: Tile | tuple[str, bool]) -> Html:
 
 def _tile(tile: Tile) -> Html:
     kind = {None: "", True: "right", False: "wrong"}[tile.right]
-    image = tag("img", src=tile.source, alt=tile.alt, width=112, height=112, loading="lazy")
+    image = tag("img", src=tile.source, alt=tile.alt, width=112, height=112)
     return tag(
         "figure",
         image,
@@ -296,8 +317,12 @@ def environment(subjects: Sequence[Subject]) -> Html:
     costs = [one.record.get("cost", {}) for one in subjects]
     for label, key in (("device", "device"), ("processes", "processes"), ("images per second", "images_per_second")):
         if any(key in cost for cost in costs):
-            rows.append((label, *(str(cost.get(key, "")) for cost in costs)))
+            rows.append((label, *(_cost(cost.get(key, "")) for cost in costs)))
     return table("Versions and machine", ("", *(one.name for one in subjects)), rows) if rows else Html("")
+
+
+def _cost(value: Any) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
 
 
 def repeat(subjects: Sequence[Subject]) -> Html:
