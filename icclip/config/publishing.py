@@ -37,6 +37,11 @@ class PushConfig(Config):
         "with the model.",
         (), panel=PUBLICATION, flags=("--example",), metavar="IMAGE=LABEL,LABEL",
     )  # fmt: skip
+    picture: bool = option(
+        "Draw captions of the model's own test data with the images that it finds first, and publish the picture with "
+        "the card. It shows images of your data.",
+        False, panel=PUBLICATION,
+    )  # fmt: skip
     logs: bool = option("Publish the TensorBoard logs too.", False, panel=PUBLICATION)
     dry_run: bool = option("List the files and their sizes, and publish nothing.", False, panel=OUTPUT)
 

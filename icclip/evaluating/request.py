@@ -161,6 +161,11 @@ def evaluation_data(
         return DatasetConfig.from_mapping({**overlaid(own.to_mapping(), options), **path})
     if asked is not None:
         return asked
+    if not found.exists():
+        raise UsageError(
+            f"there is no directory {checkpoint}: check the path; if it is a model on the hub, say with --dataset what to "
+            "measure it on"
+        )
     raise UsageError(f"{checkpoint} does not say what it was trained on: give --dataset")
 
 

@@ -10,10 +10,13 @@ from typing import Any
 from icclip.bundles.manifest import check_files, is_bundle, read_manifest
 from icclip.bundles.parity_record import read_parity
 from icclip.config import PushConfig
+from icclip.console import Reporter
 from icclip.errors import CheckpointError, UsageError
 from icclip.hub import HUB_ID
 from icclip.naming import public_name
+from icclip.plugins.registry import Registry
 from icclip.publishing.files import CARD, Item, bundle_files, run_files
+from icclip.publishing.picture import SECTION, retrieval_picture
 from icclip.report.hub_card import SAMPLE, HubFacts, Measured, bundle_card, run_card
 from icclip.runs.checkpoints import HALF_WRITTEN
 from icclip.runs.directory import RunDirectory
@@ -31,8 +34,13 @@ class Publication:
     items: tuple[Item, ...]
 
 
-def publication(config: PushConfig) -> Publication:
+def publication(config: PushConfig, registry: Registry, reporter: Reporter) -> Publication:
     """Collect what belongs on the hub, with the card as it will be there.
+
+    Args:
+        config: what is published.
+        registry: knows the datasets and models, for a picture of what is found.
+        reporter: shows the progress.
 
     Raises:
         UsageError: the directory is neither a run nor a bundle, is unfinished, or did not pass its gate.
@@ -44,8 +52,18 @@ def publication(config: PushConfig) -> Publication:
         name=config.repository, license=config.license, base_model=_base_model(config), widget=_widget(config)
     )
     found = _bundle(config, facts) if is_bundle(config.source) else _run(config, facts)
+    if config.picture:
+        found = _illustrated(found, retrieval_picture(config, registry, reporter))
     pictures = [Item(_in_repository(picture), Path(picture)) for picture, _ in _examples(config)]
     return Publication(found.kind, (*found.items, *pictures))
+
+
+def _illustrated(found: Publication, picture: Item) -> Publication:
+    """The publication with a picture, which its card shows."""
+    card, *others = found.items
+    assert isinstance(card.content, bytes), "the card comes first"
+    shown = Item(CARD, card.content.rstrip() + SECTION.encode())
+    return Publication(found.kind, (shown, *(item for item in others if item.path != picture.path), picture))
 
 
 def _run(config: PushConfig, facts: HubFacts) -> Publication:

@@ -11,6 +11,7 @@ from icclip.config import PushConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError, shorten
 from icclip.hub import quiet_hub
+from icclip.plugins.registry import Registry
 from icclip.publishing.files import stale
 from icclip.publishing.request import Publication, publication
 from icclip.report.publication import publication_table
@@ -67,7 +68,7 @@ class Pushed:
         """Publishing always succeeds here, because a failure has already raised UsageError."""
 
 
-def push(config: PushConfig, reporter: Reporter) -> Pushed:
+def push(config: PushConfig, registry: Registry, reporter: Reporter) -> Pushed:
     """Publish a run or a bundle as one commit.
 
     Large files are uploaded one by one before the commit, and the hub keeps them: when an interrupted upload is
@@ -77,7 +78,7 @@ def push(config: PushConfig, reporter: Reporter) -> Pushed:
         UsageError: the source cannot be published, or the hub refuses.
         CheckpointError: a file of the bundle is missing or was changed.
     """
-    found = publication(config)
+    found = publication(config, registry, reporter)
     sizes = {item.path: item.size for item in found.items}
     if config.dry_run:
         return Pushed(repository=config.repository, kind=found.kind, sizes=sizes)

@@ -58,6 +58,11 @@ def test_a_checkpoint_of_a_run_knows_its_run(run):
     assert RunDirectory.open(run / "elsewhere").config == {}
 
 
+def test_a_directory_that_is_missing_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no directory .*nothing: check the path"):
+        asked(tmp_path / "nothing")
+
+
 def test_without_a_run_a_dataset_has_to_be_named(tmp_path):
     with pytest.raises(UsageError, match="does not say what it was trained on: give --dataset"):
         asked(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -224,6 +225,32 @@ def test_a_dry_run_lists_the_files_and_asks_nobody(icclip, run_directory, monkey
     outcome = icclip("push", run_directory, "me/best", "--dry-run", "--logs")
     assert "logs/events" in outcome.out
     assert "Nothing was published: this was a dry run." in outcome.out
+
+
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_a_picture_of_what_is_found_is_published_if_asked_for(icclip, run_directory, bundle, kind):
+    from icclip.config import PushConfig
+    from icclip.console import Reporter
+    from icclip.plugins.registry import Registry
+    from icclip.publishing.request import publication
+
+    source = {"run": run_directory, "bundle": bundle}[kind]
+    config = PushConfig(source=source, repository="me/best", picture=True)
+    items = {item.path: item.content for item in publication(config, Registry(), Reporter(silent=True)).items}
+    with Image.open(io.BytesIO(items["retrieval.png"])) as picture:
+        assert picture.width > 500
+    assert items["README.md"].decode().rstrip().endswith("(retrieval.png)")
+    assert "retrieval.png" not in icclip("push", source, "me/best", "--dry-run", "--json").out
+
+
+def test_a_picture_needs_the_data(icclip, run_directory, tmp_path):
+    moved = shutil.copytree(run_directory, tmp_path / "moved")
+    record = json.loads((moved / "icclip.json").read_text())
+    record["config"]["data"] |= {"name": "jsonl", "path": str(tmp_path / "gone.jsonl")}
+    (moved / "icclip.json").write_text(json.dumps(record))
+    outcome = icclip("push", moved, "me/best", "--dry-run", "--picture")
+    assert outcome.code == 2
+    assert "gone.jsonl" in outcome.err
 
 
 def test_what_cannot_be_published_is_one_line(icclip, run_directory, bundle, tmp_path):
