@@ -13,7 +13,7 @@ from support.images import photo
 
 from icclip.errors import CheckpointError
 from icclip.runtime import Encoder
-from icclip_plugins.sagemaker import handlers
+from icclip_plugins.sagemaker import handlers, trial
 from icclip_plugins.sagemaker.handlers import RequestError, input_fn, model_fn, output_fn, predict_fn
 
 TEXTS = ["a red square", "two dogs", "snow"]
@@ -109,3 +109,15 @@ def test_what_is_not_json_or_too_large(monkeypatch):
     with pytest.raises(RequestError, match="the request has 12 bytes: send at most 10") as caught:
         input_fn(b'{"task": ""}')
     assert caught.value.status == 413
+
+
+def test_a_trial_prints_the_ranked_texts(bundle, tmp_path, capsys):
+    photo(50, 40).save(tmp_path / "photo.png")
+    trial.main([str(bundle), str(tmp_path / "photo.png"), *TEXTS])
+    found = json.loads(capsys.readouterr().out)["top_k"]
+    assert sorted(row["text"] for row in found) == sorted(TEXTS)
+
+
+def test_a_trial_without_an_image_is_one_line(bundle, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: cannot read .*absent.png: No such file or directory"):
+        trial.main([str(bundle), str(tmp_path / "absent.png"), "a dog"])

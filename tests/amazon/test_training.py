@@ -82,9 +82,13 @@ def test_from_a_manifest_to_a_ranked_answer(channel, tmp_path):
     assert not list((base / "model").rglob("*optimizer*"))
     assert (base / "output" / "data" / "metrics.jsonl").is_file()
 
-    # As SageMaker packs it, and as the serving container unpacks it.
+    assert_served(base / "model", tmp_path)
+
+
+def assert_served(model, tmp_path):
+    """The model ranks texts, packed as SageMaker does it and unpacked as the serving container does it."""
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as archive:
-        archive.add(base / "model", ".")
+        archive.add(model, ".")
     with tarfile.open(tmp_path / "model.tar.gz") as archive:
         archive.extractall(tmp_path / "serving", filter="data")
     picture = io.BytesIO()
@@ -119,6 +123,7 @@ def test_a_spot_interruption_is_resumed_by_the_next_container(channel, tmp_path)
     # The second container starts behind the checkpoint of the first.
     first = next(line for line in done.stdout.splitlines() if line.startswith("train_loss="))
     assert int(first.split()[1].removeprefix("step=")) > 1
+    assert_served(base / "model", tmp_path)
 
 
 @pytest.mark.slow

@@ -89,6 +89,11 @@ def test_a_run_goes_to_a_private_repository_and_gives_the_same_numbers_from_ther
     there = json.loads(measured.stdout)
     assert {k: v for k, v in here.items() if k != "about"} == {k: v for k, v in there.items() if k != "about"}
 
+    options = ["--dataset", "shapes", "--output-dir", tmp_path / "bundle", "--precision", "fp32", "--json"]
+    exported = hub.run("-m", "icclip", "export", "me/best", *options, home=tmp_path / "home", HF_TOKEN=TOKEN)
+    assert exported.returncode == 0, exported.stderr
+    assert read_parity(tmp_path / "bundle").passed
+
 
 @pytest.mark.slow
 def test_the_card_says_to_the_hub_what_was_measured(hub, push, run_directory, tmp_path):
