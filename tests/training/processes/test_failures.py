@@ -9,7 +9,7 @@ from benchmarks.processes import cases, lab
 CHOSEN = (
     "kill -9 of rank 0 while training", "kill -9 of rank 1 while saving", "kill -9 of the launcher while training",
     "SIGTERM to rank 1", "SIGTERM to all", "SIGTERM to rank 1 while saving", "a corrupt image in training",
-    "out of memory on rank 1", "the loaders of rank 1 are killed", "a bug on rank 1", "rank 1 hangs while reading",
+    "out of memory on rank 1", "the loaders of rank 1 are killed", "a bug on rank 1", "rank 1 hangs while reading", "rank 1 hangs while saving",
     "rank 1 is stopped (SIGSTOP)", "rank 1 is never started", "a loss that is not finite", "an unknown option",
     "a disk that fills up in the midst of a save", "Open MPI's variables, 2 processes",
     "a stream that makes no whole batches", "another --train-bs on rank 1", "a second launch with --resume",
