@@ -24,10 +24,25 @@ def open_encoder(registry: Registry, config: EncoderConfig, reporter: Reporter) 
         return _open_exported(target, path, config, reporter)
     if config.provider or config.threads:
         raise UsageError(f"{config.checkpoint} is not a bundle: leave out --provider and --threads, or export it first")
+    model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)
+    return open_in_torch(registry, model, config, reporter)
+
+
+def open_in_torch(registry: Registry, model: ModelConfig, config: EncoderConfig, reporter: Reporter) -> Encoder:
+    """Open a model that runs in PyTorch.
+
+    Args:
+        registry: knows the models.
+        model: names it.
+        config: says where and how it runs; its checkpoint does not count.
+        reporter: shows the progress.
+
+    Raises:
+        UsageError: the model does not exist or cannot be used.
+    """
     from icclip.models.encoder import TorchEncoder
     from icclip.models.opening import open_model
 
-    model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)
     return TorchEncoder(
         open_model(registry, model),
         device=config.device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from icclip.config import EvalConfig, QuickstartConfig
 from icclip.console import Reporter
-from icclip.encoders import open_encoder
 from icclip.evaluating.request import eval_config
 from icclip.evaluating.run import evaluate
 from icclip.exporting.request import ExportResult, export_config
 from icclip.exporting.run import export
 from icclip.files import atomic_write_bytes
 from icclip.plugins.registry import Registry
-from icclip.report.contact_sheet import contact_sheet, search
 from icclip.report.tables import metrics_table
 
 if TYPE_CHECKING:
@@ -119,13 +116,8 @@ def _export(run: Path, config: QuickstartConfig, registry: Registry, reporter: R
 
 
 def _picture(config: EvalConfig, registry: Registry) -> bytes:
-    from icclip.data.gallery import load_gallery
+    from icclip.evaluating.picture import retrieval_picture
 
-    # The evaluation has already reported what there is to say about the data.
-    quiet = Reporter(silent=True)
-    gallery = load_gallery(registry, config.data, config.split, quiet)
-    queries = search(open_encoder(registry, config.encoder, quiet), gallery.images, gallery.relevance())
-    file = io.BytesIO()
     title = f"{config.data.label}, {config.split}: captions and the five images that {MODEL} finds first"
-    contact_sheet(queries, title).save(file, "PNG")
-    return file.getvalue()
+    # The evaluation has already reported what there is to say about the data.
+    return retrieval_picture(config, registry, Reporter(silent=True), title)

@@ -16,7 +16,7 @@ from icclip.hub import HUB_ID
 from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.publishing.files import CARD, Item, bundle_files, run_files
-from icclip.publishing.picture import SECTION, retrieval_picture
+from icclip.publishing.picture import SECTION, picture_item
 from icclip.report.hub_card import SAMPLE, HubFacts, Measured, bundle_card, run_card
 from icclip.runs.checkpoints import HALF_WRITTEN
 from icclip.runs.directory import RunDirectory
@@ -53,7 +53,7 @@ def publication(config: PushConfig, registry: Registry, reporter: Reporter) -> P
     )
     found = _bundle(config, facts) if is_bundle(config.source) else _run(config, facts)
     if config.picture:
-        found = _illustrated(found, retrieval_picture(config, registry, reporter))
+        found = _illustrated(found, picture_item(config, registry, reporter))
     pictures = [Item(_in_repository(picture), Path(picture)) for picture, _ in _examples(config)]
     return Publication(found.kind, (*found.items, *pictures))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from icclip.config import EncoderConfig, EvalConfig, ModelConfig, overlaid
 from icclip.console import Reporter
-from icclip.encoders import open_encoder
+from icclip.encoders import open_encoder, open_in_torch
 from icclip.errors import UsageError
 from icclip.evaluating.request import eval_config, local_path, step_zero
 from icclip.plugins.registry import Registry
@@ -68,7 +68,7 @@ def opponent(registry: Registry, config: EvalConfig, run: RunDirectory) -> Oppon
         return Opponent(config.against, known, lambda reporter: _named(registry, config, reporter))
     trust = {"trust_remote_code": config.encoder.trust_remote_code or None}
     model = ModelConfig.from_mapping(overlaid(step_zero(registry, config.checkpoint, "--against"), trust))
-    return Opponent(model.name, True, lambda reporter: _base(registry, model, config.encoder, reporter))
+    return Opponent(model.name, True, lambda reporter: open_in_torch(registry, model, config.encoder, reporter))
 
 
 def _named(registry: Registry, config: EvalConfig, reporter: Reporter) -> Encoder:
@@ -84,16 +84,3 @@ def _named(registry: Registry, config: EvalConfig, reporter: Reporter) -> Encode
         checkpoint=config.against, workers=encoder.workers, trust_remote_code=encoder.trust_remote_code
     )
     return open_encoder(registry, plain, reporter)
-
-
-def _base(registry: Registry, model: ModelConfig, encoder: EncoderConfig, reporter: Reporter) -> Encoder:
-    from icclip.models.encoder import TorchEncoder
-    from icclip.models.opening import open_model
-
-    return TorchEncoder(
-        open_model(registry, model),
-        device=encoder.device,
-        precision=encoder.autocast,
-        workers=encoder.workers,
-        reporter=reporter,
-    )
