@@ -1,35 +1,13 @@
 // Drives the search page in Chromium over its debugging port: node --experimental-websocket browse.mjs CHROMIUM PROFILE URL [axe.min.js]
 // Prints one line of JSON.
-import { spawn } from "node:child_process";
 import fs from "node:fs";
+import { opened, sleep, until } from "../support/chromium.mjs";
 
 const [chromium, profile, url, axeFile] = process.argv.slice(2);
-const browser = spawn(chromium, ["--headless=new", "--no-sandbox", "--disable-gpu", `--user-data-dir=${profile}`, "--remote-debugging-port=0", "about:blank"], { stdio: "ignore" });
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-async function until(work) {
-  for (let i = 0; i < 150; i++) {
-    try { const value = await work(); if (value) return value; } catch { /* not yet */ }
-    await sleep(200);
-  }
-  throw new Error("waited in vain");
-}
-const port = await until(() => fs.readFileSync(`${profile}/DevToolsActivePort`, "utf8").split("\n")[0]);
-const page = await until(async () => (await (await fetch(`http://127.0.0.1:${port}/json`)).json()).find((one) => one.type === "page"));
-const socket = new WebSocket(page.webSocketDebuggerUrl);
-await new Promise((done) => { socket.onopen = done; });
-let count = 0;
-const waiting = {}, asked = [];
-socket.onmessage = (message) => {
-  const data = JSON.parse(message.data);
-  if (data.id) waiting[data.id](data);
+const asked = [];
+const { browser, send, value } = await opened(chromium, profile, (data) => {
   if (data.method === "Network.requestWillBeSent") asked.push(data.params.request.url);
-};
-const send = (method, params = {}) => new Promise((done) => { waiting[++count] = done; socket.send(JSON.stringify({ id: count, method, params })); });
-async function value(expression) {
-  const answer = await send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
-  if (answer.result.exceptionDetails) throw new Error(JSON.stringify(answer.result.exceptionDetails));
-  return answer.result.result.value;
-}
+});
 const results = () => until(() => value(`/^\\d+ results? /.test(document.getElementById("status").textContent) && document.querySelectorAll("#results > li").length`));
 const found = { axe: {}, overflow: [] };
 await send("Network.enable");
