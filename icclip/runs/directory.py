@@ -59,6 +59,12 @@ class RunDirectory:
         return self.record.get("processes")
 
     @property
+    def stream(self) -> Mapping[str, int]:
+        """How its stream is divided, as fields of `icclip.training.feeding.streams.Turns`; empty if it is whole."""
+        found: Mapping[str, int] = self.record.get("stream", {})
+        return found
+
+    @property
     def splits(self) -> Mapping[str, Any]:
         """Split's name -> its number of images and captions, and its fingerprint."""
         found: Mapping[str, Any] = self.record.get("data", {}).get("splits", {})

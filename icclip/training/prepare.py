@@ -36,6 +36,7 @@ from icclip.runs.starting import (
 from icclip.training.feeding.collate import Collator
 from icclip.training.feeding.features import FrozenTowers
 from icclip.training.feeding.sources import Sources
+from icclip.training.feeding.streams import WHOLE, Turns, division
 from icclip.training.gentle.evaluation_mode import check_batch_norm
 from icclip.training.gentle.plan import Gentle
 from icclip.training.objective import with_loss
@@ -114,7 +115,8 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     validation = splits["validation"]
     assert isinstance(validation, Gallery), "it was brought into memory"
     loaded = with_loss(loaded, config.loss, validation, config.train_bs * arguments.world_size)
-    about = record(config, loaded, splits, arguments.world_size)
+    parts = _parts(splits["train"], arguments, earlier if checkpoint else None)
+    about = record(config, loaded, splits, arguments.world_size, parts)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     gentle = Gentle.prepare(loaded, config)
@@ -125,7 +127,7 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
         _begin_directory(config.output_dir, checkpoint, about)
         _warn_of_little_space(config.output_dir, loaded, reporter)
     reporter.header(_header(config, loaded, about, arguments, steps) | {"trains": gentle.summary})
-    sources = Sources(config, loaded.feeder, reporter, frozen)
+    sources = Sources(config, loaded.feeder, reporter, frozen, parts)
     # Images may be cached for minutes here.
     with never_running_for_ever(config.output_dir, about, writes=arguments.should_save):
         trainer = _trainer(
@@ -252,6 +254,23 @@ def _workers(config: TrainConfig) -> int:
 def _as_many_as_shards(workers: int, split: Gallery | IterableDataset) -> int:
     """Of a stream's workers, those that get a shard."""
     return workers if isinstance(split, Gallery) else min(workers, split.num_shards)
+
+
+def _parts(split: Gallery | IterableDataset, arguments: TrainingArguments, earlier: RunDirectory | None) -> Turns:
+    """How a stream is divided: as it was when the run began. Raises UsageError where there are too few shards for that."""
+    if isinstance(split, Gallery):
+        return WHOLE
+    if earlier is None:
+        return division(
+            split, arguments.world_size, arguments.dataloader_num_workers, arguments.per_device_train_batch_size
+        )
+    parts = Turns(**earlier.stream)
+    if parts.several > split.num_shards:
+        raise UsageError(
+            f"{earlier.path} began with at least {parts.several} shards, and there are {split.num_shards} now: "
+            "resume with the same data"
+        )
+    return parts
 
 
 def _steps(config: TrainConfig, arguments: TrainingArguments, split: Gallery | IterableDataset) -> int:

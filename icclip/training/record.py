@@ -10,13 +10,18 @@ from icclip.config import TrainConfig
 from icclip.data.gallery import Gallery
 from icclip.models.loaded import LoadedModel
 from icclip.runs.record import FORMAT, versions, without_secrets
+from icclip.training.feeding.streams import Turns
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
 def record(
-    config: TrainConfig, loaded: LoadedModel, splits: Mapping[str, Gallery | IterableDataset], processes: int
+    config: TrainConfig,
+    loaded: LoadedModel,
+    splits: Mapping[str, Gallery | IterableDataset],
+    processes: int,
+    parts: Turns,
 ) -> dict[str, Any]:
     """Everything needed to know what was done and to repeat it; nothing names the machine or its user."""
     return {
@@ -24,6 +29,8 @@ def record(
         "status": "running",
         "config": without_secrets(config.to_mapping()),
         "processes": processes,
+        # Whoever goes on with it, with whatever number of processes, fills its batches from the same shards.
+        **({"stream": dataclasses.asdict(parts)} if parts.several > 1 else {}),
         "versions": versions(),
         "data": {"splits": {name: about_split(split) for name, split in splits.items()}},
         "model": loaded.describe(),

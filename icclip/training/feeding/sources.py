@@ -17,7 +17,7 @@ from icclip.training.feeding.cache import PixelCache, cache_path, cached_images
 from icclip.training.feeding.collate import CaptionedImages, CaptionedPairs
 from icclip.training.feeding.duplicates import Duplicates
 from icclip.training.feeding.features import FeatureCache, FrozenTowers, with_caption_features
-from icclip.training.feeding.streams import CaptionedStream
+from icclip.training.feeding.streams import WHOLE, CaptionedStream, Turns
 from icclip.training.processes.gather import on_first_process
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ class Sources:
         feeder: resizes the images.
         reporter: shows what is cached and the number of duplicates.
         frozen: gives what the frozen towers make of images and captions; None means that nothing is kept.
+        parts: how a stream is divided.
     """
 
     config: TrainConfig
     feeder: Feeder
     reporter: Reporter
     frozen: FrozenTowers | None = None
+    parts: Turns = WHOLE
 
     def training(self, split: Gallery | IterableDataset, *, seen: int) -> CaptionedImages | CaptionedStream:
         """The examples of a split or of a stream.
@@ -57,7 +59,7 @@ class Sources:
         """
         config = self.config
         if not isinstance(split, Gallery):
-            return CaptionedStream(split, config.seed)
+            return CaptionedStream(split, config.seed, parts=self.parts)
         mode = self._mode_of_training()
         again, still = seen > len(split.images), config.augment == "off"
         images: Images | None = self._features(split, mode, again=again) if still else None

@@ -45,6 +45,15 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
+def everywhere(value: bool, device: torch.device) -> bool:  # noqa: FBT001  the question is about one value
+    """Whether `value` is true on every process; every process must call this."""
+    if not is_distributed():
+        return value
+    lowest = torch.tensor(int(value), device=device)
+    distributed.all_reduce(lowest, op=distributed.ReduceOp.MIN)
+    return bool(lowest)
+
+
 def gather_rows(local: Tensor, exchanging: Exchanging = nullcontext) -> Tensor:
     """The rows [b, ...] of all processes, in the order of their ranks: [processes * b, ...].
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,18 @@ from icclip.training.feeding.collate import (
     split_batch,
 )
 from icclip.training.feeding.duplicates import stable_int
-from icclip.training.feeding.streams import CaptionedStream, InTurns
+from icclip.training.feeding.streams import CaptionedStream, InTurns, Share, Turns
 from icclip.training.gentle.averaging import WeightAverage
 from icclip.training.gentle.plan import Gentle
 from icclip.training.gentle.rates import set_apart
-from icclip.training.processes.gather import Exchanging, gather_rows, is_distributed, of_one_width, own_columns
+from icclip.training.processes.gather import (
+    Exchanging,
+    everywhere,
+    gather_rows,
+    is_distributed,
+    of_one_width,
+    own_columns,
+)
 from icclip.training.step.cost import EXCHANGE, LOSS, Costs
 from icclip.training.step.gradient_cache import Embeddings, Inputs, cached_backward, micro_batches
 from icclip.training.step.losses import LOSSES, Pairs
@@ -95,12 +103,17 @@ class ContrastiveTrainer(SavingTrainer):
         )
         self.validate, self.micro_batch, self.duplicates = validate, micro_batch, duplicates
         self._sampler = None
+        self._everywhere: Callable[[bool], bool] = bool
         step = args.train_batch_size * args.world_size
         if isinstance(train_dataset, CaptionedImages):
             self._sampler = EpochSampler(len(train_dataset), args.seed, train_dataset.shared(), step)
         else:
             # A gradient that waited for the next pass would be lost in a resume.
-            train_dataset.step = step * args.gradient_accumulation_steps
+            turns = Turns(args.world_size, args.train_batch_size)
+            train_dataset.share = Share(step * args.gradient_accumulation_steps, turns, args.process_index)
+            # Only where processes read different shards can one of them come to its end before another.
+            if train_dataset.turns.several > 1:
+                self._everywhere = partial(everywhere, device=args.device)
         self.remove_callback(PrinterCallback)
         self.add_callback(Schedule(self._sampler or train_dataset, cadence))
         self.add_callback(OwnNumbers())
@@ -215,7 +228,7 @@ class ContrastiveTrainer(SavingTrainer):
         if self.micro_batch is not None:
             loader.device = None
         if self._sampler is None:
-            loader.base_dataloader = InTurns(loader.base_dataloader)
+            loader.base_dataloader = InTurns(loader.base_dataloader, self._everywhere)
         return loader
 
     @overrides_private
