@@ -116,7 +116,8 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     assert isinstance(validation, Gallery), "it was brought into memory"
     loaded = with_loss(loaded, config.loss, validation, config.train_bs * arguments.world_size)
     parts = _parts(splits["train"], arguments, earlier if checkpoint else None)
-    about = record(config, loaded, splits, arguments.world_size, parts)
+    divided = {} if parts == WHOLE else dataclasses.asdict(parts)
+    about = record(config, loaded, splits, arguments.world_size, divided)
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     gentle = Gentle.prepare(loaded, config)

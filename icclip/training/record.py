@@ -10,7 +10,6 @@ from icclip.config import TrainConfig
 from icclip.data.gallery import Gallery
 from icclip.models.loaded import LoadedModel
 from icclip.runs.record import FORMAT, versions, without_secrets
-from icclip.training.feeding.streams import Turns
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -21,16 +20,24 @@ def record(
     loaded: LoadedModel,
     splits: Mapping[str, Gallery | IterableDataset],
     processes: int,
-    parts: Turns,
+    stream: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Everything needed to know what was done and to repeat it; nothing names the machine or its user."""
+    """Everything needed to know what was done and to repeat it; nothing names the machine or its user.
+
+    Args:
+        config: the configuration.
+        loaded: the model as it begins.
+        splits: by name.
+        processes: the number of processes that train together.
+        stream: how a streamed training split is divided; empty if it is whole.
+    """
     return {
         "format": FORMAT,
         "status": "running",
         "config": without_secrets(config.to_mapping()),
         "processes": processes,
         # Whoever goes on with it, with whatever number of processes, fills its batches from the same shards.
-        **({"stream": dataclasses.asdict(parts)} if parts.several > 1 else {}),
+        **({"stream": dict(stream)} if stream else {}),
         "versions": versions(),
         "data": {"splits": {name: about_split(split) for name, split in splits.items()}},
         "model": loaded.describe(),
