@@ -25,7 +25,7 @@ TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
 # mkdocs-material advertises its successor.
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 SOURCE_ROOTS = (".", "plugins", "export")
-TESTED = ".[export,lora,search,serve,lancedb,plot]"  # export includes train and onnx
+TESTED = ".[export,lora,search,serve,lancedb,plot,openvino]"  # export includes train and onnx
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from icclip import __version__
 from icclip.caches import cache_directory, tree_size
-from icclip.errors import IcclipError, UsageError
+from icclip.errors import IcclipError, MissingExtraError, UsageError
+from icclip.plugins.loading import BUILT_IN, Plugin, describe
 from icclip.plugins.registry import Registry
+from icclip.plugins.specs import ExportTargetSpec
 from icclip.runtime.providers import INSTALL, PROVIDERS, choose_provider, clashing_runtimes, import_onnxruntime
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def diagnose(registry: Registry) -> Diagnosis:
     Args:
         registry: knows the plugins, including those that failed.
     """
-    looks = (versions, providers, gpus, caches, hub, lambda: plugins(registry))
+    looks = (versions, providers, lambda: targets(registry), gpus, caches, hub, lambda: plugins(registry))
     return Diagnosis(findings=tuple(finding for look in looks for finding in look()))
 
 
@@ -156,6 +158,29 @@ def _reason(message: str, install: str) -> str:
     """The reason in the brackets of a provider's message, with the command that installs the provider."""
     inner = message.partition("(")[2].rpartition(")")[0].partition(": ")[2]
     return f"{inner or message}: {install}"
+
+
+def targets(registry: Registry) -> Iterator[Finding]:
+    """Check what runs the bundles of those export targets that say it."""
+    for plugin in registry.plugins:
+        for spec in plugin.specs:
+            if isinstance(spec, ExportTargetSpec) and spec.about is not None:
+                status, detail = _about(plugin, spec.about)
+                yield Finding(area="targets", name=spec.name, status=status, detail=detail)
+
+
+def _about(plugin: Plugin, about: Callable[[], str]) -> tuple[Status, str]:
+    try:
+        return "ok", about()
+    except MissingExtraError as error:
+        return "absent", f"not installed: {error.install}"
+    except UsageError as error:
+        return "warning", str(error)
+    except (Exception, SystemExit) as error:
+        # A bug in icclip keeps its traceback.
+        if plugin.origin == BUILT_IN:
+            raise
+        return "broken", f"plugin {plugin.owner}: {describe(error)}"
 
 
 def gpus() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from icclip.bundles.manifest import library_of
 from icclip.config import EncoderConfig, ModelConfig
 from icclip.console import Reporter
 from icclip.errors import UsageError
@@ -22,6 +23,10 @@ def open_encoder(registry: Registry, config: EncoderConfig, reporter: Reporter) 
     target = registry.target_of(path, reporter.warn)
     if target is not None:
         return _open_exported(target, path, config, reporter)
+    if library := library_of(path):
+        raise UsageError(
+            f"{config.checkpoint} is a bundle that runs in {library}, for which no export target is installed"
+        )
     if config.provider or config.threads:
         raise UsageError(f"{config.checkpoint} is not a bundle: leave out --provider and --threads, or export it first")
     model = ModelConfig(name=config.checkpoint, revision=config.revision, trust_remote_code=config.trust_remote_code)

@@ -83,6 +83,7 @@ class MissingExtraError(UsageError):
 
     def __init__(self, what: str, missing: Iterable[str], install: str) -> None:
         self.missing = tuple(missing)
+        self.install = install
         super().__init__(f"{what} needs {', '.join(self.missing)}, not installed here: {install}")
 
 

@@ -29,7 +29,7 @@ def test_a_good_installation_exits_with_0_and_json_says_ok(icclip):
     assert answer["ok"] is True
     states = {(one["area"], one["name"]): one["status"] for one in answer["findings"]}
     assert states["versions", "torch"] == states["providers", "cpu"] == states["caches", "images"] == "ok"
-    assert {area for area, _ in states} == {"versions", "providers", "GPU", "caches", "hub"}
+    assert {area for area, _ in states} == {"versions", "providers", "targets", "GPU", "caches", "hub"}
 
 
 def test_people_get_a_table(icclip):

@@ -24,12 +24,12 @@ from icclip.files import put_in_place, staging_directory
 from icclip.runtime.encoder import Encoder
 from icclip.runtime.engines import engine_directory
 from icclip.runtime.preprocessing import image_inputs_from
-from icclip.runtime.providers import choose_provider
 from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
 from icclip_export.gate.thresholds import thresholds_for
 from icclip_export.onnx.export import OPSET, export_towers
 from icclip_export.onnx.graphs import external_data
 from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
 from icclip_export.precisions.value import DIRECTORY
 from icclip_export.tokenizer import text_inputs, write_tokenizer
 
@@ -52,6 +52,7 @@ _LIBRARIES = (
     "optimum-onnx",
     "onnx",
     "onnxruntime",
+    "openvino",
     "tokenizers",
     "numpy",
     "pillow",
@@ -66,7 +67,7 @@ class Data:
     searched: Gallery
 
 
-def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportResult:
+def export(request: ExportRequest, *, eager_attention: bool = False, encoder: type[Encoder] = Encoder) -> ExportResult:
     """Make and measure a bundle; nothing appears at `output_dir` before it has passed the gate.
 
     A bundle that does not pass is kept under `failed_name`.
@@ -74,6 +75,7 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
     Args:
         request: the configuration of the export, with the registry and the reporter.
         eager_attention: see `export_towers`.
+        encoder: the kind of encoder that will run the bundle, and is measured.
 
     Raises:
         UsageError: something that the user can correct.
@@ -81,7 +83,8 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
     """
     config, reporter = request.config, request.reporter
     # Everything that can be refused is refused before the work.
-    choose_provider(config.provider)
+    for name in config.precisions:
+        encoder.choose(config.provider, name)
     limits = {name: thresholds_for(name, config.thresholds) for name in config.precisions}
     check_destination(config.output_dir, overwrite=config.overwrite)
     check_destination(failed_name(config.output_dir), overwrite=True)
@@ -95,10 +98,10 @@ def export(request: ExportRequest, *, eager_attention: bool = False) -> ExportRe
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
         export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
-        parity = _proven(staging, loaded, data, probes, request, limits=limits)
+        parity = _proven(staging, loaded, data, probes, request, limits=limits, encoder=encoder)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
-        manifest = seal(staging, _manifest(loaded, config, staging))
+        manifest = seal(staging, _manifest(loaded, config, staging, encoder.library))
         bundle = config.output_dir if parity.passed else failed_name(config.output_dir)
         put_in_place(staging, bundle)
     reporter.note(f"wrote {bundle}")
@@ -147,11 +150,11 @@ def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, 
 
 
 def _remove_unwanted(staging: Path, config: ExportConfig) -> None:
-    """Remove the float32 graphs, from which every precision is made, if the user did not ask for them."""
-    if "fp32" in config.precisions:
-        return
+    """Remove the float32 graphs, from which every precision is made, if nothing that the user asked for runs them."""
     for tower in TOWERS:
         graph = staging / graph_name(tower, "fp32")
+        if graph in {staging / graph_name(tower, wanted) for wanted in config.precisions}:
+            continue
         for path in (graph, *external_data(graph)):
             path.unlink()
 
@@ -214,7 +217,7 @@ def _checkpoint(loaded: LoadedModel, config: ExportConfig, reporter: Reporter | 
 # Manifest -----------------------------------------------------------------------------------------
 
 
-def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manifest:
+def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path, library: str) -> Manifest:
     from icclip_export.gate.comparison import Scoring
     from icclip_export.onnx.towers import tower_ios
 
@@ -234,6 +237,7 @@ def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path) -> Manif
         vision_io=ios["vision"],
         text_io=ios["text"],
         opset=OPSET,
+        runs_in=library,
         versions=_versions(),
         data=ParityData(
             dataset=config.data.label,
@@ -294,6 +298,7 @@ def _proven(
     request: ExportRequest,
     *,
     limits: Mapping[str, Thresholds],
+    encoder: type[Encoder],
 ) -> ParityRecord:
     """Make and measure every precision; fp32 comes first, because the others are made from it."""
     from icclip_export.gate.parity import parity_record
@@ -304,13 +309,14 @@ def _proven(
     reducer = Reducer(staging, _calibrations(loaded, data, config), request.reporter)
     results: dict[str, PrecisionParity] = {}
     for precision in sorted(config.precisions, key=lambda name: name != "fp32"):
-        check = partial(_checked, staging, loaded, reference, request, precision=precision, limits=limits[precision])
-        if precision == "fp32":
+        own = limits[precision]
+        check = partial(_checked, staging, loaded, reference, request, precision=precision, limits=own, encoder=encoder)
+        if find_precision(precision).recipe is None:
             results[precision] = check()
             continue
         # If float32 itself fails, leaving nodes in float32 cannot help.
         attempts = ATTEMPTS if "fp32" not in results or results["fp32"].passed else 1
-        results[precision] = reducer.reduce_until_passed(precision, limits[precision], check, attempts)
+        results[precision] = reducer.reduce_until_passed(precision, own, check, attempts)
     ordered = [results[precision] for precision in config.precisions]
     return parity_record(reference, ordered, dataset=config.data.label, split=config.split, seed=config.seed)
 
@@ -336,7 +342,7 @@ def _reference(loaded: LoadedModel, data: Data, probes: Probes, request: ExportR
 def _calibrations(loaded: LoadedModel, data: Data, config: ExportConfig) -> Mapping[Tower, Calibration]:
     from icclip_export.gate.calibration import calibrations
 
-    if set(config.precisions) == {"fp32"}:
+    if all(find_precision(name).recipe is None for name in config.precisions):
         return {}
     return calibrations(loaded, data.searched.images, data.searched.captions)
 
@@ -349,18 +355,19 @@ def _checked(
     *,
     precision: str,
     limits: Thresholds,
+    encoder: type[Encoder],
 ) -> PrecisionParity:
     """The gate's result for the current graphs of one precision."""
     from icclip_export.gate.parity import check_precision
 
     config, reporter = request.config, request.reporter
-    seal(staging, _manifest(loaded, dataclasses.replace(config, precisions=(precision,)), staging))
+    seal(staging, _manifest(loaded, dataclasses.replace(config, precisions=(precision,)), staging, encoder.library))
     # Otherwise the provider and the progress would be reported again for every precision.
     quiet = dataclasses.replace(reporter, silent=True)
     engines = engine_directory(config.output_dir)
     return check_precision(
         reference,
-        lambda name: Encoder.open(staging, name, config.provider, tf32=False, engines=engines, reporter=quiet),
+        lambda name: encoder.open(staging, name, config.provider, tf32=False, engines=engines, reporter=quiet),
         precision,
         limits=limits,
         provider=config.provider,

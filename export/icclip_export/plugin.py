@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum")
 TENSORRT_PRECISIONS = ("fp32", "fp16")
 """TensorRT does not read onnxruntime's dynamic quantization."""
+OPENVINO_PRECISIONS = ("fp32", "bf16", "int8")
+"""On CPUs, OpenVINO computes fp16 graphs in float32."""
 
 
 def export_onnx(request: ExportRequest) -> ExportResult:
@@ -29,10 +31,10 @@ def export_onnx(request: ExportRequest) -> ExportResult:
 
 
 def recognises(path: Path) -> bool:
-    """Whether a directory is a bundle; both targets write bundles."""
-    from icclip.bundles.manifest import is_bundle
+    """Whether a directory is a bundle for onnxruntime; two targets write such bundles."""
+    from icclip.bundles.manifest import RUNTIME, library_of
 
-    return is_bundle(path)
+    return library_of(path) == RUNTIME
 
 
 def open_onnx(request: OpenRequest) -> Encoder:
@@ -81,9 +83,37 @@ def open_tensorrt(request: OpenRequest) -> Encoder:
     return open_onnx(dataclasses.replace(request, provider=request.provider or "tensorrt"))
 
 
+def export_openvino(request: ExportRequest) -> ExportResult:
+    """See `icclip_export.openvino.target.export`."""
+    from icclip_export.openvino.target import export
+
+    return export(request)
+
+
+def recognises_openvino(path: Path) -> bool:
+    """Whether a directory is a bundle for OpenVINO."""
+    from icclip.bundles.manifest import library_of
+
+    return library_of(path) == "openvino"
+
+
+def open_openvino(request: OpenRequest) -> Encoder:
+    """See `icclip_export.openvino.target.open_bundle`."""
+    from icclip_export.openvino.target import open_bundle
+
+    return open_bundle(request)
+
+
+def about_openvino() -> str:
+    """See `icclip_export.openvino.target.about_here`."""
+    from icclip_export.openvino.target import about_here
+
+    return about_here()
+
+
 @hookimpl
 def icclip_export_targets() -> list[ExportTargetSpec]:
-    """Return the targets `onnx` and `tensorrt`."""
+    """Return the targets `onnx`, `tensorrt` and `openvino`."""
     return [
         ExportTargetSpec(
             name="onnx",
@@ -103,5 +133,16 @@ def icclip_export_targets() -> list[ExportTargetSpec]:
             recognises=recognises,
             open=open_tensorrt,
             requires=REQUIRES,
+        ),
+        ExportTargetSpec(
+            name="openvino",
+            summary="two ONNX encoders for OpenVINO, which computes bf16 on CPUs that have it",
+            precisions=OPENVINO_PRECISIONS,
+            export=export_openvino,
+            recognises=recognises_openvino,
+            open=open_openvino,
+            about=about_openvino,
+            requires=(*REQUIRES, "openvino"),
+            install="pip install 'icclip[export,openvino]'",
         ),
     ]

@@ -34,6 +34,8 @@ from icclip.naming import public_name
 
 FORMAT = 1
 NAME = "icclip.json"
+RUNTIME = "onnxruntime"
+"""What runs a bundle whose icclip.json names nothing else."""
 _CHUNK = 1 << 20
 LARGEST_LENGTH = 32_768
 """Tokens; text towers read 64 to 8,192."""
@@ -206,6 +208,8 @@ class Manifest(Config):
     vision_io: TowerIO
     text_io: TowerIO
     opset: int
+    runs_in: str = RUNTIME
+    """The library that runs the graphs, for which `parity.json` holds. Another one may compute a precision differently."""
     versions: Mapping[str, str]
     """The versions of the libraries that made the bundle."""
     data: ParityData | None = None
@@ -323,11 +327,18 @@ def _unknown_below(hint: Any, value: Mapping[str, Any], where: str) -> Iterator[
 
 def is_bundle(directory: Path) -> bool:
     """Whether the `icclip.json` of a directory is that of a bundle; run directories have such a file, too."""
+    return library_of(directory) is not None
+
+
+def library_of(directory: Path) -> str | None:
+    """The library that runs the bundle in a directory (`Manifest.runs_in`); None if there is no bundle."""
     try:
         values = read_json(directory / NAME)
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("kind") == "bundle"
+        return None
+    if not isinstance(values, dict) or values.get("kind") != "bundle":
+        return None
+    return str(values.get("runs_in", RUNTIME))
 
 
 def seal(bundle: Path, manifest: Manifest) -> Manifest:

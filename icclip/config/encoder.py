@@ -36,7 +36,7 @@ class EncoderConfig(Config):
     )
     precision: str | None = option(
         "Precision to compute in: the autocast of a checkpoint in PyTorch (fp32, fp16 or bf16), or the variant "
-        "of a bundle (fp32, fp16 or int8).",
+        "of a bundle (fp32, fp16, bf16 or int8).",
         None, panel=PRECISION, metavar="PRECISION", unset="fp32, or that of the run", switches=("fp32", "fp16", "bf16"), complete="precision",
     )  # fmt: skip
     device: str | None = option(DEVICE, None, panel=PRECISION, metavar="DEVICE", unset=GPU)

@@ -22,10 +22,10 @@ class ExportConfig(Config):
         "Directory that the bundle is written to once it passes the parity gate.", REQUIRED, panel=MODEL_AND_DATA,
         flags=("--output-dir", "-o"), metavar="DIR",
     )  # fmt: skip
-    target: str = option("Export target: onnx or tensorrt.", "onnx", panel=MODEL_AND_DATA, complete="target")
+    target: str = option("Export target: onnx, tensorrt or openvino.", "onnx", panel=MODEL_AND_DATA, complete="target")
     precisions: tuple[str, ...] = option(
-        "Precision to export: fp32, fp16 or int8; may be repeated.", ("fp32",), panel=PRECISION,
-        flags=("--precision",), metavar="PRECISION", separated=True, switches=("fp32", "fp16"), complete="variant",
+        "Precision to export: fp32, fp16, int8, or bf16 for the target openvino; may be repeated.", ("fp32",), panel=PRECISION,
+        flags=("--precision",), metavar="PRECISION", separated=True, switches=("fp32", "fp16", "bf16"), complete="variant",
     )  # fmt: skip
     split: str = option(
         "Split that the bundle is proven on.", "test", panel=MODEL_AND_DATA, metavar="SPLIT", complete="split"

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from icclip.bundles.manifest import RUNTIME, Manifest
 from icclip.report.tables import CUTOFFS, DIRECTIONS
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCardData
 
-    from icclip.bundles.manifest import Manifest
     from icclip.bundles.parity_record import ParityRecord
 
 TASK = "zero-shot-image-classification"
@@ -37,6 +37,15 @@ print(images @ texts.T)
 
 Check that what you downloaded gives what the checkpoint gave: `icclip verify {repository}`. The files have the names
 that transformers.js looks for."""
+
+BUNDLE_USE_ELSEWHERE = """\
+Its graphs run in {library}, where they were measured. With icclip, without PyTorch:
+
+```
+icclip embed {repository} --precision {precision} --texts texts.txt -o texts.npy
+```
+
+Check that what you downloaded gives what the checkpoint gave: `icclip verify {repository}`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +107,15 @@ def bundle_card(manifest: Manifest, parity: ParityRecord, facts: HubFacts) -> st
         f"Measured on `{parity.dataset}`, split `{parity.split}`: {parity.n_images:,} images, {parity.n_texts:,} captions.",
         "\n".join(_parity_rows(parity)),
         "## Use",
-        BUNDLE_USE.format(repository=facts.name, precision=first.precision, dim=manifest.embedding_dim),
+        _use(manifest, facts.name, first.precision),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _use(manifest: Manifest, repository: str, precision: str) -> str:
+    if manifest.runs_in != RUNTIME:
+        return BUNDLE_USE_ELSEWHERE.format(library=manifest.runs_in, repository=repository, precision=precision)
+    return BUNDLE_USE.format(repository=repository, precision=precision, dim=manifest.embedding_dim)
 
 
 def _summary(manifest: Manifest) -> str:

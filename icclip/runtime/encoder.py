@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from PIL import Image
 
-from icclip.bundles.manifest import Manifest, Tower, check_files, is_dynamic, read_manifest
+from icclip.bundles.manifest import RUNTIME, Manifest, Tower, check_files, is_dynamic, read_manifest
 from icclip.config import LossFamily
 from icclip.data.lengths import CutCaptions
-from icclip.errors import CheckpointError, DataError
+from icclip.errors import CheckpointError, DataError, UsageError
 from icclip.runtime.arguments import as_path, check_arguments, check_batch_size
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
 from icclip.runtime.inputs import (
@@ -80,7 +80,14 @@ class Encoder:
     A tower is loaded when it is first used (`warm` loads both), so a program that only encodes texts never loads
     the vision tower. An encoder can be pickled (its path and options travel, and the bundle is opened again)
     and used in forked processes. Two encoders are equal if they give the same embeddings in the same way.
+
+    A subclass may run the graphs in another library: it replaces `library`, `engine`, `choose`, `load` and `lost_by_fork`.
     """
+
+    library: ClassVar[str] = RUNTIME
+    """The library that runs the graphs, as `Manifest.runs_in` names it."""
+    engine: ClassVar[str] = "onnx"
+    """The word for what runs, in descriptions."""
 
     bundle: Path
     manifest: Manifest
@@ -129,10 +136,11 @@ class Encoder:
         path = as_path(bundle).absolute()
         check_arguments(precision, threads, limits)
         manifest = read_manifest(path)
+        cls._check_library(path, manifest)
         if precision is None:
             precision = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
         check_files(path, manifest, [TOKENIZER, *manifest.graph_files(precision)], hashes=False)
-        choice = choose_provider(provider)
+        choice = cls.choose(provider, precision)
         count, reason = (threads, "asked for") if threads is not None else _chosen_threads()
         options = EncoderOptions(
             precision,
@@ -156,7 +164,7 @@ class Encoder:
         """A short description of what runs where: `clip, 149.6 M parameters, onnx fp32, cpu, 2 threads`."""
         millions = self.manifest.source.parameters / 1e6
         return (
-            f"{self.manifest.model_type}, {millions:.1f} M parameters, onnx {self.options.precision}, "
+            f"{self.manifest.model_type}, {millions:.1f} M parameters, {self.engine} {self.options.precision}, "
             f"{self.choice.provider}, {self.options.threads} threads"
         )
 
@@ -223,6 +231,9 @@ class Encoder:
             "files": [manifest.files[name].sha256 for name in files if name in manifest.files],
             **{key: values[key] for key in ("image", "text", "loss", "logit_scale", "logit_bias", "embedding_dim")},
         }
+        if self.library != RUNTIME:
+            # Other libraries compute several precisions from the same graphs.
+            decisive["runs"] = [self.library, self.precision]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     @once
@@ -485,7 +496,7 @@ class Encoder:
 
     @once
     def _shared(self) -> Shared:
-        return Shared(self.limits.pixels_at_once, survives_fork=self.choice.provider == "cpu")
+        return Shared(self.limits.pixels_at_once, lost_by_fork=self.lost_by_fork())
 
     def __post_init__(self) -> None:
         # Made now, because several threads that use it first would each make their own.
@@ -494,7 +505,25 @@ class Encoder:
     def _open(self, tower: Tower) -> Session:
         graph: str = getattr(self.manifest.towers(self.options.precision), tower)
         check_files(self.bundle, self.manifest, self.manifest.files_of(graph), hashes=self.options.verify_hashes)
-        session = open_session(
+        session = self.load(tower, graph)
+        image = (3, *self.image_size) if tower == "vision" else ()
+        check_shape(session, str(self.bundle / graph), inputs=image, dim=self.dim)
+        return session
+
+    # What runs it
+
+    @classmethod
+    def choose(cls, provider: Provider | None, precision: str) -> Choice:  # noqa: ARG003  other libraries need it
+        """Where a precision runs. Raises UsageError if it cannot run there, MissingExtraError without the library."""
+        return choose_provider(provider)
+
+    def load(self, tower: Tower, graph: str) -> Session:
+        """Open a tower's graph, a path inside the bundle, whose files have been checked.
+
+        Raises:
+            CheckpointError: the file is not a valid graph. UsageError: the provider gave up on this graph.
+        """
+        return open_session(
             self.bundle / graph,
             self.manifest.vision_io if tower == "vision" else self.manifest.text_io,
             self.choice.provider,
@@ -502,9 +531,18 @@ class Encoder:
             threads=self.options.threads,
             data=[self.bundle / name for name in self.manifest.files_of(graph) if name != graph],
         )
-        image = (3, *self.image_size) if tower == "vision" else ()
-        check_shape(session, str(self.bundle / graph), inputs=image, dim=self.dim)
-        return session
+
+    def lost_by_fork(self) -> str | None:
+        """What a forked process cannot use once its parent has; None if graphs can be opened again there."""
+        return None if self.choice.provider == "cpu" else "a GPU"
+
+    @classmethod
+    def _check_library(cls, path: Path, manifest: Manifest) -> None:
+        if manifest.runs_in != cls.library:
+            raise UsageError(
+                f"{path} was exported to run in {manifest.runs_in}, not in {cls.library}: evaluate, embed or index with it "
+                f"by icclip's commands, or export the checkpoint again with --target onnx"
+            )
 
     def _provider_options(self, tower: Tower) -> dict[str, str]:
         if self.choice.provider == "cpu":

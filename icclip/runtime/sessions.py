@@ -57,6 +57,15 @@ class Session:
         outputs: np.ndarray = binding.copy_outputs_to_cpu()[0]
         return outputs
 
+    def elsewhere(self) -> str | None:
+        """Where the graph runs, if that is not where it was meant to: `CPUExecutionProvider instead of ...`."""
+        ran, meant = self.session.get_providers()[0], PROVIDERS[self.provider]
+        return None if ran == meant else f"{ran} instead of {meant}"
+
+    def shapes(self) -> tuple[list[Any], list[Any]]:
+        """The sizes that the graph declares for its input and its output; what is no number is dynamic."""
+        return self.session.get_inputs()[0].shape, self.session.get_outputs()[0].shape
+
     def _device_index(self) -> int:
         return int(self.session.get_provider_options()[PROVIDERS[self.provider]].get("device_id", 0))
 
@@ -136,7 +145,7 @@ def check_shape(session: Session, what: str, *, inputs: Sequence[int] = (), dim:
     Raises:
         CheckpointError: they differ.
     """
-    given, out = session.session.get_inputs()[0].shape, session.session.get_outputs()[0].shape
+    given, out = session.shapes()
     pairs = [*zip(given[1:], inputs, strict=False), *zip(out[1:], [dim], strict=False)]
     wrong = [f"{has} instead of {wanted}" for has, wanted in pairs if isinstance(has, int) and has != wanted]
     if wrong or (inputs and len(given) != len(inputs) + 1):

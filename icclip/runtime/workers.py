@@ -30,12 +30,12 @@ class Shared:
 
     Args:
         pixels_at_once: see `Limits`.
-        survives_fork: whether graphs can be opened again in a forked child, which is not so once a GPU was used.
+        lost_by_fork: what a forked child cannot use again once its parent has (`a GPU`); None: graphs can be opened again.
     """
 
-    def __init__(self, pixels_at_once: int, *, survives_fork: bool) -> None:
+    def __init__(self, pixels_at_once: int, *, lost_by_fork: str | None) -> None:
         self.number = next(_number)
-        self.pixels_at_once, self.survives_fork = pixels_at_once, survives_fork
+        self.pixels_at_once, self.lost_by_fork = pixels_at_once, lost_by_fork
         self.sessions: dict[Tower, Session] = {}
         self.closed = self.refused = False
         self._renew()
@@ -46,7 +46,7 @@ class Shared:
 
         Raises:
             ClosedError: the encoder was closed.
-            UsageError: the process was forked after the encoder had used a GPU.
+            UsageError: the process was forked after the encoder had used what a fork loses.
         """
         with self.locks[tower]:
             self.check_usable()
@@ -60,7 +60,7 @@ class Shared:
             raise ClosedError("this encoder is closed: open the bundle again")
         if self.refused:
             raise UsageError(
-                "this encoder was opened on a GPU before this process was forked: open it in each worker, "
+                f"this encoder was opened on {self.lost_by_fork} before this process was forked: open it in each worker, "
                 "or start the workers with spawn or forkserver"
             )
 
@@ -86,7 +86,7 @@ class Shared:
         for session in self.sessions.values():
             _never_destroy(session)
         self.sessions = {}
-        self.refused = not self.survives_fork
+        self.refused = self.lost_by_fork is not None
         self._renew()
 
     def _renew(self) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icclip.console import Reporter
+from icclip.errors import UsageError
 from icclip.plugins.specs import Encoder, ExportTargetSpec, OpenRequest
 from icclip.testing.record import Recorder, no_problems
 
@@ -23,6 +25,8 @@ def target_checks(recorder: Recorder, spec: ExportTargetSpec, exported: Path | N
     """Check an export target and record the results; `exported` is something that it wrote."""
     recorder.run("precisions", lambda: no_problems(_precision_problems(spec.precisions)))
     recorder.run("recognises only what it wrote", _check_strangers, spec)
+    if spec.about is not None:
+        recorder.run("says what it runs on", _check_about, spec.about)
     if exported is None:
         recorder.skip("opens what it wrote", "give an exported model with --path")
         return
@@ -53,6 +57,15 @@ def _check_strangers(spec: ExportTargetSpec) -> None:
         no_problems(
             [f"it recognises {kind}, which it did not write" for kind in strangers if spec.recognises(root / kind)]
         )
+
+
+def _check_about(about: Callable[[], str]) -> None:
+    """A line, or one of the errors that say in a line why nothing runs here."""
+    try:
+        said = about()
+    except UsageError:
+        return
+    no_problems([] if said and len(said.splitlines()) == 1 else [f"about returned {said!r}: give one line"])
 
 
 def _check_own(spec: ExportTargetSpec, exported: Path) -> None:

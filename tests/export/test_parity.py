@@ -15,11 +15,12 @@ from icclip.bundles.parity_record import ParityRecord, TowerSearch
 from icclip.errors import CheckpointError, DataError, UnknownNameError, UsageError
 from icclip.report.parity_table import parity_tables
 from icclip.retrieval.captions import CaptionMap
+from icclip.runtime.sessions import Session
 from icclip_export.gate.checks import Requirement, number, recall_tolerance
 from icclip_export.gate.comparison import Compared, Reference, Scoring
 from icclip_export.gate.parity import check_precision, parity_record
 from icclip_export.gate.thresholds import thresholds_for
-from icclip_export.precisions import NAMES
+from icclip_export.precisions import COMPUTED, NAMES
 from icclip_export.precisions import precision as find_precision
 
 N = 40
@@ -37,11 +38,11 @@ class Fake:
     choice = SimpleNamespace(provider="cpu")
     manifest = SimpleNamespace(loss="sigmoid", logit_scale=2.0, logit_bias=-10.0)
 
-    def __init__(self, damage=lambda rows: rows, ran="CPUExecutionProvider"):
-        self.damage, self.ran = damage, ran
+    def __init__(self, damage=lambda rows: rows, meant="cpu", ran="CPUExecutionProvider"):
+        self.damage, self.meant, self.ran = damage, meant, ran
 
     def session(self, tower):
-        return SimpleNamespace(session=SimpleNamespace(get_providers=lambda: [self.ran]))
+        return Session(SimpleNamespace(get_providers=lambda: [self.ran]), None, self.meant)
 
     def encode_images(self, images, *, batch_size=32):
         rows = np.stack([OF_IMAGE[image.getpixel((0, 0))[0]] for image in images])
@@ -106,8 +107,10 @@ def test_text_is_named_by_caption_and_image():
 
 
 def test_a_provider_that_did_not_run_fails():
-    failures = _gate(Fake(ran="CPUExecutionProvider"), provider="cuda").results[0].failures
+    failures = _gate(Fake(meant="cuda"), provider="cuda").results[0].failures
     assert "CPUExecutionProvider instead of CUDAExecutionProvider" in failures[0]
+    failures = _gate(Fake(), provider="cuda").results[0].failures
+    assert "cpu instead of cuda" in failures[0]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_bad_thresholds_are_refused(precision, overrides, error, message):
 
 
 def test_each_row_is_looser_than_the_one_before():
-    rows = [find_precision(name).limits for name in NAMES]
+    rows = [find_precision(name).limits for name in (*NAMES[:2], *COMPUTED, *NAMES[2:])]
     assert [r.min_cosine for r in rows] == sorted((r.min_cosine for r in rows), reverse=True)
     assert [r.drop_r1 for r in rows] == sorted(r.drop_r1 for r in rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -10,10 +11,12 @@ import pytest
 from support import linear_target
 
 from icclip.config import ModelConfig
+from icclip.doctor import targets
+from icclip.errors import MissingExtraError, UsageError
 from icclip.models.opening import open_model
 from icclip.plugins.loading import installed_plugins, load_plugin
 from icclip.plugins.registry import Registry
-from icclip.testing import check_export_target
+from icclip.testing import ConformanceError, check_export_target
 
 CAPTIONS = ["a small red square", "two large blue circles, on grass"] * 8
 
@@ -97,6 +100,39 @@ def test_a_precision_that_it_lacks_is_refused(icclip, exported, checkpoint, tmp_
 def test_it_conforms(exported):
     checks = check_export_target(linear_target.TARGET, exported)
     assert {check.status for check in checks} == {"ok"}
+    assert "says what it runs on" in [check.what for check in checks]
+
+
+@pytest.mark.parametrize("about", [lambda: "", lambda: "two\nlines", lambda: 1 / 0])
+def test_what_it_says_of_this_machine_is_a_line(exported, about):
+    spec = dataclasses.replace(linear_target.TARGET, about=about)
+    with pytest.raises(ConformanceError, match="says what it runs on"):
+        check_export_target(spec, exported)
+
+
+def failing(error):
+    def about():
+        raise error
+
+    return about
+
+
+@pytest.mark.parametrize(
+    ("about", "status", "detail"),
+    [
+        (linear_target.TARGET.about, "ok", f"numpy {np.__version__}"),
+        (failing(UsageError("no numbers here")), "warning", "no numbers here"),
+        (failing(MissingExtraError("it", ["numbers"], "pip install numbers")), "absent", "not installed: pip install numbers"),
+        (failing(RuntimeError("no luck")), "broken", "plugin linear (from icclip-linear): RuntimeError: no luck"),
+    ],
+)  # fmt: skip
+def test_doctor_says_what_it_runs_on(about, status, detail):
+    registry = Registry.from_environment()
+    (plugin,) = registry.third_party
+    spec = dataclasses.replace(linear_target.TARGET, about=about)
+    registry.__dict__["third_party"] = (dataclasses.replace(plugin, specs=(spec,)),)
+    finding = next(one for one in targets(registry) if one.name == "linear")
+    assert (finding.area, finding.status, finding.detail) == ("targets", status, detail)
 
 
 def test_a_target_that_fails_when_it_is_asked_breaks_nothing(tmp_path):
@@ -105,8 +141,8 @@ def test_a_target_that_fails_when_it_is_asked_breaks_nothing(tmp_path):
 
     registry = Registry.from_environment()
     (plugin,) = registry.third_party
-    spec = linear_target.dataclasses.replace(linear_target.TARGET, recognises=broken)
-    registry.__dict__["third_party"] = (linear_target.dataclasses.replace(plugin, specs=(spec,)),)
+    spec = dataclasses.replace(linear_target.TARGET, recognises=broken)
+    registry.__dict__["third_party"] = (dataclasses.replace(plugin, specs=(spec,)),)
     heard = []
     assert registry.target_of(tmp_path, heard.append) is None
     (line,) = heard

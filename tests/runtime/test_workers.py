@@ -192,7 +192,7 @@ def test_another_bundle_at_the_path_is_noticed(bundles, tmp_path):
 
 
 def test_a_gpu_that_was_used_before_a_fork_is_refused():
-    shared = Shared(1, survives_fork=False)
+    shared = Shared(1, lost_by_fork="a GPU")
     shared.check_usable()
     shared.in_child()
     with pytest.raises(UsageError, match=r"opened on a GPU before this process was forked: open it in each worker"):

@@ -126,6 +126,7 @@ TARGET = ExportTargetSpec(
     export=export,
     recognises=recognises,
     open=open_linear,
+    about=lambda: f"numpy {np.__version__}",
 )
 
 

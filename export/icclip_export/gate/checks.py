@@ -16,7 +16,7 @@ from icclip.plugins.specs import Encoder
 from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, cosines
 from icclip.retrieval.metrics import CUTOFFS, DIRECTIONS
 from icclip.retrieval.ranking import RetrievalRanks
-from icclip.runtime.providers import PROVIDERS, Provider
+from icclip.runtime.providers import Provider
 from icclip_export.gate.comparison import Compared, Embeddings, Scoring
 
 if TYPE_CHECKING:
@@ -75,9 +75,9 @@ def provider_checks(encoder: BundleEncoder, asked: Provider) -> Iterator[Require
     """Require the provider that was asked for, because onnxruntime silently falls back to the CPU."""
     towers: tuple[Tower, ...] = ("vision", "text")
     for tower in towers:
-        ran = encoder.session(tower).session.get_providers()[0]
-        right = float(ran == PROVIDERS[asked])
-        yield Requirement(f"{tower}.provider", right, 1.0, at_least=True, where=f"{ran} instead of {PROVIDERS[asked]}")
+        session = encoder.session(tower)
+        ran = f"{session.provider} instead of {asked}" if session.provider != asked else session.elsewhere()
+        yield Requirement(f"{tower}.provider", float(ran is None), 1.0, at_least=True, where=ran or "")
 
 
 def scoring_checks(before: Scoring, now: Scoring) -> Iterator[Requirement]:

@@ -49,7 +49,7 @@ class Precision:
     limits: Thresholds
     """How far its encoders may be from the checkpoint; a comment in its file explains the numbers."""
     recipe: Recipe | None = None
-    """How its graphs are made; None means that the exporter's graphs are used."""
+    """How its graphs are made; None means that the exporter's graphs are used as they are."""
     doubtful_below: float | None = None
     """A centred cosine below this passes with a warning."""
 
