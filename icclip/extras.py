@@ -23,6 +23,7 @@ INSTALL: Mapping[str, str] = {
     "onnxruntime": ONNX,
     **dict.fromkeys(("boto3", "botocore", "yaml"), SAGEMAKER),
     "faiss": SEARCH,
+    "ray": "pip install 'icclip[ray]'",
     "lancedb": "pip install 'icclip[lancedb]'",
     **dict.fromkeys(("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"), SERVE),
 }  # fmt: skip

@@ -15,7 +15,10 @@ from icclip.console import Reporter
 def embed(said: Any, context: typer.Context, *, json: Json = False) -> None:
     """Write the unit embeddings of images, texts or a dataset's images to a file, in the order of the inputs."""
     from icclip.embedding.request import embed_config
-    from icclip.embedding.run import embed as run
+    from icclip.embedding.run import embed as to_file
+    from icclip.embedding.sharded import embed_shards
 
     reporter = Reporter.for_this_process(json=json)
-    reporter.deliver(run(embed_config(context.obj, said), context.obj, reporter))
+    config = embed_config(context.obj, said)
+    run = to_file if config.shards is None else embed_shards
+    reporter.deliver(run(config, context.obj, reporter))

@@ -30,7 +30,8 @@ RUN = "Run directory"
 PUBLICATION = "Publication"
 LOGGING = "Logging"
 OUTPUT = "Output"
-PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, PUBLICATION, LOGGING, OUTPUT)
+SHARDS = "Shards"
+PANELS = (MODEL_AND_DATA, SCHEDULE, BATCH, PRECISION, GENTLE, DATA, MEASURE, RUN, PUBLICATION, LOGGING, OUTPUT, SHARDS)
 """The panels in the order in which people think about a run, which is also the order in `--help`."""
 
 Resume = Literal["fixed", "reported", "extends", "free"]

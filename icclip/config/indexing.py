@@ -40,7 +40,7 @@ class ItemsConfig(Config):
         "Split of --dataset whose images are indexed.", "test", panel=MODEL_AND_DATA, metavar="SPLIT", complete="split"
     )
     embeddings: Path | None = option(
-        "Parquet file of embeddings, or directory of shards, as `icclip embed` writes them.", None,
+        "Parquet file of embeddings, a directory of such files, or a directory that `icclip embed --shards` wrote.", None,
         panel=MODEL_AND_DATA, metavar="PATH", complete="file",
     )  # fmt: skip
     no_thumbnails: bool = option("Leave the thumbnails of the images out of the index.", False, panel=OUTPUT)
@@ -84,6 +84,10 @@ class IndexConfig(Config):
         "Largest size of the index, such as 500MB; the kind with the best recall that fits is chosen.", None,
         metavar="SIZE",
     )  # fmt: skip
+    on_disk: bool = option(
+        "Build the lists of an IVF index on the disk and leave them there, so that memory does not grow with the items.",
+        False,
+    )
     min_recall: float | None = option(
         "Lowest recall@10 against exact search, for both text and image queries, that passes the gate; the smallest kind "
         "that reaches it is chosen.",
@@ -107,6 +111,10 @@ class IndexConfig(Config):
             found.append(f"{{max_bytes}} is {self.max_bytes!r}: write it as 500MB or 2GB")
         if self.kind is not None and self.max_bytes is not None:
             found.append("{kind} and {max_bytes} exclude each other: the size chooses the kind")
+        if self.on_disk and (self.max_bytes or self.stored_as or self.to):
+            found.append(
+                "{on_disk} takes no {max_bytes}, {stored_as} or {to}: name another type with {kind}, such as IVF4096,SQfp16"
+            )
         if self.to is not None and (self.kind or self.max_bytes or self.min_recall):
             found.append("{to} takes no {kind}, {max_bytes} or {min_recall}: the database decides")
         return found

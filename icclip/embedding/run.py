@@ -10,15 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from icclip.bundles.parity_record import measured_batch
 from icclip.config import EmbedConfig
 from icclip.console import Reporter
 from icclip.data.gallery import load_gallery
 from icclip.data.lengths import CutCaptions, CutsCaptions
+from icclip.embedding.encoding import encoded
 from icclip.embedding.sinks import Parts, Written, check_format
-from icclip.embedding.sources import Done, Piece, check_paths, image_paths, lines_of, pieces, readable, split_pieces
+from icclip.embedding.sources import Done, Piece, check_paths, image_paths, lines_of, pieces, split_pieces
 from icclip.encoders import open_encoder
 from icclip.errors import DataError
 from icclip.plugins.registry import Registry
@@ -112,17 +110,7 @@ def _encode(config: EmbedConfig, encoder: Encoder, source: Iterator[Piece], part
     cut: CutCaptions | None = None
     began = said = time.monotonic()
     for piece in source:
-        kept, skipped = piece, dict[str, str]()
-        try:
-            vectors = _vectors(encoder, piece, config.batch_size)
-        except DataError:
-            if config.on_bad_image == "fail":
-                raise
-            rows, skipped = readable(piece)
-            if not skipped:
-                raise
-            kept = piece.only(rows)
-            vectors = _vectors(encoder, kept, config.batch_size) if rows else np.empty((0, dim), np.float32)
+        vectors, kept, skipped = encoded(encoder, piece, config.batch_size, config.on_bad_image, dim)
         dim = vectors.shape[1] or dim
         cut = _both(cut, _cut(encoder, piece))
         parts.add(vectors, kept.names, skipped, piece.names[-1])
@@ -145,13 +133,6 @@ def _both(one: CutCaptions | None, other: CutCaptions | None) -> CutCaptions | N
     if one is None or other is None:
         return one or other
     return CutCaptions(one.total + other.total, one.count + other.count, max(one.longest, other.longest), one.limit)
-
-
-def _vectors(encoder: Encoder, piece: Piece, batch_size: int) -> np.ndarray:
-    batch_size = measured_batch(encoder, batch_size)
-    if piece.kind == "texts":
-        return encoder.encode_texts(piece.items, batch_size=batch_size)
-    return encoder.encode_images(piece.items, batch_size=batch_size)
 
 
 def _known_dim(encoder: Encoder) -> int:

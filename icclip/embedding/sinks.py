@@ -38,7 +38,7 @@ def check_format(path: Path) -> None:
     if path.suffix not in FORMATS:
         raise UsageError(f"cannot write {path}: give -o a name that ends in {' or '.join(FORMATS)}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        pyarrow()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,7 @@ def _write_npy(path: Path, parts: Iterator[tuple[np.ndarray, list[str]]], rows: 
 def _write_parquet(
     path: Path, parts: Iterator[tuple[np.ndarray, list[str]]], _rows: int, dim: int, *, fingerprint: str | None
 ) -> None:
-    pa, parquet = _pyarrow()
+    pa, parquet = pyarrow()
     made_by = {} if fingerprint is None else {FINGERPRINT_KEY: fingerprint}
     schema = pa.schema([("input", pa.string()), ("embedding", pa.list_(pa.float32(), dim))], metadata=made_by)
     with parquet.ParquetWriter(path, schema) as writer:
@@ -203,7 +203,8 @@ def _write_lines(path: Path, values: Iterator[Any]) -> None:
         file.writelines(json.dumps(value) + "\n" for value in values)
 
 
-def _pyarrow() -> tuple[ModuleType, ModuleType]:
+def pyarrow() -> tuple[ModuleType, ModuleType]:
+    """The library of columns and its module of parquet files. Raises MissingExtraError."""
     try:
         import pyarrow as pa
         from pyarrow import parquet

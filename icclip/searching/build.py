@@ -22,6 +22,7 @@ from icclip.plugins.specs import Encoder
 from icclip.runs.claim import claim_beside, claimed
 from icclip.searching import gate
 from icclip.searching.choice import Tried, build_best
+from icclip.searching.engine import LISTS, Vectors
 from icclip.searching.items import ItemWriter
 from icclip.searching.libraries import faiss
 from icclip.searching.opening import write_golden_vectors
@@ -76,7 +77,7 @@ class IndexResult:
 class Gathered:
     """What the first pass over the source left: vectors in a file, items in theirs."""
 
-    vectors: np.ndarray
+    vectors: Vectors
     rows: list[int | None]
     skipped: dict[str, str]
     first_paths: list[str] = field(default_factory=list)
@@ -103,7 +104,7 @@ def build_index(config: IndexConfig, registry: Registry, reporter: Reporter) -> 
     ):
         gathered = _gather(source, stamp, file, staging / ITEMS, reporter)
         queries, texts = _queries(config, source, gathered, encoder)
-        engine, tried, measured = build_best(config, gathered.vectors, texts, queries, reporter)
+        engine, tried, measured = build_best(config, gathered.vectors, texts, queries, reporter, directory=staging)
         engine.save(staging / VECTORS)
         write_golden_vectors(staging, encoder)
         record = write_record(staging, _record(config, source.label, stamp, tried, measured))
@@ -149,10 +150,12 @@ def _gather(source: Source, stamp: Stamp, file: Path, items: Path, reporter: Rep
     with ItemWriter(items, source.others) as writer, file.open("wb") as out:
         for batch in source.batches({}):
             _check_width(batch, stamp)
-            out.write(np.ascontiguousarray(batch.vectors, "<f4").tobytes())
+            if source.vectors is None:
+                out.write(np.ascontiguousarray(batch.vectors, "<f4").tobytes())
             writer.add(batch.items, count)
             count += len(batch.items)
-            rows += batch.rows
+            if source.gallery is not None:
+                rows += batch.rows
             skipped |= batch.skipped
             if time.monotonic() - said > SECONDS:
                 said = time.monotonic()
@@ -160,7 +163,8 @@ def _gather(source: Source, stamp: Stamp, file: Path, items: Path, reporter: Rep
     if not count:
         first = next(iter(skipped.values()), "the source is empty")
         raise DataError(f"nothing to index: {first}")
-    return Gathered(np.memmap(file, "<f4", "r", shape=(count, stamp.dim)), rows, skipped)
+    vectors = np.memmap(file, "<f4", "r", shape=(count, stamp.dim)) if source.vectors is None else source.vectors
+    return Gathered(vectors, rows, skipped)
 
 
 def _check_width(batch: Batch, stamp: Stamp) -> None:
@@ -194,6 +198,11 @@ def _texts(config: IndexConfig, source: Source, gathered: Gathered) -> tuple[Seq
         texts = texts_in(config.queries)
         return texts, np.arange(len(texts)), None, config.queries.name
     gallery = source.gallery
+    drawn, rows = (
+        ([], np.empty(0)) if source.captions is None else source.captions(config.n_queries + MOST_TEXTS, config.seed)
+    )
+    if len(drawn):
+        return drawn, rows, lambda text: rows[text : text + 1], f"captions of {source.label}"
     if gallery is None or not gallery.captions.n_texts:
         texts = phrases()
         return texts, np.arange(len(texts)), None, "phrases that come with icclip"
@@ -227,9 +236,8 @@ def _record(
 
 def _say(output: Path, record: Record, skipped: Mapping[str, str], reporter: Reporter) -> None:
     size = bytes_of("1MB") or 1
-    reporter.note(
-        f"wrote {output}: {record.items:,} items, {record.factory}, {record.bytes[VECTORS] / size:.1f} MB of vectors"
-    )
+    vectors = record.bytes[VECTORS] + record.bytes.get(LISTS, 0)
+    reporter.note(f"wrote {output}: {record.items:,} items, {record.factory}, {vectors / size:.1f} MB of vectors")
     for path, why in list(skipped.items())[:3]:
         reporter.warn(f"left out {path}: {why}")
     if len(skipped) > 3:  # noqa: PLR2004 # as many as are named above

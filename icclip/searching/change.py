@@ -16,7 +16,7 @@ from icclip.errors import UsageError
 from icclip.files import exchange, staging_directory
 from icclip.plugins.registry import Registry
 from icclip.runs.claim import claim_beside, claimed
-from icclip.searching.engine import Engine
+from icclip.searching.engine import LISTS, Engine
 from icclip.searching.items import Item, ItemWriter, base_schema
 from icclip.searching.opening import OpenIndex, check_golden_vectors, encoder_of
 from icclip.searching.record import ITEMS, VECTORS, Record, write_record
@@ -68,7 +68,7 @@ def add(config: AddConfig, registry: Registry, reporter: Reporter) -> ChangeResu
     """
     assert config.encoder is not None
     with claimed(config.index, claim_beside(config.index), reporter.note):
-        index = OpenIndex.open(config.index)
+        index = _changeable(config.index)
         encoder = encoder_of(index, config.encoder, registry, reporter)
         check_golden_vectors(index, encoder)
         stamp = index.record.encoder
@@ -105,7 +105,7 @@ def remove(config: RemoveConfig, reporter: Reporter) -> ChangeResult:
         UsageError: a path is not in the index, the condition is none, or nothing would be left.
     """
     with claimed(config.index, claim_beside(config.index), reporter.note):
-        index = OpenIndex.open(config.index)
+        index = _changeable(config.index)
         rows = _leaving(config, index)
         if len(rows) == index.record.items:
             raise UsageError(f"nothing would be left in {config.index}: remove the directory instead")
@@ -113,6 +113,15 @@ def remove(config: RemoveConfig, reporter: Reporter) -> ChangeResult:
             none = np.empty((0, index.record.encoder.dim), np.float32)
             _rewrite(index, rows, [], none, ())
         return ChangeResult(index=config.index, removed=len(rows), items=index.record.items - len(rows))
+
+
+def _changeable(directory: Path) -> OpenIndex:
+    index = OpenIndex.open(directory)
+    if LISTS in index.record.bytes:
+        raise UsageError(
+            f"{directory} has its lists on the disk and is not changed in place: build it again from its embeddings"
+        )
+    return index
 
 
 def _leaving(config: RemoveConfig, index: OpenIndex) -> np.ndarray:

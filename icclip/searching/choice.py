@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from icclip.config.indexing import LEAST_RECALL, IndexConfig, bytes_of
 from icclip.console import Reporter
 from icclip.errors import UsageError
 from icclip.searching import gate
-from icclip.searching.engine import LEAST_TO_TRAIN, TRAINED_ON, Engine, factory_of, kind_for, quantized
+from icclip.searching.engine import LEAST_TO_TRAIN, TRAINED_ON, Engine, Vectors, factory_of, kind_for, quantized
+from icclip.searching.on_disk import built_on_disk, factory_on_disk
 
 GOOD_ENOUGH = 0.99
 """Where only a size is given, a kind with this recall ends the trials."""
@@ -56,18 +58,20 @@ class Tried:
 class Trial:
     """What every kind is built from and measured with."""
 
-    vectors: np.ndarray
+    vectors: Vectors
     training: np.ndarray
     queries: gate.Queries
     exact: gate.Exact | None
     """None: the gate is off."""
     needed: float
     seed: int
+    on_disk: Path | None = None
+    """The directory whose disk the lists lie on."""
 
     def run(self, kind: str, factory: str) -> tuple[Engine, Tried]:
         """Build one kind, and find the least effort that reaches the recall that is needed."""
         began = time.perf_counter()
-        engine = Engine.built(factory, self.vectors, self.training, self.vectors.shape[1])
+        engine = self._built(factory)
         tried = Tried(
             kind=kind, factory=factory, items=len(self.vectors), bytes=engine.serialized_bytes(), effort=engine.efforts[0],
             build_seconds=round(time.perf_counter() - began, 3),
@@ -83,6 +87,11 @@ class Trial:
                 break
         return engine, dataclasses.replace(tried, queries_per_second=self._speed(engine))
 
+    def _built(self, factory: str) -> Engine:
+        if self.on_disk is not None:
+            return built_on_disk(factory, self.vectors, self.training, self.on_disk)
+        return Engine.built(factory, self.vectors, self.training, self.vectors.shape[1])
+
     def _speed(self, engine: Engine) -> float:
         began = time.perf_counter()
         engine.search(self.queries.texts, gate.K)
@@ -90,7 +99,13 @@ class Trial:
 
 
 def build_best(
-    config: IndexConfig, vectors: np.ndarray, texts: np.ndarray, queries: gate.Queries, reporter: Reporter
+    config: IndexConfig,
+    vectors: Vectors,
+    texts: np.ndarray,
+    queries: gate.Queries,
+    reporter: Reporter,
+    *,
+    directory: Path,
 ) -> tuple[Engine, list[Tried], Mapping[str, Any] | None]:
     """The index that the request asks for, what was tried on the way, and what the gate measured.
 
@@ -100,11 +115,14 @@ def build_best(
         texts: float32 [m, dim]: texts that quantizers are trained on beside the images.
         queries: what the index is measured with.
         reporter: says what is tried.
+        directory: where the index will be.
 
     Raises:
         UsageError: nothing fits into --max-bytes, or FAISS cannot make the kind.
     """
-    chooses = config.kind is None and (config.max_bytes is not None or config.min_recall is not None)
+    chooses = (
+        config.kind is None and not config.on_disk and (config.max_bytes is not None or config.min_recall is not None)
+    )
     exact = gate.Exact.of(vectors, queries) if config.gate == "on" or chooses else None
     trial = Trial(
         vectors,
@@ -113,15 +131,22 @@ def build_best(
         exact,
         config.min_recall or LEAST_RECALL,
         config.seed,
+        directory if config.on_disk else None,
     )
     if not chooses:
-        kind = config.kind or kind_for(len(vectors))
-        engine, tried = trial.run(kind, factory_of(kind, len(vectors), vectors.shape[1], config.stored_as))
+        engine, tried = trial.run(*_named(config, len(vectors), vectors.shape[1]))
         return engine, [dataclasses.replace(tried, chosen=True)], tried.measured
     return _chosen(config, trial, reporter)
 
 
-def training_of(vectors: np.ndarray, texts: np.ndarray, seed: int) -> np.ndarray:
+def _named(config: IndexConfig, items: int, dim: int) -> tuple[str, str]:
+    if config.on_disk:
+        return config.kind or "ivf", factory_on_disk(config.kind, items, dim)
+    kind = config.kind or kind_for(items)
+    return kind, factory_of(kind, items, dim, config.stored_as)
+
+
+def training_of(vectors: Vectors, texts: np.ndarray, seed: int) -> np.ndarray:
     """Images and texts in one sample: a quantizer that saw images alone places texts badly."""
     rows = np.random.default_rng(seed).permutation(len(vectors))[: TRAINED_ON - len(texts)]
     sample = np.asarray(vectors[np.sort(rows)], np.float32)

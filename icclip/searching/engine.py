@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from icclip.errors import CheckpointError, UsageError
 from icclip.files import readable_os_errors
 from icclip.searching.libraries import faiss
 
+LISTS = "lists.ivfdata"
+"""The file beside an index whose lists lie on the disk."""
 KINDS = ("flat", "hnsw", "ivf-pq")
 FLAT_BELOW, GRAPH_BELOW = 50_000, 1_000_000
 """Below how many items which kind is taken unless the user says otherwise."""
@@ -30,6 +32,21 @@ EXACT_BELOW = 50_000
 """So many items that pass a filter are compared one by one."""
 CHUNK = 65_536
 """Vectors that are added, or compared, at a time."""
+
+
+class Vectors(Protocol):
+    """Unit vectors, float32 [n, dim], in memory or read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and width."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray:
+        """Some rows: a slice, or int64 [n]."""
+
+
 _STORED = {None: "Flat", "float32": "Flat", "float16": "SQfp16"}
 _REFINED = {None: "SQ8", "float32": "Flat", "float16": "SQfp16"}
 
@@ -81,7 +98,7 @@ class Engine:
     # Making
 
     @classmethod
-    def built(cls, factory: str, vectors: np.ndarray, training: np.ndarray, dim: int) -> Engine:
+    def built(cls, factory: str, vectors: Vectors, training: np.ndarray, dim: int) -> Engine:
         """A new index of unit vectors.
 
         Args:
@@ -93,13 +110,8 @@ class Engine:
         Raises:
             UsageError: FAISS cannot make, or train, such an index.
         """
-        library = faiss()
+        engine = cls(empty_index(factory, dim, training[:TRAINED_ON]), {})
         with _said_by_faiss(factory):
-            raw = library.index_factory(dim, factory, library.METRIC_INNER_PRODUCT)
-            _quiet(raw)
-            if not raw.is_trained:
-                raw.train(np.ascontiguousarray(training[:TRAINED_ON]))
-            engine = cls(raw, {})
             for start in range(0, len(vectors), CHUNK):
                 engine.append(np.ascontiguousarray(vectors[start : start + CHUNK], np.float32), start)
         return engine
@@ -148,6 +160,9 @@ class Engine:
         """
         library = faiss()
         flags = library.IO_FLAG_MMAP_IFC if mapped and hasattr(library, "IO_FLAG_MMAP_IFC") else 0
+        if (path.parent / LISTS).exists():
+            # The lists are mapped from their own file, which lies beside the index wherever that is now.
+            flags = library.IO_FLAG_ONDISK_SAME_DIR | library.IO_FLAG_READ_ONLY
         try:
             return cls(library.read_index(str(path), flags), effort, ids)
         except RuntimeError as error:
@@ -185,8 +200,16 @@ class Engine:
         return dataclasses.replace(self, effort=dict(effort))
 
     def serialized_bytes(self) -> int:
-        """The size of its file."""
-        return int(faiss().serialize_index(self.raw).nbytes)
+        """The size of its files, counted without a copy of it in memory."""
+        library, count = faiss(), 0
+
+        def written(block: bytes) -> None:
+            nonlocal count
+            count += len(block)
+
+        library.write_index(self.raw, library.PyCallbackIOWriter(written, 1 << 20))
+        lists = None if self._ivf is None else library.downcast_InvertedLists(self._ivf.invlists)
+        return count + (int(lists.totsize) if isinstance(lists, library.OnDiskInvertedLists) else 0)
 
     # Searching
 
@@ -248,6 +271,17 @@ class Engine:
         return np.where(labels < 0, -1, rows)
 
 
+def empty_index(factory: str, dim: int, training: np.ndarray) -> Any:
+    """FAISS's object, trained and without vectors. Raises UsageError where it cannot make or train such an index."""
+    library = faiss()
+    with _said_by_faiss(factory):
+        raw = library.index_factory(dim, factory, library.METRIC_INNER_PRODUCT)
+        _quiet(raw)
+        if not raw.is_trained:
+            raw.train(np.ascontiguousarray(training))
+    return raw
+
+
 def best_of(
     queries: np.ndarray, k: int, blocks: Iterable[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -277,7 +311,7 @@ def _top(values: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(found, order, 1)
 
 
-def blocks_of(vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def blocks_of(vectors: Vectors) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All rows with their vectors, for `best_of`."""
     for start in range(0, len(vectors), CHUNK):
         block = np.asarray(vectors[start : start + CHUNK], np.float32)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from icclip.retrieval.bootstrap import LEVEL, draws
-from icclip.searching.engine import Engine, best_of, blocks_of
+from icclip.searching.engine import Engine, Vectors, best_of, blocks_of
 
 K = 10
 CUTOFFS = (1, 5, 10)
@@ -48,7 +48,7 @@ class Exact:
     """The same of the images, without the image itself."""
 
     @classmethod
-    def of(cls, vectors: np.ndarray, queries: Queries) -> Exact:
+    def of(cls, vectors: Vectors, queries: Queries) -> Exact:
         """By comparing every query with every vector, in blocks."""
         k = min(K, len(vectors))
         images = np.asarray(vectors[queries.images], np.float32)
@@ -68,7 +68,7 @@ def without_itself(found: tuple[np.ndarray, np.ndarray], rows: np.ndarray) -> tu
     return cosines[kept].reshape(shape), found_rows[kept].reshape(shape)
 
 
-def measure(engine: Engine, vectors: np.ndarray, queries: Queries, exact: Exact, seed: int) -> dict[str, Any]:
+def measure(engine: Engine, vectors: Vectors, queries: Queries, exact: Exact, seed: int) -> dict[str, Any]:
     """Recall against exact search, and R@K against the captions where there are any.
 
     Args:
@@ -119,7 +119,7 @@ def failures(measured: Mapping[str, Any], threshold: float) -> list[str]:
 def _recalls(
     queries: np.ndarray,
     found: np.ndarray,
-    vectors: np.ndarray,
+    vectors: Vectors,
     exact: tuple[np.ndarray, np.ndarray],
     drawn: tuple[np.ndarray, int],
 ) -> dict[str, list[float]]:

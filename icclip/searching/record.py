@@ -16,6 +16,7 @@ from icclip.config.base import Config
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.files import atomic_write_json
 from icclip.plugins.specs import Encoder
+from icclip.searching.engine import LISTS
 
 NAME, VECTORS, ITEMS = "icclip.json", "index.faiss", "items.parquet"
 FORMAT = 1
@@ -121,7 +122,7 @@ def _installed(name: str) -> bool:
 
 def write_record(directory: Path, record: Record) -> Record:
     """Write `icclip.json` with the sizes of the files beside it."""
-    sizes = {name: (directory / name).stat().st_size for name in (VECTORS, ITEMS)}
+    sizes = {name: (directory / name).stat().st_size for name in (VECTORS, ITEMS, LISTS) if (directory / name).exists()}
     whole = dataclasses.replace(record, bytes=sizes, versions=versions())
     atomic_write_json(directory / NAME, whole.to_mapping())
     return whole

@@ -18,14 +18,17 @@ from icclip.config.indexing import ItemsConfig
 from icclip.console import Reporter
 from icclip.data.gallery import Gallery, load_gallery
 from icclip.data.images import decode_image, read_file
+from icclip.embedding.layout import is_sharded
 from icclip.embedding.sinks import FINGERPRINT_KEY
 from icclip.embedding.sources import check_paths, image_paths
-from icclip.errors import CheckpointError, DataError, UsageError
+from icclip.errors import DataError, UsageError
 from icclip.naming import public_name
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import Encoder
+from icclip.searching.engine import Vectors
 from icclip.searching.items import Item
 from icclip.searching.libraries import arrow, parquet
+from icclip.searching.shards import Shards, unit
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,6 +77,10 @@ class Source:
     gallery: Gallery | None = None
     others: Sequence[tuple[str, Any]] = ()
     """Further columns."""
+    vectors: Vectors | None = None
+    """All vectors of the batches, where they can be read again at any time."""
+    captions: Callable[[int, int], tuple[Sequence[str], np.ndarray]] | None = None
+    """(how many, seed) -> texts that are drawn from the items' own, and int64: the row of each."""
 
 
 def source_of(
@@ -84,6 +91,8 @@ def source_of(
     Raises:
         UsageError: a path, dataset or file of embeddings cannot be used, or was made by another encoder.
     """
+    if config.embeddings is not None and is_sharded(config.embeddings):
+        return _in_shards(config.embeddings, fingerprint, reporter)
     if config.embeddings is not None:
         return _ready_made(config.embeddings, fingerprint, reporter)
     if config.images:
@@ -234,6 +243,18 @@ def _ready_made(path: Path, fingerprint: str, reporter: Reporter) -> Source:
     return Source(public_name(str(path)), batches, None, others)
 
 
+def _in_shards(path: Path, fingerprint: str, reporter: Reporter) -> Source:
+    shards = Shards.open(path, fingerprint, reporter)
+
+    def batches(known: Mapping[str, Mapping[str, Any]]) -> Iterator[Batch]:
+        for items, first in shards.items():
+            vectors = shards.vectors[first : first + len(items)]
+            new = [i for i, item in enumerate(items) if item.path not in known]
+            yield Batch([items[i] for i in new], vectors[new], unchanged=len(items) - len(new))
+
+    return Source(public_name(str(path)), batches, vectors=shards.vectors, captions=shards.captions)
+
+
 def embedding_files(path: Path) -> list[Path]:
     """A parquet file, or the shards of a directory in their order. Raises UsageError."""
     if path.is_dir():
@@ -267,7 +288,7 @@ def _check_stamp(file: Path, schema: Any, fingerprint: str, reporter: Reporter) 
 def _read_batches(file: Path, known: Mapping[str, Mapping[str, Any]], others: Sequence[str]) -> Iterator[Batch]:
     for table in parquet().ParquetFile(file).iter_batches(batch_size=8_192):
         flat = table["embedding"].flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-        vectors = _unit(flat.reshape(len(table), -1), file)
+        vectors = unit(flat.reshape(len(table), -1), file)
         rest = [name for name in table.schema.names if name != "embedding"]
         rows = table.select(rest).to_pylist()
         items = [_item(values, others) for values in rows]
@@ -286,11 +307,3 @@ def _item(values: Mapping[str, Any], others: Sequence[str]) -> Item:
         thumbnail=values.get("thumbnail"),
         others={name: values[name] for name in others},
     )
-
-
-def _unit(vectors: np.ndarray, file: Path) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not (np.isfinite(lengths).all() and lengths.all()):
-        raise CheckpointError(f"{file} holds an embedding that is zero or not finite: embed the images again")
-    unit: np.ndarray = vectors / lengths
-    return unit
