@@ -1,9 +1,11 @@
 """How many requests a second `icclip serve` answers, and how long they take, beside a plain handler around transformers.
 
     pip install locust
-    python -m benchmarks.serving BUNDLE --checkpoint RUN --index INDEX [--seconds 8] [--rounds 3] [--clients 1 8 64]
+    python -m benchmarks.serving [--bundle BUNDLE --checkpoint RUN --index INDEX] [--seconds 8] [--rounds 3] [--clients 1 8 64]
 
 BUNDLE holds float32 and int8; RUN is the checkpoint that it was exported from; INDEX was made with its int8 encoders.
+Without them they are made: a CLIP ViT-B/32 at 224 pixels with random weights, on whose values speed does not depend, with all
+products of its int8 encoders quantized, and an index of the 128 drawn images of `shapes`.
 Locust sends the requests over loopback, from the same machine. All services have the same number of threads, and take
 turns: a ratio is the median over the rounds of the ratios within one. `batched` encodes inputs of different requests
 together, `alone` is `--max-batch 1`. An int8 bundle encodes each input alone either way, because a row would otherwise
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import dataclasses
 import http
 import io
 import json
@@ -36,10 +39,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.support.checkpoints import preset, write_base
 from benchmarks.support.launches import free_port
 from benchmarks.support.timing import environment, rounded, show, write
+from icclip.bundles.manifest import Tower, TowerFiles, read_manifest, seal
+from icclip.config import DatasetConfig, EncoderConfig, ExportConfig
+from icclip.console import Reporter
+from icclip.exporting.run import export
+from icclip.plugins.registry import Registry
+from icclip_export.precisions import graph_name
+from icclip_export.precisions import precision as find_precision
 
 PLAIN = "transformers, plain handler"
+TOWERS: tuple[Tower, ...] = ("vision", "text")
 TASKS = ("rank", "encode_text", "search")
 WORDS = (
     "a", "two", "dog", "dogs", "child", "man", "red", "blue", "snow", "beach", "runs", "jumps", "with", "on", "in", "the",
@@ -71,15 +83,18 @@ class Load:
 def main() -> None:
     """Start everything, load it in turns, print, write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("bundle")
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--index", required=True)
+    parser.add_argument("--bundle")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--index")
+    parser.add_argument("--work", type=Path, help="where what is made is left, or found")
     parser.add_argument("--seconds", type=int, default=8, help="of load for each service, task and number of clients")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        if options.bundle is None:
+            options.bundle, options.checkpoint, options.index = made(options.work or Path(name))
         bodies = Path(name) / "bodies.json"
         bodies.write_text(json.dumps(requests()))
         ports = {one: stack.enter_context(started(one, options.threads)) for one in contestants(options)}
@@ -103,6 +118,32 @@ def main() -> None:
         __file__,
         {"about": {**about, "threads of each service": options.threads, "seconds": options.seconds}, "rows": rows},
     )
+
+
+def made(folder: Path) -> tuple[str, str, str]:
+    """A bundle in float32 and int8, its checkpoint, and an index; what is there already is used."""
+    checkpoint, bundle, index = folder / "checkpoint", folder / "bundle", folder / "index"
+    registry = Registry.from_environment()
+    if not checkpoint.exists():
+        tokenizer = preset(registry, "clip").feeder.processor.tokenizer
+        write_base(checkpoint, "clip", tokenizer, patch_size=32)
+    if not bundle.exists():
+        encoder, data = EncoderConfig(checkpoint=str(checkpoint)), DatasetConfig(name="shapes")
+        export(ExportConfig(encoder=encoder, data=data, output_dir=bundle, sample=16), registry, Reporter(silent=True))
+        quantized(bundle)
+    if not index.exists():
+        words = ("index", str(bundle), "--dataset", "shapes", "-o", str(index), "--precision", "int8", "--gate", "off")
+        subprocess.run([sys.executable, "-m", "icclip", *words], check=True)
+    return str(bundle), str(checkpoint), str(index)
+
+
+def quantized(bundle: Path) -> None:
+    """Add int8 with no product left in float32: a gate has nothing to say of random weights."""
+    graphs = {tower: graph_name(tower, "int8") for tower in TOWERS}
+    for tower, graph in graphs.items():
+        find_precision("int8").recipe.build(bundle / graph_name(tower, "fp32"), bundle / graph, ())
+    manifest = read_manifest(bundle)
+    seal(bundle, dataclasses.replace(manifest, precisions={**manifest.precisions, "int8": TowerFiles(**graphs)}))
 
 
 def contestants(options: argparse.Namespace) -> list[Contestant]:

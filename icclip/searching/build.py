@@ -22,9 +22,10 @@ from icclip.plugins.specs import Encoder
 from icclip.runs.claim import claim_beside, claimed
 from icclip.searching import gate
 from icclip.searching.choice import Tried, build_best
-from icclip.searching.engine import LISTS, Vectors
+from icclip.searching.engine import Vectors
 from icclip.searching.items import ItemWriter
 from icclip.searching.libraries import faiss
+from icclip.searching.lists import LISTS
 from icclip.searching.opening import write_golden_vectors
 from icclip.searching.phrases import phrases, texts_in
 from icclip.searching.record import ITEMS, VECTORS, Record, Stamp, is_index, stamp_of, write_record

@@ -16,8 +16,9 @@ from icclip.errors import UsageError
 from icclip.files import exchange, staging_directory
 from icclip.plugins.registry import Registry
 from icclip.runs.claim import claim_beside, claimed
-from icclip.searching.engine import LISTS, Engine
+from icclip.searching.engine import Engine
 from icclip.searching.items import Item, ItemWriter, base_schema
+from icclip.searching.lists import LISTS
 from icclip.searching.opening import OpenIndex, check_golden_vectors, encoder_of
 from icclip.searching.record import ITEMS, VECTORS, Record, write_record
 from icclip.searching.sources import source_of

@@ -16,9 +16,8 @@ from icclip.config.indexing import StoredAs
 from icclip.errors import CheckpointError, UsageError
 from icclip.files import readable_os_errors
 from icclip.searching.libraries import faiss
+from icclip.searching.lists import LISTS, attach, lists_of, write_without_lists
 
-LISTS = "lists.ivfdata"
-"""The file beside an index whose lists lie on the disk."""
 KINDS = ("flat", "hnsw", "ivf-pq")
 FLAT_BELOW, GRAPH_BELOW = 50_000, 1_000_000
 """Below how many items which kind is taken unless the user says otherwise."""
@@ -145,9 +144,15 @@ class Engine:
         """Write it. Raises UsageError where the disk is full or the directory is not writable."""
         try:
             with readable_os_errors("the index", path):
-                faiss().write_index(self.raw, str(path))
+                self._write(str(path))
         except RuntimeError as error:
             raise UsageError(f"cannot write the index to {path}: {_line(error)}") from error
+
+    def _write(self, file: Any) -> None:
+        if lists_of(self.raw) is None:
+            faiss().write_index(self.raw, file)
+        else:
+            write_without_lists(self.raw, file)
 
     @classmethod
     def open(
@@ -159,12 +164,13 @@ class Engine:
             CheckpointError: it is damaged.
         """
         library = faiss()
-        flags = library.IO_FLAG_MMAP_IFC if mapped and hasattr(library, "IO_FLAG_MMAP_IFC") else 0
-        if (path.parent / LISTS).exists():
-            # The lists are mapped from their own file, which lies beside the index wherever that is now.
-            flags = library.IO_FLAG_ONDISK_SAME_DIR | library.IO_FLAG_READ_ONLY
+        on_disk = (path.parent / LISTS).exists()
+        flags = library.IO_FLAG_MMAP_IFC if mapped and not on_disk and hasattr(library, "IO_FLAG_MMAP_IFC") else 0
         try:
-            return cls(library.read_index(str(path), flags), effort, ids)
+            raw = library.read_index(str(path), flags)
+            if on_disk:
+                attach(raw, path.parent)
+            return cls(raw, effort, ids)
         except RuntimeError as error:
             raise CheckpointError(f"{path} cannot be read ({_line(error)}): build the index again") from error
 
@@ -207,9 +213,9 @@ class Engine:
             nonlocal count
             count += len(block)
 
-        library.write_index(self.raw, library.PyCallbackIOWriter(written, 1 << 20))
-        lists = None if self._ivf is None else library.downcast_InvertedLists(self._ivf.invlists)
-        return count + (int(lists.totsize) if isinstance(lists, library.OnDiskInvertedLists) else 0)
+        self._write(library.PyCallbackIOWriter(written, 1 << 20))
+        lists = lists_of(self.raw)
+        return count + (0 if lists is None else int(lists.totsize))
 
     # Searching
 

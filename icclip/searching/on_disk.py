@@ -6,7 +6,6 @@ merged at the end, list by list (https://github.com/facebookresearch/faiss/wiki/
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import numpy as np
 
 from icclip.errors import UsageError
 from icclip.files import readable_os_errors
-from icclip.searching.engine import CHUNK, LISTS, TRAINED_ON, Engine, Vectors, empty_index, quantized
+from icclip.searching.engine import CHUNK, TRAINED_ON, Engine, Vectors, empty_index, quantized
 from icclip.searching.libraries import faiss
+from icclip.searching.lists import Block, attach, merge
 
 BLOCK_BYTES = 256 << 20
 """Codes that are held in memory at a time."""
@@ -26,6 +26,8 @@ GRAPH_OF_LISTS = 8_192
 
 def factory_on_disk(kind: str | None, items: int, dim: int) -> str:
     """FAISS's factory string: lists of 8-bit vectors, of product codes (ivf-pq), or what is named. Raises UsageError."""
+    if kind in ("flat", "hnsw"):
+        raise _without_lists(kind)
     if kind not in (None, "ivf-pq"):
         return kind
     lists, codes = quantized(items, dim, 4).split(",")
@@ -50,33 +52,32 @@ def built_on_disk(factory: str, vectors: Vectors, training: np.ndarray, director
     library = faiss()
     ivf = library.try_extract_index_ivf(index)
     if ivf is None or isinstance(library.downcast_index(index), library.IndexRefine):
-        raise UsageError(
-            f"{factory!r} has no lists that could lie on the disk: give --kind an IVF without Refine, such as IVF4096,SQ8"
-        )
+        raise _without_lists(factory)
     block = max(CHUNK, BLOCK_BYTES // (int(ivf.code_size) + 8) // CHUNK * CHUNK)
     with (
         readable_os_errors("the index", directory),
-        tempfile.TemporaryDirectory(dir=directory, prefix=".blocks-") as blocks,
+        tempfile.TemporaryDirectory(dir=directory, prefix=".blocks-") as folder,
     ):
-        files = [
-            _block(index, vectors, range(start, min(start + block, len(vectors))), Path(blocks))
+        blocks = [
+            _block(index, vectors, range(start, min(start + block, len(vectors))), Path(folder))
             for start in range(0, len(vectors), block)
         ]
-        try:
-            importlib.import_module("faiss.contrib.ondisk").merge_ondisk(index, files, str(directory / LISTS))
-        except RuntimeError as error:
-            raise UsageError(f"cannot write the lists to {directory}: {' '.join(str(error).split())[-200:]}") from error
+        merge(blocks, int(ivf.code_size), directory)
+    attach(index, directory)
     return Engine(index, {})
 
 
-def _block(trained: Any, vectors: Vectors, rows: range, folder: Path) -> str:
-    """Sort some rows into lists of their own, and write them."""
-    library = faiss()
-    part = library.clone_index(trained)
+def _block(trained: Any, vectors: Vectors, rows: range, folder: Path) -> Block:
+    """Sort some rows into lists, and write these."""
+    part = faiss().clone_index(trained)
     for start in range(rows.start, rows.stop, CHUNK):
         stop = min(start + CHUNK, rows.stop)
         chunk = np.ascontiguousarray(vectors[start:stop], np.float32)
         part.add_with_ids(chunk, np.arange(start, stop, dtype=np.int64))
-    path = str(folder / f"{rows.start}.faiss")
-    library.write_index(part, path)
-    return path
+    return Block.of(part, folder / str(rows.start))
+
+
+def _without_lists(kind: str) -> UsageError:
+    return UsageError(
+        f"{kind!r} has no lists that could lie on the disk: give --kind an IVF without Refine, such as IVF4096,SQ8"
+    )

@@ -16,7 +16,7 @@ from icclip.config.base import Config
 from icclip.errors import CheckpointError, ConfigError, UsageError
 from icclip.files import atomic_write_json
 from icclip.plugins.specs import Encoder
-from icclip.searching.engine import LISTS
+from icclip.searching.lists import LISTS, TABLE
 
 NAME, VECTORS, ITEMS = "icclip.json", "index.faiss", "items.parquet"
 FORMAT = 1
@@ -122,7 +122,11 @@ def _installed(name: str) -> bool:
 
 def write_record(directory: Path, record: Record) -> Record:
     """Write `icclip.json` with the sizes of the files beside it."""
-    sizes = {name: (directory / name).stat().st_size for name in (VECTORS, ITEMS, LISTS) if (directory / name).exists()}
+    sizes = {
+        name: (directory / name).stat().st_size
+        for name in (VECTORS, ITEMS, LISTS, TABLE)
+        if (directory / name).exists()
+    }
     whole = dataclasses.replace(record, bytes=sizes, versions=versions())
     atomic_write_json(directory / NAME, whole.to_mapping())
     return whole
