@@ -25,7 +25,7 @@ TOP_LEVEL = {"icclip", "icclip_plugins", "icclip_export"}
 # mkdocs-material advertises its successor.
 QUIET = {"NO_MKDOCS_2_WARNING": "1"}
 SOURCE_ROOTS = (".", "plugins", "export")
-TESTED = ".[export,lora,search,serve,lancedb,plot,openvino]"  # export includes train and onnx
+TESTED = ".[export-optimum,lora,search,serve,lancedb,plot,openvino]"  # export-optimum includes export, train and onnx
 TRANSFORMERS_FAMILY = {"transformers", "huggingface-hub", "tokenizers"}
 
 
@@ -73,12 +73,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def transformers5(session: nox.Session) -> None:
-    """Run the tests of models, training and evaluation on the newest transformers 5."""
+    """Run the tests on the newest transformers 5, where torch exports."""
     constraints = _constraints_without(session, TRANSFORMERS_FAMILY)
-    # Not the extra `export`: its exporter stops at transformers 4.57.
-    session.install("-c", constraints, "-e", ".[train,onnx,lora]", "transformers>=5,<6", *_group("test"))
+    session.install("-c", constraints, "-e", ".[export,lora]", "transformers>=5,<6", *_group("test"))
     session.run("python", "-c", "import transformers; print('transformers', transformers.__version__)")
-    session.run("pytest", *(session.posargs or ["tests", "--ignore=tests/export"]))
+    session.run("pytest", *(session.posargs or ["tests"]))
 
 
 @nox.session
@@ -167,7 +166,10 @@ def _filtered(wanted: Callable[[str], bool]) -> list[str]:
 def _direct_dependencies() -> Iterable[str]:
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    named = [*project["dependencies"], *(one for extra in ("train", "onnx", "export", "lora") for one in extras[extra])]
+    named = [
+        *project["dependencies"],
+        *(one for extra in ("train", "onnx", "export", "export-optimum", "lora") for one in extras[extra]),
+    ]
     return [one for one in named if not re.match(r"(torch\b|icclip\[)", one)]
 
 

@@ -184,6 +184,28 @@ def _both(towers: Mapping[str, Mapping[str, float]], name: str) -> str:
     return " / ".join(f"{towers[tower][name]:.6f}" for tower in ("vision", "text"))
 
 
+def exporters() -> str:
+    """What every exporter makes of the same checkpoints, on either transformers."""
+    head = (
+        "",
+        "nodes",
+        "embeddings differ from optimum's by",
+        *(f"lowest cosine, {name}" for name in ("fp32", "fp16", "int8")),
+        "gate",
+    )
+    rows = (
+        (
+            f"{row['checkpoint']}: {row['exporter']}, transformers {row['transformers']}",
+            row["nodes"],
+            f"{row['largest difference']:.1e}" if row["largest difference"] else "-",
+            *(f"{one['lowest cosine']:.6f}" for one in row["precisions"].values()),
+            "passed" if row["passed"] else "failed",
+        )
+        for row in result("exporters")["rows"]
+    )
+    return table(head, rows)
+
+
 def kills() -> str:
     """What became of killed runs."""
     moments = result("kill_test")["by_moment"]
@@ -634,7 +656,7 @@ def _in_a_cell(text: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, mutants_by_data, hostile, whole_job, parity, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
+        proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
         encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, ranking, corpora,
     )
 }  # fmt: skip

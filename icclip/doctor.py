@@ -34,7 +34,8 @@ BASE = ("numpy", "pillow", "pluggy", "rich", "tokenizers", "typer", "huggingface
 """Distributions that icclip cannot start without."""
 OPTIONAL: Mapping[str, str] = {
     "torch": "train", "transformers": "train", "datasets": "train", "accelerate": "train", "safetensors": "train",
-    "peft": "lora", "onnxruntime": "onnx", "onnx": "export", "optimum-onnx": "export",
+    "peft": "lora", "onnxruntime": "onnx", "onnx": "export", "onnxscript": "export",
+    "optimum-onnx": "export-optimum",
 }  # fmt: skip
 """Distribution -> the extra that brings it."""
 HUB_TIMEOUT = 3.0

@@ -8,6 +8,7 @@ from icclip.errors import MissingExtraError
 
 TRAIN = "pip install 'icclip[train]'"
 EXPORT = "pip install 'icclip[export]'"
+EXPORT_OPTIMUM = "pip install 'icclip[export-optimum]'"
 ONNX = "pip install 'icclip[onnx]'"
 SAGEMAKER = "pip install 'icclip[sagemaker]'"
 SERVE = "pip install 'icclip[serve]'"
@@ -18,8 +19,8 @@ INSTALL: Mapping[str, str] = {
         TRAIN,
     ),
     "peft": "pip install 'icclip[lora]'",
-    "onnx": EXPORT,
-    "optimum": EXPORT,
+    **dict.fromkeys(("onnx", "onnx_ir", "onnxscript"), EXPORT),
+    "optimum": EXPORT_OPTIMUM,
     "onnxruntime": ONNX,
     **dict.fromkeys(("boto3", "botocore", "yaml"), SAGEMAKER),
     "faiss": SEARCH,

@@ -9,7 +9,19 @@ from rich.text import Text
 
 from icclip.cli import app
 
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "optimum", "onnxruntime", "onnx", "pandas", "pyarrow")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "optimum",
+    "onnxruntime",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "pandas",
+    "pyarrow",
+)
 
 
 @pytest.mark.parametrize("module", ["icclip.cli", "icclip.plugins.registry"])

@@ -48,7 +48,12 @@ def test_what_is_broken_gives_exit_code_2_and_is_named_in_one_line(icclip, monke
 
 @pytest.mark.parametrize(
     ("package", "status", "install"),
-    [("numpy", "broken", "pip install 'numpy'"), ("peft", "absent", "pip install 'icclip[lora]'")],
+    [
+        ("numpy", "broken", "pip install 'numpy'"),
+        ("peft", "absent", "pip install 'icclip[lora]'"),
+        ("onnxscript", "absent", "pip install 'icclip[export]'"),
+        ("optimum-onnx", "absent", "pip install 'icclip[export-optimum]'"),
+    ],
 )
 def test_a_missing_package_says_how_to_get_it(monkeypatch, package, status, install):
     version = doctor._version

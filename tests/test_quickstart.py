@@ -13,8 +13,6 @@ from icclip.bundles.parity_record import read_parity
 
 @pytest.mark.slow
 def test_quickstart_leaves_a_run_a_picture_and_a_bundle(icclip, tmp_path, monkeypatch):
-    # Without it quickstart says so; on transformers 5 it cannot be had.
-    pytest.importorskip("optimum.exporters.onnx")
     monkeypatch.chdir(tmp_path)
     outcome = icclip("quickstart", "--epochs", 1, "--device", "cpu", "--json")
     assert outcome.code == 0, outcome.err
@@ -33,7 +31,7 @@ def test_quickstart_leaves_a_run_a_picture_and_a_bundle(icclip, tmp_path, monkey
 
 
 def test_what_is_missing_is_said_before_the_work(icclip, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "optimum" else find_spec(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "onnxscript" else find_spec(name))
     outcome = icclip("quickstart", "--output-dir", tmp_path / "q")
     assert (outcome.code, list(tmp_path.iterdir())) == (2, [])
-    assert "needs optimum, not installed here: pip install 'icclip[export]'" in outcome.err
+    assert "needs onnxscript, not installed here: pip install 'icclip[export]'" in outcome.err

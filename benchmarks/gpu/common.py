@@ -21,7 +21,7 @@ PEAK_BF16 = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "A100": 312e12
 """Dense products in bf16, operations a second, from the vendor's data sheets; by part of the device's name."""
 PACKAGES = (
     *("icclip", "torch", "transformers", "accelerate", "datasets", "open-clip-torch"),
-    *("onnx", "onnxruntime", "onnxruntime-gpu", "optimum-onnx"),
+    *("onnx", "onnxruntime", "onnxruntime-gpu", "onnxscript", "optimum-onnx"),
 )
 
 

@@ -27,6 +27,7 @@ from icclip.runtime.preprocessing import image_inputs_from
 from icclip_export.destination import check_destination, check_space, failed_name, needed_bytes
 from icclip_export.gate.thresholds import thresholds_for
 from icclip_export.onnx.export import OPSET, export_towers
+from icclip_export.onnx.exporters import choose_exporter
 from icclip_export.onnx.graphs import external_data
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from icclip_export.gate.calibration import Calibration
     from icclip_export.gate.comparison import Reference
     from icclip_export.gate.probes import Probes
+    from icclip_export.onnx.exporters.value import Exporter
 
 TOWERS: tuple[Tower, ...] = ("vision", "text")
 GOLDEN_IMAGES = 4
@@ -51,6 +53,7 @@ _LIBRARIES = (
     "optimum",
     "optimum-onnx",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "openvino",
     "tokenizers",
@@ -81,8 +84,10 @@ def export(request: ExportRequest, *, eager_attention: bool = False, encoder: ty
         UsageError: something that the user can correct.
         GateError: a graph does not compute what torch computes; nothing is kept.
     """
-    config, reporter = request.config, request.reporter
     # Everything that can be refused is refused before the work.
+    exporter = choose_exporter(request.config.exporter)
+    request = dataclasses.replace(request, config=dataclasses.replace(request.config, exporter=exporter.name))
+    config, reporter = request.config, request.reporter
     for name in config.precisions:
         encoder.choose(config.provider, name)
     limits = {name: thresholds_for(name, config.thresholds) for name in config.precisions}
@@ -91,13 +96,13 @@ def export(request: ExportRequest, *, eager_attention: bool = False, encoder: ty
     loaded = _open(request)
     check_space(config.output_dir, needed_bytes(_parameters(loaded), config.precisions))
     data = _data(request)
-    reporter.header(_header(config, loaded, data))
+    reporter.header(_header(config, exporter, loaded, data))
     with staging_directory(config.output_dir) as staging:
         probes = _probes(loaded, config)
         _write_inputs(staging, loaded, data, probes, config)
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
-        export_towers(loaded, staging / DIRECTORY, eager_attention=eager_attention)
+        export_towers(loaded, staging / DIRECTORY, exporter=exporter, eager_attention=eager_attention)
         parity = _proven(staging, loaded, data, probes, request, limits=limits, encoder=encoder)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)
@@ -136,11 +141,12 @@ def _data(request: ExportRequest) -> Data:
     return Data(tested, Gallery.of(splits[others[0]], others[0], config.data.label))
 
 
-def _header(config: ExportConfig, loaded: LoadedModel, data: Data) -> dict[str, object]:
+def _header(config: ExportConfig, exporter: Exporter, loaded: LoadedModel, data: Data) -> dict[str, object]:
     compared = min(config.sample, data.tested.captions.n_images)
     return {
         "checkpoint": f"{config.checkpoint} ({loaded.model.config.model_type}, {_parameters(loaded) / 1e6:.1f} M parameters)",
         "target": f"{config.target}: {', '.join(config.precisions)}",
+        "exporter": exporter.label,
         "proven on": f"{data.tested.label}: {compared:,} of {data.tested.captions.n_images:,} images",
         "bundle": config.output_dir,
     }
@@ -238,6 +244,7 @@ def _manifest(loaded: LoadedModel, config: ExportConfig, staging: Path, library:
         text_io=ios["text"],
         opset=OPSET,
         runs_in=library,
+        exporter=config.exporter,
         versions=_versions(),
         data=ParityData(
             dataset=config.data.label,

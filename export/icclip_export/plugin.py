@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from icclip.runtime import Encoder
     from icclip.runtime.providers import Provider
 
-REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "optimum")
+REQUIRES = ("torch", "transformers", "datasets", "onnx", "onnxruntime", "onnxscript")
 TENSORRT_PRECISIONS = ("fp32", "fp16")
 """TensorRT does not read onnxruntime's dynamic quantization."""
 OPENVINO_PRECISIONS = ("fp32", "bf16", "int8")

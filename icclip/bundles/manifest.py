@@ -210,6 +210,8 @@ class Manifest(Config):
     opset: int
     runs_in: str = RUNTIME
     """The library that runs the graphs, for which `parity.json` holds. Another one may compute a precision differently."""
+    exporter: str | None = None
+    """What wrote the float32 graphs: `optimum` or `torch`; None if the bundle is older than this field."""
     versions: Mapping[str, str]
     """The versions of the libraries that made the bundle."""
     data: ParityData | None = None

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from icclip.config.base import Config
 from icclip.config.data import AS_TRAINED, DatasetConfig
 from icclip.config.declare import MEASURE, MODEL_AND_DATA, PRECISION, REQUIRED, RUN, nested, option
 from icclip.config.encoder import MODEL_ONLY, EncoderConfig, Provider
+
+ExporterName = Literal["auto", "optimum", "torch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,11 @@ class ExportConfig(Config):
         flags=("--output-dir", "-o"), metavar="DIR",
     )  # fmt: skip
     target: str = option("Export target: onnx, tensorrt or openvino.", "onnx", panel=MODEL_AND_DATA, complete="target")
+    exporter: ExporterName = option(
+        "What writes the graphs: optimum, torch (its dynamo exporter), or auto, which is optimum where it is installed "
+        "and made for the installed transformers, and torch elsewhere.",
+        "auto", panel=MODEL_AND_DATA, metavar="EXPORTER",
+    )  # fmt: skip
     precisions: tuple[str, ...] = option(
         "Precision to export: fp32, fp16, int8, or bf16 for the target openvino; may be repeated.", ("fp32",), panel=PRECISION,
         flags=("--precision",), metavar="PRECISION", separated=True, switches=("fp32", "fp16", "bf16"), complete="variant",

@@ -17,7 +17,19 @@ from icclip.plugins.specs import NAME
 from icclip.testing.record import Check, Recorder, SkippedError, no_problems, passed
 from icclip.testing.specs import spec_checks
 
-HEAVY = ("accelerate", "datasets", "onnx", "onnxruntime", "optimum", "pandas", "pyarrow", "torch", "transformers")
+HEAVY = (
+    "accelerate",
+    "datasets",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "onnxscript",
+    "optimum",
+    "pandas",
+    "pyarrow",
+    "torch",
+    "transformers",
+)
 """Modules that a plugin must not import at its top, because every command would take longer."""
 
 

@@ -67,7 +67,6 @@ def test_what_looks_at_something_prints_json_alone(icclip, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_what_works_on_a_model_prints_json_alone(icclip, tmp_path, monkeypatch):
-    pytest.importorskip("optimum.exporters.onnx")
     monkeypatch.chdir(tmp_path)
     for seed, run in enumerate(("run", "other")):
         small = ("--max-steps", 2, "--train-bs", 8, "--guard", "off", "--report-to", "none", "--seed", seed)

@@ -25,6 +25,7 @@ from icclip.plugins.registry import Registry
 from icclip.runtime import Encoder
 from icclip.verifying.run import _check_retrieval
 from icclip_export.bundle import _checkpoint, fingerprint
+from icclip_export.onnx.exporters import choose_exporter
 from icclip_export.precisions.search import fewest_kept
 
 # Recall and centred cosines of an untrained model turn on differences that mean nothing.
@@ -125,7 +126,8 @@ def test_the_manifest_says_what_the_checkpoint_is(outcome, loaded):
     assert manifest.source.fingerprint == fingerprint(loaded.model.state_dict())
     assert manifest.data is not None
     assert (manifest.data.dataset, manifest.data.options["seed"]) == ("shapes", 42)
-    assert {"torch", "optimum-onnx", "onnxruntime"} <= manifest.versions.keys()
+    assert {"torch", "onnxscript", "onnxruntime"} <= manifest.versions.keys()
+    assert manifest.exporter == choose_exporter().name
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("fp32", 1 - 1e-6), ("fp16", 0.9999), ("int8", 0.995)])

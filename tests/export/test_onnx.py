@@ -98,17 +98,17 @@ def test_every_example_text_has_one_end_in_its_own_place(loaded):
     assert all((row[first + 1 :] == padding).all() for row, first in zip(ids, firsts, strict=True))
 
 
-def test_texts_pooled_at_the_largest_id_export_as_well(models, tmp_path):
+def test_texts_pooled_at_the_largest_id_export_as_well(models, exporter, tmp_path):
     """Configurations from before transformers 4.31 say end-of-text is 2, and the largest id is meant."""
     loaded = dataclasses.replace(models["clip"], model=copy.deepcopy(models["clip"].model))
     loaded.model.text_model.eos_token_id = 2
-    paths = export_towers(loaded, tmp_path)
+    paths = export_towers(loaded, tmp_path, exporter=exporter)
     assert "ArgMax" in {node.op_type for node in onnx.load(paths["text"]).graph.node}
 
 
-def test_eager_attention_is_written_out_and_the_model_is_as_before(models, exported, tmp_path):
+def test_eager_attention_is_written_out_and_the_model_is_as_before(models, exporter, exported, tmp_path):
     loaded = models["siglip"]
-    paths = export_towers(loaded, tmp_path, eager_attention=True)
+    paths = export_towers(loaded, tmp_path, exporter=exporter, eager_attention=True)
     eager, fused = (
         [node.op_type for node in onnx.load(folder / "vision_model.onnx").graph.node].count("Mul")
         for folder in (tmp_path, exported["siglip"])

@@ -135,6 +135,25 @@ def test_a_score_that_needs_more_gets_more(tmp_path):
     assert len(found.kept) < 5
 
 
+def test_what_masks_are_filled_with_is_no_reason_to_stay_in_float32(tmp_path):
+    """As an initializer too, where a graph holds it as one."""
+    source = chain(tmp_path / "g.onnx", np.array([[-3e38, 5.0]]), np.array([[0.0], [1.0]]))
+    strains = {one.node: one.strain for one in fp16.sensitivities(source, IO, np.array([[1.0]], np.float32))}
+    assert strains == {"m0": 5.0, "relu0": 5.0, "m1": 5.0}
+
+
+def test_a_weight_that_stays_in_float32_keeps_the_type_that_the_graph_names(tmp_path):
+    """Graphs of torch's exporter name the types of weights too, and the converter changes the name alone."""
+    source = chain(tmp_path / "g.onnx", weight(), weight(), weight())
+    model = onnx.load(source)
+    model.graph.value_info.extend(helper.make_tensor_value_info(f"w{i}", TensorProto.FLOAT, [32, 32]) for i in range(3))
+    onnx.save(model, source)
+    fp16.build(source, tmp_path / "h.onnx", ["m1"])
+    onnx.checker.check_model(str(tmp_path / "h.onnx"), full_check=True)
+    types = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "h.onnx").graph.initializer}
+    assert types == {"w0": TensorProto.FLOAT16, "w1": TensorProto.FLOAT, "w2": TensorProto.FLOAT16}
+
+
 # int8
 
 

@@ -21,7 +21,7 @@ from icclip.training.gentle.freezing import freeze
 from icclip.training.gentle.layers import block_modules, tower_positions
 from icclip.training.gentle.lora import add_adapters
 
-pytest.importorskip("optimum", reason="optimum-onnx is not made for this transformers")
+pytest.importorskip("onnx", reason="the extra export is not installed")
 
 from icclip_export.onnx.export import TOLERANCE, check_numbers, export_towers
 from icclip_export.onnx.towers import check_exportable, tower_exports

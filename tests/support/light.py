@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HIDDEN = (
-    "accelerate", "boto3", "botocore", "datasets", "faiss", "fastapi", "onnx", "onnxruntime", "optimum", "pandas", "peft", "prometheus_client", "pyarrow", "ray",
+    "accelerate", "boto3", "botocore", "datasets", "faiss", "fastapi", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "optimum", "pandas", "peft", "prometheus_client", "pyarrow", "ray",
     "safetensors", "scipy", "sentencepiece", "sklearn", "starlette", "tensorboard", "torch", "torchvision", "transformers", "uvicorn",
 )  # fmt: skip
 

@@ -16,12 +16,14 @@ from icclip.errors import CheckpointError, GateError
 from icclip.models.attention import set_attention
 from icclip.models.loaded import LoadedModel
 from icclip.runtime.providers import import_onnxruntime
+from icclip_export.onnx.exporters import choose_exporter
 
 if TYPE_CHECKING:
+    from icclip_export.onnx.exporters.value import Exporter
     from icclip_export.onnx.towers import TowerExport
 
 OPSET = 18
-"""LayerNormalization is one operator from 17 on, which TensorRT needs to keep its accuracy; 18 is optimum's default."""
+"""LayerNormalization is one operator from 17 on, which TensorRT needs to keep its accuracy; 18 is both exporters' own."""
 
 TOLERANCE = 1e-5
 """Largest |difference| from torch, as a fraction of the embedding's length. Correct graphs are at 1e-6 and below."""
@@ -34,11 +36,18 @@ _EXPECTED_WARNINGS = (
     # Pooling at the end-of-text token indexes with tensors, which is correct for the ids of real texts.
     "Exporting aten::index operator",
     "Constant folding",
+    # torch copies what it exports with a class of its own that it calls outdated.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
 
 def export_towers(
-    loaded: LoadedModel, directory: Path, *, opset: int = OPSET, eager_attention: bool = False
+    loaded: LoadedModel,
+    directory: Path,
+    *,
+    exporter: Exporter | None = None,
+    opset: int = OPSET,
+    eager_attention: bool = False,
 ) -> dict[Tower, Path]:
     """Write `vision_model.onnx` and `text_model.onnx`, and compare them with torch.
 
@@ -48,6 +57,7 @@ def export_towers(
     Args:
         loaded: a model on the CPU in float32.
         directory: the directory for the graphs.
+        exporter: what writes the graphs; None means the first that works with what is installed.
         opset: the opset of the graphs.
         eager_attention: write attention as plain products, because TensorRT has fused the scaled-dot-product
             pattern incorrectly (TensorRT issues 4333 and 4828).
@@ -55,18 +65,20 @@ def export_towers(
     Raises:
         CheckpointError: the weights are not finite, or this kind of model cannot be exported.
         GateError: a graph does not give what torch gives.
-        UsageError: onnxruntime is too old.
+        UsageError: onnxruntime is too old, or there is no exporter.
         OSError: the files cannot be written, for example because the disk is full.
     """
     from icclip_export.onnx.towers import tower_exports
 
+    exporter = exporter or choose_exporter()
     import_onnxruntime()
     check_finite(loaded)
     with _attention(loaded.model, "eager" if eager_attention else None):
         towers = tower_exports(loaded)
-        with quiet_export(), global_pooling(towers["vision"].module, towers["vision"].config.example):
-            _export(towers, directory, opset)
-    paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
+        paths = {tower: directory / f"{tower}_model.onnx" for tower in towers}
+        with quiet_export(), global_pooling(towers["vision"].module, towers["vision"].example):
+            for tower, path in paths.items():
+                exporter.write(towers[tower], path, opset)
     for tower, path in paths.items():
         check_graph(path)
         check_numbers(tower, towers[tower], path, loaded)
@@ -80,13 +92,6 @@ def check_finite(loaded: LoadedModel) -> None:
     for name, values in loaded.model.state_dict().items():
         if not torch.isfinite(values).all():
             raise CheckpointError(f"{loaded.source}: the weight {name} is not finite: train again, or use a checkpoint")
-
-
-def _export(towers: dict[Tower, TowerExport], directory: Path, opset: int) -> None:
-    from optimum.exporters.onnx import export_models
-
-    models = {f"{tower}_model": (one.module, one.config) for tower, one in towers.items()}
-    export_models(models, directory, opset=opset, dtype="fp32")
 
 
 @contextlib.contextmanager
@@ -142,14 +147,15 @@ def _attention(model: Any, wanted: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_export() -> Iterator[None]:
-    """Hide the expected warnings of the exporter and the quantizer; others are shown."""
+    """Hide the expected warnings of the exporters and the quantizer; others are shown."""
     from torch.jit import TracerWarning  # type: ignore[attr-defined]  # torch does not list it
 
-    root = logging.getLogger()
-    level = root.level
+    # The quantizer warns through the root logger that graphs could be pre-processed, which does not pay here. torch's
+    # exporter warns of every library that it could translate and does not find.
+    levels = {name: logging.getLogger(name).level for name in (None, "torch.onnx")}
     try:
-        # The quantizer warns through the root logger that graphs could be pre-processed, which does not pay here.
-        root.setLevel(logging.ERROR)
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             # The tracer remarks on every shape that the models check; the axes that matter are tested here.
             warnings.filterwarnings("ignore", category=TracerWarning)
@@ -157,7 +163,8 @@ def quiet_export() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message=f"(?s).*{message}")
             yield
     finally:
-        root.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 # Checking -----------------------------------------------------------------------------------------

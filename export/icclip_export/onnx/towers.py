@@ -1,7 +1,6 @@
-"""A dual encoder's two towers as modules and configurations that optimum can export.
+"""A dual encoder's two towers as modules that an exporter can trace: `get_image_features` and `get_text_features`.
 
-optimum's own configurations export either one graph that needs both inputs, or towers without their
-projection, which are wrong for retrieval. These give `get_image_features` and `get_text_features`.
+transformers' own towers end before the projection, which is wrong for retrieval.
 """
 
 from __future__ import annotations
@@ -11,9 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from optimum.exporters.onnx.base import OnnxConfig
-from optimum.exporters.onnx.model_patcher import ModelPatcher
-from optimum.utils import NormalizedConfig
 from PIL import Image
 from torch import Tensor
 
@@ -28,11 +24,15 @@ _TRACED_BATCH = 2
 
 @dataclass(frozen=True)
 class TowerExport:
-    """One tower, ready for optimum's `export_models`."""
+    """One tower, and what its graph looks like from outside."""
 
     module: torch.nn.Module
-    config: OnnxConfig
+    """In evaluation mode; takes the graph's input and returns its output, the embeddings float32 [b, dim]."""
     io: TowerIO
+    axes: Mapping[int, str]
+    """The dynamic axes of the input, by their names; the output's first is the batch."""
+    example: Tensor
+    """An input that the graph is traced with."""
 
 
 class ImageTower(torch.nn.Module):
@@ -84,31 +84,6 @@ def padding_mask(ids: Tensor, tokenizer: Any) -> Tensor:
     return reached.gt(0).to(torch.int64)
 
 
-class TowerOnnxConfig(OnnxConfig):  # type: ignore[misc]  # optimum ships no type information
-    """The input, the output, and the example that the graph is traced with."""
-
-    NORMALIZED_CONFIG_CLASS = NormalizedConfig
-    _MODEL_PATCHER = ModelPatcher
-
-    def __init__(self, config: Any, io: TowerIO, axes: Mapping[int, str], example: Tensor) -> None:
-        super().__init__(config)
-        self.io, self.axes, self.example = io, dict(axes), example
-
-    @property
-    def inputs(self) -> dict[str, dict[int, str]]:
-        """The input's dynamic axes."""
-        return {self.io.input: self.axes}
-
-    @property
-    def outputs(self) -> dict[str, dict[int, str]]:
-        """The output's dynamic axis."""
-        return {self.io.output: {0: BATCH_AXIS}}
-
-    def generate_dummy_inputs(self, framework: str = "pt", **_shapes: Any) -> dict[str, Any]:
-        """Make the example for torch or numpy; optimum's own has no end-of-text token, at which CLIP pools."""
-        return {self.io.input: self.example if framework == "pt" else self.example.numpy()}
-
-
 def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
     """Prepare both towers of a checkpoint for export.
 
@@ -116,14 +91,13 @@ def tower_exports(loaded: LoadedModel) -> dict[Tower, TowerExport]:
         CheckpointError: a tower takes inputs that the exported encoders do not have.
     """
     check_exportable(loaded)
-    config = loaded.model.config
     axes = {0: BATCH_AXIS}
     text_axes = axes | ({1: LENGTH_AXIS} if loaded.feeder.text_policy.padding == "longest" else {})
     ios = tower_ios(loaded)
     image, text = example_pixels(loaded, _TRACED_BATCH), example_tokens(loaded, _TRACED_BATCH)
     return {
-        "vision": TowerExport(ImageTower(loaded), TowerOnnxConfig(config, ios["vision"], axes, image), ios["vision"]),
-        "text": TowerExport(TextTower(loaded), TowerOnnxConfig(config, ios["text"], text_axes, text), ios["text"]),
+        "vision": TowerExport(ImageTower(loaded).eval(), ios["vision"], axes, image),
+        "text": TowerExport(TextTower(loaded).eval(), ios["text"], text_axes, text),
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from icclip.bundles.manifest import TowerIO
 from icclip.bundles.parity_record import Thresholds
-from icclip_export.onnx.activations import largest_values
+from icclip_export.onnx.activations import SENTINEL, largest_values
 from icclip_export.onnx.graphs import initializers, save_graph
 from icclip_export.precisions.value import Precision, Recipe, Sensitivity
 
@@ -30,8 +30,13 @@ def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensiti
 
     graph = onnx.load(str(source), load_external_data=True).graph
     values = largest_values(source, io, inputs)
-    values |= {name: float(np.abs(array).max(initial=0)) for name, array in initializers(graph, np.float32)}
+    values |= {name: _largest(array) for name, array in initializers(graph, np.float32)}
     return [Sensitivity(node.name, _reach(node, values)) for node in graph.node if _floats(node, values)]
+
+
+def _largest(weight: np.ndarray) -> float:
+    absolute = np.abs(weight)
+    return float(absolute.max(initial=0, where=absolute < SENTINEL))
 
 
 def _floats(node: Any, values: Mapping[str, float]) -> bool:
@@ -53,10 +58,19 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
         # Weights too small for fp16 become its smallest number, and masks its largest.
         warnings.filterwarnings("ignore", message="the float32 number", category=UserWarning)
         model = convert_float_to_float16(str(source), keep_io_types=True, node_block_list=list(kept))
+    _forget_types_of_weights(model.graph)
     _join_float32_nodes(model.graph)
     ordered = ONNXModel(model)
     ordered.topological_sort()
     save_graph(ordered.model, target)
+
+
+def _forget_types_of_weights(graph: Any) -> None:
+    """Remove what a graph says of its weights' types, which the converter changes even where a weight stays in float32."""
+    weights = {tensor.name for tensor in graph.initializer}
+    kept = [info for info in graph.value_info if info.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
 
 
 def _join_float32_nodes(graph: Any) -> None:
