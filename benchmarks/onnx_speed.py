@@ -1,4 +1,4 @@
-"""How fast the exported encoders are: ours beside torch, torch.compile and optimum's own default export.
+"""How fast the exported encoders are: ours beside torch, torch.compile, OpenVINO, fastembed and optimum's default export.
 
     python -m benchmarks.onnx_speed
 
@@ -7,6 +7,10 @@ same number of threads for everyone. optimum's default export is one graph that 
 at each call, so it is compared with both of ours, one after the other, on the same inputs. The int8
 graphs have every product quantized: where the gate leaves some in float32, they are slower.
 
+OpenVINO runs our graphs, in float32, bf16 (on CPUs that compute in it) and int8 (which the target does not offer). fastembed
+is given our float32 graph and times its own session of it, without its preprocessing. infinity runs CLIP in torch alone: its
+ONNX engine takes text models. Whoever is not installed is left out and named.
+
 Then what starting costs: a new process that imports, opens and encodes one image and one text.
 Writes onnx_speed.json; with `--size tiny`, which only shows that the script works, nothing.
 """
@@ -14,6 +18,7 @@ Writes onnx_speed.json; with `--size tiny`, which only shows that the script wor
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +48,8 @@ from icclip.plugins.registry import Registry
 from icclip.runtime.sessions import open_session
 from icclip_export.onnx.export import quiet_export
 from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
+from icclip_export.openvino.cpu import lacks
+from icclip_export.openvino.session import open_session as openvino_session
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 
@@ -51,6 +59,14 @@ STARTS = 5
 REST = 0.05
 """Seconds between two calls: the threads of the last one spin for a while, in the way of the next."""
 TORCH, COMPILED, OPTIMUM = "torch", "torch.compile", "optimum"
+OPENVINO = ("fp32", "bf16", "int8")
+FASTEMBED: Mapping[Tower, tuple[str, str]] = {
+    "vision": ("ImageEmbedding", "Qdrant/clip-ViT-B-32-vision"),
+    "text": ("TextEmbedding", "Qdrant/clip-ViT-B-32-text"),
+}
+"""Tower -> fastembed's class, and the model whose description lets it open a folder of our own."""
+
+Run = Callable[[np.ndarray], object]
 
 START_OURS = """
 from icclip.runtime import Encoder
@@ -80,8 +96,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    packages = ("icclip", "torch", "transformers", "onnxruntime", "onnx", "optimum", "optimum-onnx")
-    about = {**environment(*packages), "threads": options.threads}
+    packages = (
+        "icclip",
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "onnx",
+        "openvino",
+        "fastembed",
+        "optimum",
+        "optimum-onnx",
+    )
+    about = {**environment(*packages), "threads": options.threads, "left out": left_out()}
+    print(about["cpu"], *about["left out"], sep="\n")
     speed, starts, sizes = [], [], []
     for family in options.families:
         with tempfile.TemporaryDirectory() as folder:
@@ -161,8 +188,9 @@ class Work:
 
 
 def tower_rows(work: Work, tower: Tower, batches: Sequence[int]) -> list[dict[str, Any]]:
-    """One tower in torch, compiled, and in our three precisions."""
-    sessions = {f"icclip {precision}": work.ours(tower, precision) for precision in PRECISIONS}
+    """One tower in torch, compiled, in our three precisions, in OpenVINO and in fastembed."""
+    sessions: dict[str, Run] = {f"icclip {precision}": work.ours(tower, precision) for precision in PRECISIONS}
+    sessions |= in_openvino(work, tower) | in_fastembed(work, tower)
     return [
         row
         for batch in batches
@@ -170,9 +198,7 @@ def tower_rows(work: Work, tower: Tower, batches: Sequence[int]) -> list[dict[st
     ]
 
 
-def tower_calls(
-    work: Work, tower: Tower, sessions: Mapping[str, Callable[[np.ndarray], np.ndarray]], batch: int
-) -> dict[str, Callable[[], object]]:
+def tower_calls(work: Work, tower: Tower, sessions: Mapping[str, Run], batch: int) -> dict[str, Callable[[], object]]:
     """The contestants, each on the same inputs."""
     inputs = work.inputs(tower, batch)
     array = inputs.numpy()
@@ -198,6 +224,46 @@ def without_gradients(encode: Callable[[torch.Tensor], object], inputs: torch.Te
             return encode(inputs)
 
     return call
+
+
+# Peers ----------------------------------------------------------------------------------------------
+
+
+def left_out() -> list[str]:
+    """One line for each contestant that cannot run here, with the reason."""
+    missing = {name: f"{name}: not installed" for name in ("openvino", "fastembed") if find_spec(name) is None}
+    bf16 = None if "openvino" in missing else lacks("bf16")
+    return [*missing.values(), *([f"openvino bf16: {bf16}"] if bf16 else [])]
+
+
+def in_openvino(work: Work, tower: Tower) -> dict[str, Run]:
+    """Our graphs as the target `openvino` opens them."""
+    if find_spec("openvino") is None:
+        return {}
+    io = tower_ios(work.loaded)[tower]
+    able = [precision for precision in OPENVINO if lacks(precision) is None]
+    return {
+        f"openvino {precision}": openvino_session(
+            work.graph(tower, "int8" if precision == "int8" else "fp32"), io, precision, threads=work.threads
+        ).run
+        for precision in able
+    }
+
+
+def in_fastembed(work: Work, tower: Tower) -> dict[str, Run]:
+    """Its own session of our float32 graph."""
+    if find_spec("fastembed") is None:
+        return {}
+    import fastembed
+
+    folder = work.folder / f"fastembed-{tower}"
+    shutil.copytree(work.bundle, folder, ignore=shutil.ignore_patterns("onnx", "golden"))
+    shutil.copyfile(work.graph(tower, "fp32"), folder / "model.onnx")
+    kind, name = FASTEMBED[tower]
+    opened = getattr(fastembed, kind)(name, specific_model_path=str(folder), threads=work.threads)
+    session = opened.model.model
+    taken = session.get_inputs()[0].name
+    return {"fastembed": lambda array: session.run(None, {taken: array})}
 
 
 # Both towers --------------------------------------------------------------------------------------

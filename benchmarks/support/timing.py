@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-VECTOR_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8")
-"""What decides how fast products of small integers are."""
+VECTOR_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx_ne_convert", "amx_int8", "amx_bf16")
+"""What decides how fast products of small integers and of bf16 are."""
 
 Rounds = Mapping[str, Sequence[float]]
 """Seconds of each contestant, one number a round."""

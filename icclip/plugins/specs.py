@@ -271,7 +271,7 @@ class ExportTargetSpec:
     The encoder may have an attribute `provider` that names where it runs; `verify` shows it.
     """
     about: Callable[[], str] | None = None
-    """Says in one line what `open` runs on here (`OpenVINO 2026.4.1 on AMD EPYC: fp32, bf16, int8`), for `icclip doctor`.
+    """Says in one line what `open` runs on here (`OpenVINO 2026.4.1 on AMD EPYC: fp32, bf16`), for `icclip doctor`.
 
     Raises MissingExtraError if it needs something that is not installed, and UsageError if it cannot run here.
     """

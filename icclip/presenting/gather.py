@@ -20,6 +20,8 @@ from icclip.runs.ranks import SavedRanks, ranks_path, read_ranks
 from icclip.runs.results import metric_path
 
 METRICS = "_metric.json"
+ZERO_SHOT = "_zero_shot"
+"""Follows the split in the name of a file of zero-shot metrics."""
 
 
 def gather(model: str, config: ReportConfig) -> Subject:
@@ -29,33 +31,40 @@ def gather(model: str, config: ReportConfig) -> Subject:
         UsageError: there is nothing of the kind, or a file cannot be read.
     """
     path = Path(model)
-    directory, split = (
-        (path.parent, path.name.removesuffix(METRICS)) if path.name.endswith(METRICS) else (path, config.split)
-    )
+    directory, split = _place(path, config.split)
     if not path.exists():
         raise UsageError(f"{model}: there is no such run, bundle or file of metrics")
-    if path.name.endswith(f"_zero_shot{METRICS}"):
-        raise UsageError(f"{model} holds zero-shot classification, and the page is about retrieval: give test{METRICS}")
     run = RunDirectory.open(directory)
     metrics, ranks = _json(metric_path(directory, split)), _ranks(directory, split)
+    zero_shot = _json(metric_path(directory, f"{split}{ZERO_SHOT}"))
     bundle = is_bundle(directory)
     parity = _json(directory / PARITY) if bundle else {}
-    if not (metrics or ranks or parity or run.record):
+    if not (metrics or ranks or parity or zero_shot or run.record):
         raise UsageError(
             f"{model} holds no results: give a run, a bundle, or a file that icclip eval wrote (test{METRICS})"
         )
     return Subject(
-        name=public_name(model).removesuffix(METRICS) or model,
+        name=public_name(model).removesuffix(METRICS).removesuffix(ZERO_SHOT) or model,
         split=split,
         record=run.record if run.config or bundle else {},
         history=run.history(),
         metrics=metrics,
+        zero_shot=zero_shot,
         ranks=ranks,
         parity=parity,
         commands=_commands(path, trained=bool(run.config), bundle=bundle),
         configuration=toml(run.config) if run.config else "",
-        note="" if ranks else f"there are no ranks of the {split} split: run icclip eval, and write the report again",
+        note=""
+        if ranks or not (metrics or run.record or bundle)
+        else f"there are no ranks of the {split} split: run icclip eval, and write the report again",
     )
+
+
+def _place(path: Path, split: str) -> tuple[Path, str]:
+    """The directory of the results, and the split that they are of."""
+    if not path.name.endswith(METRICS):
+        return path, split
+    return path.parent, path.name.removesuffix(METRICS).removesuffix(ZERO_SHOT)
 
 
 def _json(path: Path) -> Mapping[str, Any]:

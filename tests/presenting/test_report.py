@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from icclip.presenting.answers import chosen
 from icclip.retrieval.queries import QueryRanks
@@ -77,6 +78,34 @@ def test_what_cannot_be_shown(icclip, tmp_path, monkeypatch, arguments, says):
     monkeypatch.chdir(tmp_path)
     outcome = icclip("report", *arguments)
     assert (outcome.code, says in outcome.err) == (2, True), outcome.err
+
+
+def test_zero_shot_classes_are_shown_beside_retrieval_and_alone(icclip, run, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(place(tmp_path / "classes" / "test" / "red thing" / "a.png"))
+    Image.new("RGB", (40, 40), "blue").save(place(tmp_path / "classes" / "test" / "blue thing" / "a.png"))
+    data = f"classes@{tmp_path / 'classes'}"
+    for where in (run, tmp_path / "elsewhere"):
+        assert icclip("eval", run, "--zero-shot", "-d", data, "--bootstrap", "20", "-o", where).code == 0
+    for where in (run, tmp_path / "elsewhere", tmp_path / "elsewhere" / "test_zero_shot_metric.json"):
+        outcome = icclip("report", where, "-o", tmp_path / "r.html", "--queries", "0")
+        assert outcome.code == 0, outcome.err
+        text = (tmp_path / "r.html").read_text()
+        assert "Zero-shot classification" in text
+        assert ("Recall" in text) is (where == run)
+        assert "there are no ranks" not in text
+
+
+def test_folds_and_captions_among_themselves_are_shown(icclip, run, tmp_path):
+    assert icclip("eval", run, "--bootstrap", "20", "--folds", "2", "--within").code == 0
+    assert icclip("report", run, "-o", tmp_path / "r.html", "--queries", "0").code == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "mean of folds" in text
+    assert "Recall, text to text" in text
+
+
+def place(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def test_metrics_that_cannot_be_read(icclip, tmp_path):

@@ -163,3 +163,93 @@ def test_intervals_are_drawn_where_they_are_known():
 def test_elements_escape_what_is_not_html():
     assert tag("p", "<", Html("<b>"), ["&"], class_='"') == '<p class="&quot;">&lt;<b>&amp;</p>'
     assert "<td>&lt;b&gt;</td>" in table("t", ["a", "b"], [("x", "<b>")])
+
+
+# What is measured when it is asked for
+
+RECALLS = {f"{way}_R@{k}": 0.5 for way in ("i2t", "t2i", "i2i", "t2t") for k in (1, 5, 10)}
+CHANGE = {"before": 0.6, "now": 0.5, "difference": -0.1, "low": -0.15, "high": -0.05, "p": 0.01, "detectable": 0.04}
+CLASSES = {
+    "a <dog>": {"n_images": 8, "top1": 0.25, "taken_for": "a cat", "share": 0.75},
+    "a cat": {"n_images": 9, "top1": 1.0, "taken_for": None, "share": 0.0},
+}
+ZERO_SHOT = {
+    "top1": 0.6, "top5": 0.9, "mean_per_class": 0.625, "n_images": 17, "n_classes": 2, "classes": CLASSES,
+    "confidence_95": {"top1": [0.55, 0.65]}, "about": {"dataset": "animals", "split": "val", "templates": ["{}", "a {}"]},
+}  # fmt: skip
+AGAINST = {
+    "model": "base", "base": True, "verdict": "run has forgotten some of what base could do.", "gain": "On its own data, more.",
+    "metrics": {key: {**CHANGE, "significant": True} for key in ("top1", "top5", "mean_per_class")},
+}  # fmt: skip
+
+
+def measured(name="run", **more):
+    return subject(name, metrics={**subject(name).metrics, **more})
+
+
+def sections_of(*subjects):
+    """The words of each section, by its anchor."""
+    text = page("title", subjects, [Verdict("one")] * (len(subjects) - 1))
+    found = {}
+    for part in text.split("<section>")[1:]:
+        anchor = re.search(r'<h2 id="([^"]+)"', part)
+        found[anchor[1]] = " ".join(Reader(part.partition("</section>")[0]).text)
+    return found
+
+
+def test_folds_are_shown_with_their_number_and_size():
+    mean = {
+        **RECALLS,
+        "n_images": 1000.0,
+        "n_texts": 5000.0,
+        "rsum": 512.34,
+        "confidence_95": {"t2i_R@1": [0.45, 0.55]},
+    }
+    folds = {"count": 5, "mean": mean}
+    said = sections_of(measured(folds=folds), measured("other", folds={**folds, "count": 4}), subject("none"))["folds"]
+    for words in (
+        "run, 5 folds",
+        "other, 4 folds",
+        "1,000",
+        "5,000",
+        "512.3",
+        "45.0 .. 55.0",
+        "Recall, text to image, mean",
+    ):
+        assert words in said, words
+    assert "none" not in said
+
+
+def test_retrieval_within_a_modality_is_shown_where_it_has_queries():
+    captions = {**RECALLS, "t2t_queries": 5000, "t2t_MedR": 2.0, "t2t_MeanR": 7.25}
+    images = {**captions, "i2i_queries": 30, "i2i_MedR": 4.0, "i2i_MeanR": 9.0}
+    alone = sections_of(measured(within=captions), subject("none"))["within"]
+    assert "Recall, text to text" in alone
+    assert "image to image" not in alone
+    assert "5,000" in alone
+    assert "none" not in alone
+    both = sections_of(measured(within=captions), measured("other", within=images))["within"]
+    assert "Ranks, image to image" in both
+
+
+def test_zero_shot_classes_are_shown_with_the_worst_and_what_was_forgotten():
+    said = sections_of(subject(zero_shot={**ZERO_SHOT, "against": AGAINST}), subject("other", zero_shot=ZERO_SHOT))[
+        "zero-shot"
+    ]
+    for words in ("animals, val", "55.0 .. 65.0", "a <dog>", "a cat", "75.0 %", "the 1 worst of 2 classes", "-10.00 *",
+                  "run against base", AGAINST["verdict"], AGAINST["gain"]):  # fmt: skip
+        assert words in said, words
+    perfect = {**ZERO_SHOT, "classes": {"a cat": CLASSES["a cat"]}}
+    assert "worst" not in sections_of(subject(zero_shot=perfect))["zero-shot"]
+
+
+def test_a_model_that_was_only_classified_with_has_no_empty_sections():
+    found = sections_of(Subject(name="run", split="test", zero_shot=ZERO_SHOT))
+    assert list(found) == ["zero-shot"]
+    assert not {"folds", "within", "zero-shot"} & set(sections_of(subject()))
+
+
+def test_long_labels_leave_room_for_values():
+    short, long = (interval_chart("t", [(label, [("run", 0.0, None, None)])]) for label in ("R@1", "mean per class"))
+    left = [float(re.search(r'<line x1="([\d.]+)"', one)[1]) for one in (short, long)]
+    assert left[1] > left[0] > 0

@@ -84,7 +84,7 @@ def lacks(precision: str, cpu: Cpu | None = None) -> str | None:
         return None
     return (
         f"precision bf16 needs a CPU that computes in it ({', '.join(FLAGS)}), and {cpu.name} does not: "
-        "give --precision fp32 or int8, which are as fast as it gets here"
+        "give --precision fp32, or export int8 with --target onnx"
     )
 
 

@@ -40,8 +40,8 @@ def open_bundle(request: OpenRequest) -> OpenVinoEncoder:
 
 
 def about_here() -> str:
-    """What runs here: `OpenVINO 2026.4.1 on AMD EPYC: fp32, bf16, int8`. Raises MissingExtraError, UsageError."""
+    """What runs here: `OpenVINO 2026.4.1 on AMD EPYC: fp32, bf16`. Raises MissingExtraError, UsageError."""
     openvino = import_openvino()
-    able = [name for name in ("fp32", "bf16", "int8") if lacks(name) is None]
+    able = [name for name in ("fp32", "bf16") if lacks(name) is None]
     version = openvino.__version__.partition("-")[0]
     return f"OpenVINO {version} on {computes().name}: {', '.join(able)}"

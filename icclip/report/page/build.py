@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icclip import __version__
-from icclip.report.page import sections
+from icclip.report.page import protocols, sections
 from icclip.report.page.html import Html, joined, tag
 from icclip.report.page.subject import Subject, Verdict
 
@@ -47,6 +47,9 @@ def _contents(subjects: Sequence[Subject], verdicts: Sequence[Verdict]) -> list[
         ("Summary", "summary", sections.summary(subjects)),
         ("Comparison", "comparison", sections.verdicts(subjects, verdicts) if verdicts else Html("")),
         ("Recall", "recall", sections.recall(subjects)),
+        ("Folds", "folds", protocols.folds(subjects)),
+        ("Within images and captions", "within", protocols.within(subjects)),
+        ("Zero-shot classification", "zero-shot", protocols.zero_shot(subjects)),
         ("Against step 0", "progress", sections.progress(subjects)),
         ("Training", "training", sections.curves(subjects)),
         ("Ranks", "ranks", sections.ranks(subjects)),

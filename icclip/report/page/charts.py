@@ -16,6 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 34
 MOST_POINTS = 160
 DASHES = (None, "7 4", "2 3", "9 3 2 3")
 TICKS = 4
+WIDEST = 8
+"""Of a letter, on a phone; labels of rows stand left of the values."""
 MOST_LABELS, FEWER_LABELS = 10, 7
 """Labels below bars: all of up to so many; of more, every n-th, so that they do not touch."""
 
@@ -113,7 +115,8 @@ def interval_chart(
     names = list(dict.fromkeys(name for _, values in rows for name, *_ in values))
     if not names:
         return Html("")
-    x = Axis(0, 100, LEFT + 40, WIDTH - RIGHT - 14)
+    longest = max(len(label) for label, _ in rows)
+    x = Axis(0, 100, max(LEFT + 40, WIDEST * longest + 8), WIDTH - RIGHT - 14)
     step = 12 * len(names) + 10
     height = TOP + step * len(rows) + BOTTOM
     parts: list[object] = [_vertical(x, height)]

@@ -23,7 +23,8 @@ def summary(subjects: Sequence[Subject]) -> Html:
     rows = [(label, *(_fact(subject, label) for subject in subjects)) for label in FACTS]
     shown = [row for row in rows if any(row[1:])]
     notes = [tag("p", f"{one.name}: {one.note}", class_="note") for one in subjects if one.note]
-    return joined([table("What was measured", ("", *(one.name for one in subjects)), shown), notes])
+    facts = table("What was measured", ("", *(one.name for one in subjects)), shown) if shown else ""
+    return joined([facts, notes])
 
 
 FACTS = (

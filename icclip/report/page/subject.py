@@ -50,6 +50,8 @@ class Subject:
     """The lines of `metrics.jsonl`."""
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """The content of the file of metrics."""
+    zero_shot: Mapping[str, Any] = field(default_factory=dict)
+    """The content of the file of zero-shot metrics."""
     ranks: SavedRanks | None = None
     parity: Mapping[str, Any] = field(default_factory=dict)
     """`parity.json` of a bundle."""
