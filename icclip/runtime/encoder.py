@@ -35,9 +35,10 @@ from icclip.runtime.inputs import (
     one_image,
     text_items,
 )
+from icclip.runtime.lanes import IMAGES, TEXTS, Lanes, lane_step
 from icclip.runtime.limits import CallCount, Limits
 from icclip.runtime.once import once
-from icclip.runtime.pipeline import ahead, chunks
+from icclip.runtime.pipeline import ahead, begun, chunks, pieces, workers
 from icclip.runtime.preprocessing import Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
 from icclip.runtime.results import Encoded, Failure, OnError, joined, placed
@@ -54,6 +55,9 @@ IMAGE_BATCH = 32
 TEXT_BATCH = 256
 _TOWERS: tuple[Tower, ...] = ("vision", "text")
 _log = logging.getLogger(__name__)
+
+Made = tuple[Sequence[Item], np.ndarray, list[tuple[Failure, DataError]]]
+"""Some items; the rows of those that could be encoded, float32 [n, dim]; and what failed."""
 
 Progress = Callable[[int], None]
 """A function that is called with the number of inputs done since the last call."""
@@ -358,7 +362,8 @@ class Encoder:
         Args:
             images: one image, or any iterable of images: PIL images of any mode, paths, bytes of image files, open
                 files, uint8 arrays [h, w, 3] or [h, w]. An array [n, h, w, 3] is n images.
-            batch_size: number of images that run together; None means 32, or 1 if `rows_alone`.
+            batch_size: number of images that run together; None means 32, or 1 if `rows_alone`. Many images on the CPU are
+                divided among the cores in smaller batches, which changes rows only by rounding.
             errors: what happens with an image that cannot be used: it ends the call ("raise"), is left out ("skip"),
                 or gets a row of NaN ("null"). With the last two, the result is an `Encoded`, which lists the failures.
             progress: called with the number of images done since the last call.
@@ -448,10 +453,8 @@ class Encoder:
         order = np.argsort([len(text) for _, text in good], kind="stable")
         embeddings = np.empty((len(good), self.dim), np.float32)
         with self._progress("encoding texts", total, progress) as advance:
-            for start in range(0, len(good), size):
-                own = order[start : start + size]
-                ids = self.tokenization([good[i][1] for i in own])
-                embeddings[own] = self._run("text", ids, last=start + size >= len(good))
+            for own, embedded in self._text_batches([text for _, text in good], order, size):
+                embeddings[own] = embedded
                 advance(len(own))
             advance(total - len(good))
         rows = np.array([row for row, _ in good], np.int64)
@@ -492,7 +495,11 @@ class Encoder:
             CheckpointError: a file is damaged. ClosedError: the encoder was closed.
             UsageError: it used a GPU before this process was forked.
         """
-        return self._shared.session(tower, self._open)
+        return self._shared.session(tower, lambda tower: self._open(tower, self.options.threads))
+
+    def _lane_session(self, tower: Tower) -> Session:
+        """The tower's graph without threads of its own, for many threads at once."""
+        return self._shared.session(tower, lambda tower: self._open(tower, 1), lanes=True)
 
     @once
     def _shared(self) -> Shared:
@@ -502,7 +509,7 @@ class Encoder:
         # Made now, because several threads that use it first would each make their own.
         assert self._shared is not None
 
-    def _open(self, tower: Tower) -> Session:
+    def _open(self, tower: Tower, threads: int) -> Session:
         graph: str = getattr(self.manifest.towers(self.options.precision), tower)
         check_files(self.bundle, self.manifest, self.manifest.files_of(graph), hashes=self.options.verify_hashes)
         session = self.load(tower, graph)
@@ -528,7 +535,7 @@ class Encoder:
             self.manifest.vision_io if tower == "vision" else self.manifest.text_io,
             self.choice.provider,
             options=self._provider_options(tower),
-            threads=self.options.threads,
+            threads=threads,
             data=[self.bundle / name for name in self.manifest.files_of(graph) if name != graph],
         )
 
@@ -578,41 +585,68 @@ class Encoder:
         count: CallCount,
         advance: Progress,
     ) -> Iterator[Encoded]:
-        # Before an image is made ready: a graph that takes other sizes says so first.
-        self.session("vision")
         size = self._batch(batch_size, IMAGE_BATCH)
         # Even if rows run alone, a whole batch is decoded at a time.
         together = IMAGE_BATCH if self.rows_alone and size == 1 else size
+        lanes = self._lanes(size, IMAGES)
+        group = together if count.limit is None else lanes.group(together)
+        parts, known = begun(chunks(items, group))
         decoder = Decoder(self.limits, self._shared.budget, count)
-        with ThreadPoolExecutor(min(self.options.threads, total or self.options.threads)) as pool:
-            for (own, last), (pixels, failures) in ahead(
-                lambda part: self.preprocessor.batch(part[0], decoder, pool), chunks(items, together)
-            ):
-                if failures and errors == "raise":
-                    raise failures[0][1]
-                yield self._image_part(
-                    own, pixels, [failure for failure, _ in failures], size, errors=errors, last=last
-                )
-                advance(len(own))
+        if lanes.pay(known if total is None else total, group):
+            made = self._in_lanes(parts, decoder, lanes)
+        else:
+            again = chunks((item for part, _ in parts for item in part), together)
+            made = self._in_batches(again, decoder, size, strict=errors == "raise")
+        for own, embeddings, failures in made:
+            if failures and errors == "raise":
+                raise failures[0][1]
+            failed = {failure.row for failure, _ in failures}
+            rows = np.array([row for row, _ in own if row not in failed], np.int64)
+            told = [failure for failure, _ in failures]
+            yield placed(embeddings, rows, len(own), told, errors, first=own[0][0])
+            advance(len(own))
 
-    def _image_part(
-        self,
-        items: Sequence[Item],
-        pixels: np.ndarray,
-        failures: Sequence[Failure],
-        size: int,
-        *,
-        errors: OnError,
-        last: bool,
-    ) -> Encoded:
-        embeddings = np.empty((len(pixels), self.dim), np.float32)
-        for start in range(0, len(pixels), size):
-            end = start + size
-            embeddings[start:end] = self._run("vision", pixels[start:end], last=last and end >= len(pixels))
-        failed = {failure.row for failure in failures}
-        rows = np.array([row for row, _ in items if row not in failed], np.int64)
-        first = items[0][0] if items else 0
-        return placed(embeddings, rows, len(items), failures, errors, first=first)
+    def _lanes(self, size: int, usual: int) -> Lanes:
+        return Lanes(self.choice.provider, self.options.threads, lane_step(size, usual, alone=self.rows_alone))
+
+    def _in_batches(
+        self, parts: Iterator[tuple[Sequence[Item], bool]], decoder: Decoder, size: int, *, strict: bool
+    ) -> Iterator[Made]:
+        """All threads make the next part ready while they run the current one, `size` rows at a time.
+
+        With `strict`, a part with a failure is not run.
+        """
+        # Before an image is made ready: a graph that takes other sizes says so first.
+        session = self.session("vision")
+        with ThreadPoolExecutor(self.options.threads) as pool:
+            for (own, last), (pixels, failures) in ahead(
+                lambda part: self.preprocessor.batch(part[0], decoder, pool), parts
+            ):
+                count = 0 if failures and strict else len(pixels)
+                embeddings = np.empty((count, self.dim), np.float32)
+                for start in range(0, count, size):
+                    end = start + size
+                    features = session.run(pixels[start:end], last=last and end >= count)
+                    embeddings[start:end] = self._unit(features, "vision")
+                yield own, embeddings, failures
+
+    def _in_lanes(self, parts: Iterator[tuple[Sequence[Item], bool]], decoder: Decoder, lanes: Lanes) -> Iterator[Made]:
+        """Each thread makes a few images ready and runs them alone."""
+        session = self._lane_session("vision")
+
+        def lane(items: Sequence[Item]) -> tuple[np.ndarray, list[tuple[Failure, DataError]]]:
+            pixels, failures = self.preprocessor.batch(items, decoder)
+            if not len(pixels):
+                return np.empty((0, self.dim), np.float32), failures
+            return self._unit(session.run(pixels), "vision"), failures
+
+        with workers(lanes.threads) as pool:
+            for (own, _), running in ahead(
+                lambda part: [pool.submit(lane, piece) for piece in pieces(part[0], lanes.step)], parts
+            ):
+                done = [one.result() for one in running]
+                embeddings = np.concatenate([embedded for embedded, _ in done])
+                yield own, embeddings, [failure for _, failures in done for failure in failures]
 
     def _good_texts(self, items: Iterable[Item], errors: OnError) -> tuple[list[tuple[int, str]], list[Failure], int]:
         """(row, text) of those that can be encoded, cut where they are long; what failed; how many there were."""
@@ -630,8 +664,24 @@ class Encoder:
                 failures.append(Failure(item[0], str(error)))
         return good, failures, total
 
-    def _run(self, tower: Tower, inputs: np.ndarray, *, last: bool) -> np.ndarray:
-        return self._unit(self.session(tower).run(inputs, last=last), tower)
+    def _text_batches(
+        self, texts: Sequence[str], order: np.ndarray, size: int
+    ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """The numbers of some texts, and their rows, in the order given; in lanes if that pays."""
+        lanes = self._lanes(size, TEXTS)
+        in_lanes = lanes.pay(len(texts))
+        batches = pieces(order.tolist(), lanes.step if in_lanes else size)
+
+        def encode(number: int) -> np.ndarray:
+            ids = self.tokenization([texts[i] for i in batches[number]])
+            session = self._lane_session("text") if in_lanes else self.session("text")
+            return self._unit(session.run(ids, last=number == len(batches) - 1), "text")
+
+        if not in_lanes:
+            yield from zip(batches, map(encode, range(len(batches))), strict=True)
+            return
+        with workers(lanes.threads) as pool:
+            yield from zip(batches, pool.map(encode, range(len(batches))), strict=True)
 
     def _unit(self, features: np.ndarray, tower: Tower) -> np.ndarray:
         """Rows divided by their length, in float32."""

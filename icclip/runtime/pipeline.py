@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,6 +21,16 @@ def chunks(items: Iterator[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
         yield own, not waiting
 
 
+def begun(
+    parts: Iterator[tuple[Sequence[T], bool]],
+) -> tuple[Iterator[tuple[Sequence[T], bool]], int | None]:
+    """The same `chunks`, of which the first has been read; and the number of items, if that is the last."""
+    first = next(parts, None)
+    if first is None:
+        return iter(()), 0
+    return chain([first], parts), len(first[0]) if first[1] else None
+
+
 def ahead(make: Callable[[T], Made], parts: Iterator[T]) -> Iterator[tuple[T, Made]]:
     """Pairs of each part and `make(part)`; the next is read and made while the caller works on the current one."""
 
@@ -33,3 +44,18 @@ def ahead(make: Callable[[T], Made], parts: Iterator[T]) -> Iterator[tuple[T, Ma
         while (ready := waiting.result()) is not None:
             waiting = maker.submit(following)
             yield ready
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Executor]:
+    """Threads that end with the block; work that has not begun by then is given up."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def pieces(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The items in groups of `size`, the last of which may be smaller."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -37,12 +37,18 @@ class Shared:
         self.number = next(_number)
         self.pixels_at_once, self.lost_by_fork = pixels_at_once, lost_by_fork
         self.sessions: dict[Tower, Session] = {}
+        self.lanes: dict[Tower, Session] = {}
         self.closed = self.refused = False
         self._renew()
         _ALL.add(self)
 
-    def session(self, tower: Tower, load: Callable[[Tower], Session]) -> Session:
+    def session(self, tower: Tower, load: Callable[[Tower], Session], *, lanes: bool = False) -> Session:
         """The tower's graph, loaded on first use.
+
+        Args:
+            tower: which tower.
+            load: opens it.
+            lanes: the graph that many threads run at once, each by itself (`icclip.runtime.lanes`).
 
         Raises:
             ClosedError: the encoder was closed.
@@ -50,9 +56,10 @@ class Shared:
         """
         with self.locks[tower]:
             self.check_usable()
-            if tower not in self.sessions:
-                self.sessions[tower] = load(tower)
-            return self.sessions[tower]
+            held = self.lanes if lanes else self.sessions
+            if tower not in held:
+                held[tower] = load(tower)
+            return held[tower]
 
     def check_usable(self) -> None:
         """Raises ClosedError or UsageError, as `session` does."""
@@ -70,6 +77,7 @@ class Shared:
             with self.locks[tower]:
                 self.closed = True
                 self.sessions.pop(tower, None)
+                self.lanes.pop(tower, None)
 
     def before_fork(self) -> None:
         """Wait until no tower is being loaded."""
@@ -83,9 +91,9 @@ class Shared:
 
     def in_child(self) -> None:
         """Start again with new locks in the child."""
-        for session in self.sessions.values():
+        for session in (*self.sessions.values(), *self.lanes.values()):
             _never_destroy(session)
-        self.sessions = {}
+        self.sessions, self.lanes = {}, {}
         self.refused = self.lost_by_fork is not None
         self._renew()
 

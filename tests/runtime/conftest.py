@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from support.bundle_fixtures import bundle, bundles, family, fresh, tinies, tiny
+from support.bundle_fixtures import bundle, bundles, dynamic, family, fresh, tinies, tiny
 
-__all__ = ["bundle", "bundles", "family", "fresh", "tinies", "tiny"]
+__all__ = ["bundle", "bundles", "dynamic", "family", "fresh", "tinies", "tiny"]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import logging
 import subprocess
 import sys
 import threading
 import time
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 from support.bundles import TEXTS
@@ -285,25 +283,6 @@ def test_equal_encoders_give_equal_embeddings(bundles, tmp_path):
 
 
 # Rows and their neighbours
-
-
-@pytest.fixture(scope="module")
-def dynamic(bundles, tmp_path_factory):
-    """The CLIP bundle with weights and activations in 8 bits, as the exporter's recipe quantizes them."""
-    import shutil
-
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = shutil.copytree(bundles["clip"], tmp_path_factory.mktemp("dynamic") / "bundle")
-    logging.getLogger().setLevel(logging.ERROR)
-    for tower in ("vision", "text"):
-        source, made = root / f"onnx/{tower}_model.onnx", root / f"onnx/{tower}_model_int8.onnx"
-        quantize_dynamic(source, made, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
-        assert any(node.op_type == "DynamicQuantizeLinear" for node in onnx.load(made).graph.node)
-    manifest = m.read_manifest(root)
-    towers = m.TowerFiles(vision="onnx/vision_model_int8.onnx", text="onnx/text_model_int8.onnx")
-    m.seal(root, dataclasses.replace(manifest, precisions={**manifest.precisions, "int8": towers}))
-    return root
 
 
 def test_int8_rows_do_not_depend_on_their_neighbours(dynamic, images):
