@@ -1,8 +1,9 @@
 """The files that icclip keeps on disk between runs: their directory, a list of them, and how to delete them.
 
-A cache is a directory below `cache_directory()` that is named after its content: `images`, which are decoded, and
-`downloads`, the files that a dataset names by URL. Its files are named by a
-digest of everything that decides their content, so a deleted file is simply created again.
+A cache is a directory below `cache_directory()` that is named after its content: `images`, which are decoded;
+`downloads`, the files that a dataset names by URL; and `graphs`, which onnxruntime has optimised for this machine (a
+directory each). Its files are named by a digest of everything that decides their content, so a deleted file is simply
+created again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +26,14 @@ from icclip.errors import UsageError
 DIGEST = re.compile(r"[0-9a-f]{32}\.(npy|part)")
 DOWNLOADS = "downloads"
 DOWNLOADED = re.compile(r"[0-9a-f]{64}(\.tar)?")
+GRAPHS = "graphs"
+OPTIMISED = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.\w+")
 """The names of our files; ICCLIP_CACHE may name a directory with other files, which are never touched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEntry:
-    """One file of a cache."""
+    """One file of a cache, or one directory of `graphs`."""
 
     path: Path
     kind: str
@@ -90,6 +94,8 @@ def cache_entries(directory: Path | None = None) -> list[CacheEntry]:
         downloads = [path for path in found if path.is_file() and DOWNLOADED.fullmatch(path.name)]
         entries = [_entry(path, path.parent.name) for path in sorted(images)]
         entries += [_entry(path, DOWNLOADS) for path in sorted(downloads)]
+        graphs = [path for path in root.glob(f"{GRAPHS}/*") if path.is_dir() and OPTIMISED.fullmatch(path.name)]
+        entries += [_entry(path, GRAPHS) for path in sorted(graphs)]
     except OSError as error:
         raise UsageError(f"cannot read the cache {root}: {error.strerror or error}; check its permissions") from error
     return sorted(entries, key=lambda entry: -entry.bytes)
@@ -106,8 +112,9 @@ def clear_cache(entries: Sequence[CacheEntry]) -> Cleared:
     removed: list[CacheEntry] = []
     kept: list[CacheEntry] = []
     for entry in entries:
-        # Downloads appear under their names when they are complete.
-        with contextlib.nullcontext(True) if entry.kind == DOWNLOADS else _unless_busy(entry.path) as free:
+        # Downloads and graphs appear under their names when they are complete.
+        whole = entry.kind in (DOWNLOADS, GRAPHS)
+        with contextlib.nullcontext(True) if whole else _unless_busy(entry.path) as free:
             if free:
                 _delete(entry.path)
             (removed if free else kept).append(entry)
@@ -129,7 +136,7 @@ def _entry(path: Path, kind: str) -> CacheEntry:
     return CacheEntry(
         path=path,
         kind=kind,
-        bytes=about.st_size,
+        bytes=tree_size(path) if path.is_dir() else about.st_size,
         modified=datetime.fromtimestamp(about.st_mtime, UTC),
         shape=_shape(path) if path.suffix == ".npy" else None,
     )
@@ -165,6 +172,9 @@ def _unless_busy(path: Path) -> Iterator[bool]:
 
 def _delete(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot delete {path}: {error.strerror or error}; check its permissions") from error

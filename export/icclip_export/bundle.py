@@ -374,7 +374,9 @@ def _checked(
     engines = engine_directory(config.output_dir)
     return check_precision(
         reference,
-        lambda name: encoder.open(staging, name, config.provider, tf32=False, engines=engines, reporter=quiet),
+        lambda name: encoder.open(
+            staging, name, config.provider, tf32=False, engines=engines, keep_graphs=False, reporter=quiet
+        ),
         precision,
         limits=limits,
         provider=config.provider,

@@ -53,6 +53,8 @@ def open_onnx(request: OpenRequest) -> Encoder:
         _provider(request.provider),
         threads=request.threads,
         verify_hashes=not request.hashed,
+        # Where the files were just checked, they are what is to run.
+        keep_graphs=not request.hashed,
         # Numbers that are compared with the checkpoint's must be as exact as the checkpoint's.
         tf32=False,
         reporter=request.reporter,

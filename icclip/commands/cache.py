@@ -11,7 +11,7 @@ from icclip.console import Reporter
 
 app = typer.Typer(
     cls=Group,
-    help="List or delete the decoded images and the downloads that icclip keeps on disk.",
+    help="List or delete what icclip keeps on disk: decoded images, downloads, optimised graphs.",
     no_args_is_help=True,
 )
 
@@ -29,7 +29,7 @@ def list_cached(*, json: Json = False) -> None:
 
 @app.command("clear", cls=Command)
 def clear(*, yes: Yes = False, json: Json = False) -> None:
-    """Delete every cached file. The next run that needs one decodes or downloads its images again."""
+    """Delete every cached file. The next run that needs one makes or downloads it again."""
     from icclip.caches import cache_entries, clear_cache
     from icclip.report.caches import CacheCleared, question
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from icclip.caches import DOWNLOADS, CacheEntry, Cleared, cache_directory
+from icclip.caches import DOWNLOADS, GRAPHS, CacheEntry, Cleared, cache_directory
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -89,7 +89,15 @@ def size_text(count: float) -> str:
 def _content(entry: CacheEntry) -> str:
     if entry.kind == DOWNLOADS:
         return "a file from the network"
+    if entry.kind == GRAPHS:
+        return _graph(entry)
     if entry.shape is None:
         return "unfinished or damaged"
     count, *rest = entry.shape
     return f"{count:,} rows of {' x '.join(map(str, rest)) or '1'}"
+
+
+def _graph(entry: CacheEntry) -> str:
+    if entry.path.name.startswith("."):
+        return "unfinished or damaged"
+    return "a graph, optimised for this CPU" if entry.bytes else "a note that a graph was opened"

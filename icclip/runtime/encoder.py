@@ -6,9 +6,9 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ from icclip.runtime.inputs import (
     one_image,
     text_items,
 )
+from icclip.runtime.kept_graphs import KeptGraph, kept_graph
 from icclip.runtime.lanes import IMAGES, TEXTS, Lanes, lane_step
 from icclip.runtime.limits import CallCount, Limits
 from icclip.runtime.once import once
@@ -43,7 +44,7 @@ from icclip.runtime.preprocessing import Preprocessor
 from icclip.runtime.providers import Choice, Provider, choose_provider, cuda_options
 from icclip.runtime.results import Encoded, Failure, OnError, joined, placed
 from icclip.runtime.scoring import probabilities
-from icclip.runtime.sessions import Session, check_shape, open_session
+from icclip.runtime.sessions import Opening, Session, check_shape, open_session
 from icclip.runtime.threads import choose_threads
 from icclip.runtime.tokenization import TOKENIZER, Tokenization
 from icclip.runtime.workers import Shared
@@ -75,6 +76,8 @@ class EncoderOptions:
     """The directory of TensorRT's engines."""
     limits: Limits = field(default_factory=Limits)
     threads_reason: str = field(default="asked for", compare=False)
+    keep: bool = field(default=True, compare=False)
+    """Whether optimised graphs are kept on the disk (`icclip.runtime.kept_graphs`)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,6 +117,7 @@ class Encoder:
         engines: Path | None = None,
         limits: Limits | None = None,
         warm: bool = False,
+        keep_graphs: bool = True,
         reporter: Reporter | None = None,
     ) -> Self:
         """Open a bundle.
@@ -129,6 +133,8 @@ class Encoder:
             engines: the directory of TensorRT's engines; None means a directory beside the bundle.
             limits: limits on images and texts; None means those of `Limits()`.
             warm: load and check everything now, instead of on first use.
+            keep_graphs: keep large graphs as onnxruntime optimises them for this CPU in the cache, from the second
+                time on that they are opened, so that they open faster; the embeddings are the same.
             reporter: the reporter of the command line; without one, warnings go to `logging`.
 
         Raises:
@@ -154,6 +160,7 @@ class Encoder:
             engines or engine_directory(path),
             limits or Limits(),
             reason,
+            keep_graphs,
         )
         encoder = cls(path, manifest, choice, options, reporter, (provider, threads))
         encoder._say_what_was_chosen()
@@ -323,6 +330,7 @@ class Encoder:
             "tf32": self.options.tf32,
             "engines": self.options.engines.absolute(),
             "limits": self.limits,
+            "keep_graphs": self.options.keep,
         }
         where = (str(self.bundle), self.precision, provider)
         return _reopened, (type(self), where, keywords, self.fingerprint)
@@ -511,11 +519,25 @@ class Encoder:
 
     def _open(self, tower: Tower, threads: int) -> Session:
         graph: str = getattr(self.manifest.towers(self.options.precision), tower)
-        check_files(self.bundle, self.manifest, self.manifest.files_of(graph), hashes=self.options.verify_hashes)
-        session = self.load(tower, graph)
+        kept = self._kept(graph)
+        opening = self._opening(tower, graph, threads)
+        session = kept.opened(opening) if kept else None
+        if session is None:
+            check_files(self.bundle, self.manifest, self.manifest.files_of(graph), hashes=self.options.verify_hashes)
+            session = (kept.made(opening) if kept else None) or self.load(tower, graph, threads)
         image = (3, *self.image_size) if tower == "vision" else ()
         check_shape(session, str(self.bundle / graph), inputs=image, dim=self.dim)
         return session
+
+    def _kept(self, graph: str) -> KeptGraph | None:
+        """Where the graph is kept as onnxruntime optimises it; None if it is not to be."""
+        wanted = self.options.keep and self.choice.provider == "cpu" and self.library == RUNTIME
+        return kept_graph(self.manifest, graph) if wanted else None
+
+    def _opening(self, tower: Tower, graph: str, threads: int) -> Opening:
+        io = self.manifest.vision_io if tower == "vision" else self.manifest.text_io
+        data = [self.bundle / name for name in self.manifest.files_of(graph) if name != graph]
+        return Opening(self.bundle / graph, io, threads, data)
 
     # What runs it
 
@@ -524,19 +546,22 @@ class Encoder:
         """Where a precision runs. Raises UsageError if it cannot run there, MissingExtraError without the library."""
         return choose_provider(provider)
 
-    def load(self, tower: Tower, graph: str) -> Session:
-        """Open a tower's graph, a path inside the bundle, whose files have been checked.
+    def load(self, tower: Tower, graph: str, threads: int) -> Session:
+        """Open a tower's graph, a path inside the bundle, whose files have been checked, with so many threads.
 
         Raises:
             CheckpointError: the file is not a valid graph. UsageError: the provider gave up on this graph.
         """
+        opening = self._opening(tower, graph, threads)
+        if self.choice.provider == "cpu":
+            return opening.plain()
         return open_session(
-            self.bundle / graph,
-            self.manifest.vision_io if tower == "vision" else self.manifest.text_io,
+            opening.path,
+            opening.io,
             self.choice.provider,
             options=self._provider_options(tower),
             threads=threads,
-            data=[self.bundle / name for name in self.manifest.files_of(graph) if name != graph],
+            data=opening.data,
         )
 
     def lost_by_fork(self) -> str | None:
@@ -595,23 +620,29 @@ class Encoder:
         if lanes.pay(known if total is None else total, group):
             made = self._in_lanes(parts, decoder, lanes)
         else:
-            again = chunks((item for part, _ in parts for item in part), together)
-            made = self._in_batches(again, decoder, size, strict=errors == "raise")
-        for own, embeddings, failures in made:
-            if failures and errors == "raise":
-                raise failures[0][1]
-            failed = {failure.row for failure, _ in failures}
-            rows = np.array([row for row, _ in own if row not in failed], np.int64)
-            told = [failure for failure, _ in failures]
-            yield placed(embeddings, rows, len(own), told, errors, first=own[0][0])
-            advance(len(own))
+            if group != together:
+                parts = chunks((item for part, _ in parts for item in part), together)
+            made = self._in_batches(parts, decoder, size, strict=errors == "raise")
+        # Closed at once after an error: otherwise the error's traceback keeps its threads alive, and the garbage
+        # collector may end them from within one of them, which then waits for itself.
+        with closing(made):
+            for own, embeddings, failures in made:
+                if failures and errors == "raise":
+                    raise failures[0][1]
+                failed = {failure.row for failure, _ in failures}
+                rows = np.array([row for row, _ in own if row not in failed], np.int64)
+                told = [failure for failure, _ in failures]
+                yield placed(embeddings, rows, len(own), told, errors, first=own[0][0])
+                advance(len(own))
 
     def _lanes(self, size: int, usual: int) -> Lanes:
-        return Lanes(self.choice.provider, self.options.threads, lane_step(size, usual, alone=self.rows_alone))
+        # Other libraries divide their work themselves.
+        threads = self.options.threads if self.library == RUNTIME else 1
+        return Lanes(self.choice.provider, threads, lane_step(size, usual, alone=self.rows_alone))
 
     def _in_batches(
         self, parts: Iterator[tuple[Sequence[Item], bool]], decoder: Decoder, size: int, *, strict: bool
-    ) -> Iterator[Made]:
+    ) -> Generator[Made]:
         """All threads make the next part ready while they run the current one, `size` rows at a time.
 
         With `strict`, a part with a failure is not run.
@@ -630,7 +661,9 @@ class Encoder:
                     embeddings[start:end] = self._unit(features, "vision")
                 yield own, embeddings, failures
 
-    def _in_lanes(self, parts: Iterator[tuple[Sequence[Item], bool]], decoder: Decoder, lanes: Lanes) -> Iterator[Made]:
+    def _in_lanes(
+        self, parts: Iterator[tuple[Sequence[Item], bool]], decoder: Decoder, lanes: Lanes
+    ) -> Generator[Made]:
         """Each thread makes a few images ready and runs them alone."""
         session = self._lane_session("vision")
 

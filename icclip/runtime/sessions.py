@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from icclip.runtime.providers import INSTALL, PROVIDERS, Provider, first_line, i
 
 SHRINK_FROM = 16
 """Size of a batch from which on it is worth giving the CPU's arena memory back."""
+_INSIDE = 1024
+"""Bytes up to which a weight is kept in an optimised graph itself, and not in the file beside it."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,18 @@ def open_session(
     options: Mapping[str, str] | None = None,
     threads: int,
     data: Sequence[Path] = (),
+    adjust: Callable[[Any], None] | None = None,
 ) -> Session:
     """Load a graph on a provider; nodes that the provider cannot run are run on the CPU.
+
+    Args:
+        path: the graph.
+        io: the names of its input and output.
+        provider: what runs it.
+        options: of the provider.
+        threads: of the CPU.
+        data: the files of its weights, where they lie beside it.
+        adjust: changes onnxruntime's `SessionOptions` further.
 
     Raises:
         CheckpointError: the file is not a valid graph.
@@ -92,6 +104,8 @@ def open_session(
     # The threads of one tower would go on spinning after its run and slow down those of the other by a
     # seventh of the time of an image and a text in turn (benchmarks/onnx_speed.py).
     session_options.add_session_config_entry("session.force_spinning_stop", "1")
+    if adjust is not None:
+        adjust(session_options)
     chain = [(PROVIDERS[provider], dict(options or {}))]
     if provider == "tensorrt":
         chain.append((PROVIDERS["cuda"], {}))
@@ -108,6 +122,50 @@ def open_session(
         )
     _check_names(session, path, io)
     return Session(session, io, provider)
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a graph is opened on the CPU: as the bundle has it, or by way of a file that is optimised already.
+
+    Args:
+        path: the bundle's graph.
+        io: the names of its input and output.
+        threads: number of threads.
+        data: the files of its weights, where they lie beside it.
+    """
+
+    path: Path
+    io: TowerIO
+    threads: int
+    data: Sequence[Path] = ()
+
+    def plain(self) -> Session:
+        """The bundle's graph. Raises CheckpointError."""
+        return open_session(self.path, self.io, "cpu", threads=self.threads, data=self.data)
+
+    def writing(self, target: Path, weights: str) -> Session:
+        """The bundle's graph, whose optimised form is also written to `target`, its weights beside it.
+
+        Raises:
+            CheckpointError: it cannot be opened, or not be written.
+        """
+
+        def adjust(options: Any) -> None:
+            options.optimized_model_filepath = str(target)
+            prefix = "session.optimized_model_external_initializers"
+            options.add_session_config_entry(f"{prefix}_file_name", weights)
+            options.add_session_config_entry(f"{prefix}_min_size_in_bytes", str(_INSIDE))
+
+        return open_session(self.path, self.io, "cpu", threads=self.threads, data=self.data, adjust=adjust)
+
+    def optimised(self, graph: Path, data: Sequence[Path]) -> Session:
+        """What `writing` has written. Raises CheckpointError."""
+
+        def adjust(options: Any) -> None:
+            options.graph_optimization_level = import_onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+
+        return open_session(graph, self.io, "cpu", threads=self.threads, data=data, adjust=adjust)
 
 
 def _source(path: Path, data: Sequence[Path], session_options: Any) -> tuple[str | bytes, list[np.ndarray]]:

@@ -111,6 +111,17 @@ def test_the_first_bad_image_ends_the_call(encoder, images):
     assert len(encoder.encode_images(images)) == MANY
 
 
+def test_an_error_leaves_no_thread_behind(encoder, images):
+    encoder.encode_images(images)
+    before = set(threading.enumerate())
+    for many in (images, images[:3]):
+        with pytest.raises(InputValueError) as held:
+            encoder.encode_images([*many, b"no image"])
+        # The traceback, and with it every frame, is still held.
+        assert held.tb is not None
+        assert set(threading.enumerate()) <= before
+
+
 def test_limits_of_a_call_hold(bundle, images):
     encoder = Encoder.open(bundle, provider="cpu", threads=2, limits=Limits(pixels_per_call=20_000))
     with pytest.raises(InputValueError, match="more than 20,000 pixels in total"):

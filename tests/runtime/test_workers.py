@@ -76,7 +76,7 @@ def test_a_fork_after_use_encodes_and_exits(bundle, expected):
 
 
 FORK_WHILE_LOADING = """
-from icclip.runtime import encoder as module
+from icclip.runtime import sessions as module
 load = module.open_session
 loading = threading.Event()
 def slowly(*arguments, **options):

@@ -30,10 +30,10 @@ class OpenVinoEncoder(Encoder):
             raise UsageError(problem)
         return Choice("cpu", {})
 
-    def load(self, tower: Tower, graph: str) -> OpenVinoSession:
+    def load(self, tower: Tower, graph: str, threads: int) -> OpenVinoSession:
         """Open a tower's graph. Raises CheckpointError."""
         io = self.manifest.vision_io if tower == "vision" else self.manifest.text_io
-        return open_session(self.bundle / graph, io, self.precision, threads=self.options.threads)
+        return open_session(self.bundle / graph, io, self.precision, threads=threads)
 
     def lost_by_fork(self) -> str | None:
         """OpenVINO: its threads do not exist in the child, which aborts when it ends."""
