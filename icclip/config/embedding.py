@@ -42,6 +42,10 @@ class EmbedConfig(Config):
     on_bad_image: OnBadImage = option(
         "What to do with an image that cannot be read: stop, or leave it out and list it.", "fail"
     )
+    fast_jpeg: bool = option(
+        "Decode large JPEG files at a half, a quarter or an eighth of their size, at least four times the model's: faster, but "
+        "at sharp edges pixels differ by some grey levels.", False, panel=BATCH,
+    )  # fmt: skip
     captions: bool = option(
         "Embed the captions of the images as well: .txt files in archives, a column of tables; needs --shards.", False
     )
@@ -81,6 +85,8 @@ class EmbedConfig(Config):
         """Nothing to embed, several kinds of inputs, and options that do not go together."""
         given = [bool(self.images), self.texts is not None, self.data is not None]
         found = [] if sum(given) == 1 else ["give one of: image files, --texts FILE, --dataset D"]
+        if self.fast_jpeg and (not self.images or self.shards is not None):
+            found.append("{fast_jpeg} is for image files, without {shards}")
         return found + (self._alone() if self.shards is None else self._in_shards(self.shards))
 
     def _alone(self) -> list[str]:

@@ -93,6 +93,12 @@ def decode_image(
         raise DataError(f"{where}: the image is corrupt or truncated ({' '.join(str(error).split())})") from error
 
 
+def needs_nothing(image: Image.Image) -> bool:
+    """Whether `decode_image` would give the pixels of an opened image as they are."""
+    small = image.width * image.height <= LARGE
+    return small and image.mode == "RGB" and _orientation(image) in (None, 1)
+
+
 def _admit(image: Image.Image, admit: Callable[[tuple[int, int]], None] | None) -> None:
     if admit is not None:
         admit(image.size)

@@ -42,12 +42,14 @@ class ImageFiles(Sequence[Any]):
     """Files as RGB images, decoded when asked for; one that cannot be decoded raises DataError with its name."""
 
     paths: tuple[Path, ...]
+    at_least: tuple[int, int] | None = None
+    """See `decode_image`: a width and height that suffice; None decodes every JPEG whole."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
-        return decode_image(self.paths[index], str(self.paths[index]))
+        return decode_image(self.paths[index], str(self.paths[index]), at_least=self.at_least)
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,14 @@ class Done:
     """The name of the last input that was embedded."""
 
 
-def pieces(inputs: Iterator[Any], size: int, kind: Literal["images", "texts"], done: Done) -> Iterator[Piece]:
-    """Paths or texts in pieces of `size`, after leaving out those that are done.
+def pieces(
+    inputs: Iterator[Any],
+    size: int,
+    kind: Literal["images", "texts"],
+    done: Done,
+    at_least: tuple[int, int] | None = None,
+) -> Iterator[Piece]:
+    """Paths or texts in pieces of `size`, after leaving out those that are done; `at_least` as `ImageFiles` has it.
 
     Raises:
         UsageError: the inputs have changed since the run began.
@@ -86,7 +94,7 @@ def pieces(inputs: Iterator[Any], size: int, kind: Literal["images", "texts"], d
             "without --resume and without the folder of parts"
         )
     while chunk := list(islice(rest, size)):
-        items = ImageFiles(tuple(chunk)) if kind == "images" else chunk
+        items = ImageFiles(tuple(chunk), at_least) if kind == "images" else chunk
         yield Piece(kind, [str(item) for item in chunk], items)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from icclip.data.images import decode_image
+from icclip.data.images import decode_image, needs_nothing
 from icclip.errors import DataError, IcclipError, InputTypeError, InputValueError, shorten
 from icclip.runtime.limits import Budget, CallCount, CallLimitError, Limits
 from icclip.runtime.results import ON_ERROR
@@ -127,7 +127,8 @@ class Decoder:
         # Pillow reads the pixels of an opened file when they are first used.
         with _one_at_a_time(content):
             content.load()
-        return decode_image(content, where)
+            # It is only read from here on, so that no copy is needed.
+            return content if needs_nothing(content) else decode_image(content, where)
 
     def _content(self, source: Any, where: str) -> tuple[bytes | Image.Image, str]:
         if isinstance(source, Image.Image):

@@ -1,7 +1,7 @@
 """Graphs as onnxruntime has optimised them for this machine, kept on the disk for the next start.
 
-Starting again then neither optimises nor copies the weights, which are mapped from the file and shared by all sessions and
-processes that use it. What is kept is named by everything that decides it: the hashes of the bundle's graph, the build
+Starting again then neither hashes nor optimises, and maps the weights from the file; those that onnxruntime rearranges
+for the processor's products are copied all the same. What is kept is named by everything that decides it: the hashes of the bundle's graph, the build
 of onnxruntime and the processor. A graph is kept when it is opened for the second time, so that a machine that opens
 it once, such as a container without a disk of its own, never pays for it. Whatever goes wrong here, the bundle's own
 graph is opened instead.
