@@ -455,6 +455,67 @@ def _sizes(size: Mapping[str, Any]) -> list[str]:
     return [f"{value:,.0f} MB" for name, value in size.items() if name != "model"]
 
 
+def cold_starts() -> str:
+    """From the start of Python to the first embeddings, without and with kept graphs."""
+    rows = [
+        (
+            f"{row['precision']}, {row['way']}",
+            *(
+                f"{row[part]:.2f}"
+                for part in ("import", "open", "vision tower", "text tower", "first image", "first text")
+            ),
+            f"{row['all']:.2f}",
+            f"{row['processor']:.2f}",
+            f"{row['times faster, all']:.2f} / {row['times faster, processor']:.2f}",
+        )
+        for row in result("cold_start")["start"]
+        if row["towers"] == "lazy"
+    ]
+    head = (
+        "seconds",
+        "import",
+        "open",
+        "vision tower",
+        "text tower",
+        "first image",
+        "first text",
+        "in total",
+        "of the processor",
+    )
+    return table((*head, "times faster (total / processor)"), rows)
+
+
+def opening_steps() -> str:
+    """The processor's seconds for each step of opening a tower."""
+    found = result("cold_start")["opening"]
+    names = [name for name in found[0] if name not in ("precision", "tower")]
+    rows = [(f"{row['precision']}, {row['tower']}", *(f"{max(0.0, row[name]):.2f}" for name in names)) for row in found]
+    return table(("seconds of the processor", *names), rows)
+
+
+def photo_embedding() -> str:
+    """The whole command over large photos."""
+    found = result("embed_photos")
+    rows = [(row["way"], f"{row['images per second']:.2f}", f"{row['times faster']:.2f}") for row in found["whole"]]
+    return table((f"{found['about']['photos']} photos, int8", "images per second", "times faster"), rows)
+
+
+def photo_shares() -> str:
+    """Where the processor's time of one image goes, and what decoding at a fraction changes."""
+    found = result("embed_photos")
+    steps = ("decode", "resize", "encode")
+    rows = [
+        (f"{row['jpeg']} JPEG", *(f"{1000 * row[f'{step} s']:.0f} ms ({row[f'{step} share']:.0%})" for step in steps))
+        for row in found["shares"]
+    ]
+    (moved,) = found["pixels"]
+    words = (
+        f"The fast way moves the model's pixels by {moved['mean grey levels']:.2f} grey levels on average, {moved['largest']} at "
+        f"most, and {moved['share over 1']:.3%} of them by more than one; the lowest cosine is {moved['lowest cosine']:.6f}."
+    )
+    return f"{table(('one image, one thread', *steps), rows)}\n\n{words}"
+
+
 # The code ----------------------------------------------------------------------------------------
 
 
@@ -657,7 +718,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, ranking, corpora,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, ranking, corpora,
     )
 }  # fmt: skip
 
