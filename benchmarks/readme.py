@@ -600,51 +600,6 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
-def index_kinds() -> str:
-    """Kinds of indexes beside other libraries."""
-    rows = result("index")["rows"]
-    rates = [key for key in rows[0] if key.startswith("queries/s")]
-    head = ("vectors", "index", "built in", "size", "recall@10", *rates)
-    return table(
-        head,
-        (
-            (
-                f"{row['vectors']:,}", row["index"], f"{row['build s']:.3g} s", f"{row['MB']:,.0f} MB", f"{row['recall@10']:.3f}",
-                *(f"{row[key]:,.0f}" for key in rates),
-            )
-            for row in rows
-        ),
-    )  # fmt: skip
-
-
-def large_index() -> str:
-    """An index of shards on the disk, and what is computed from it."""
-    found = result("index_shards")
-    names = ("vectors", "MB of vectors", "blocks", "memory MB", "sorted a second", "merged a second")
-    rows = ((f"{row[name]:,.0f}" for name in names) for row in found["rows"])
-    computed = found["computed"]
-    hours = ", ".join(f"{name} {value:.2g} h" for name, value in computed["hours"].items())
-    total = sum(computed["hours"].values())
-    said = f"Computed for {computed['items']:,} items in {computed['lists']:,} lists: {hours}; {total:.2g} h in all."
-    return f"{table(names, rows)}\n\n{said}"
-
-
-def serving() -> str:
-    """Requests a second and latencies of the service, beside a plain handler."""
-    rows = result("serving")["rows"]
-    head = ("task", "clients", "service", "requests/s", "p50", "p99", "times the plain handler")
-    return table(
-        head,
-        (
-            (
-                row["task"], row["clients"], row["service"], f"{row['requests/s']:.3g}", f"{row['p50 ms']:,.0f} ms",
-                f"{row['p99 ms']:,.0f} ms", "" if row["times the plain handler"] is None else f"{row['times the plain handler']:.2f}",
-            )
-            for row in rows
-        ),
-    )  # fmt: skip
-
-
 # On a GPU -----------------------------------------------------------------------------------------
 
 
