@@ -50,9 +50,11 @@ def main() -> None:
     options = parser.parse_args()
     path = Path(__file__).with_suffix(".json")
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"sizes": {}}
-    result["about"] = environment("numpy", "torch") | {"threads of a product": torch.get_num_threads()}
+    about = environment("numpy", "torch") | {"threads of a product": torch.get_num_threads()}
+    # Of whatever does not say it itself: a size may be measured again alone, on another machine.
+    result.setdefault("about", about)
     for images in options.images:
-        result["sizes"][str(images)] = beside_others(images, options.rounds)
+        result["sizes"][str(images)] = beside_others(images, options.rounds) | {"about": about}
         write(__file__, result)
     if options.full:
         result["full"] = full(60 * options.full)

@@ -40,6 +40,10 @@ _ROWS = 255
 """Images of a block: counts of up to 255 fit in a byte, in which whole columns are added at once."""
 _TEXT_BYTES = 64 * MIB
 _HALF_ULP = 2.0**-24
+_SETTLED = 2**18
+"""Similarities that are searched for undecided ones at a time: few enough for the cache."""
+_COMPUTED = 1024
+"""Pairs of rows whose exact cosines are computed at a time."""
 _DENSE = 1 / 64
 """If a larger fraction of a block is left undecided, the whole block is computed exactly."""
 
@@ -225,13 +229,20 @@ def _settle(
     counts: np.ndarray, tile: np.ndarray, queries: _Queries, margin: np.float32, cosines: Callable[..., np.ndarray]
 ) -> None:
     """Take out of int64 [2, entries] the candidates that are not, and put in those that are, after computing them."""
-    places = queries.place_of_entry
-    for entry in np.flatnonzero(counts[0] > counts[1]).tolist():
-        bar, scores = queries.bars[entry], tile[places[entry]]
-        near = np.flatnonzero((scores >= bar - margin) & (scores <= bar + margin))
-        exact = cosines(np.full(len(near), places[entry]), near)
-        counts[0, entry] -= np.count_nonzero(exact < bar)
-        counts[1, entry] += np.count_nonzero(exact > bar)
+    undecided = np.flatnonzero(counts[0] > counts[1])
+    # Nearly every entry is undecided, by its own answer at least: one at a time, they would take longer than the product.
+    for some in spans(len(undecided), rows_of(_SETTLED, tile.shape[1], 1)):
+        entries = undecided[some]
+        places, bars = queries.place_of_entry[entries], queries.bars[entries]
+        scores = tile[places]
+        close = (scores >= (bars - margin)[:, None]) & (scores <= (bars + margin)[:, None])
+        # numpy searches one dimension several times faster than two.
+        which, near = np.divmod(np.flatnonzero(close), tile.shape[1])
+        for pairs in spans(len(which), _COMPUTED):
+            own = which[pairs]
+            exact = cosines(places[own], near[pairs])
+            np.subtract.at(counts[0], entries[own[exact < bars[own]]], 1)
+            np.add.at(counts[1], entries[own[exact > bars[own]]], 1)
 
 
 def _across(tile: np.ndarray, queries: _Queries, margin: np.float32, few: int) -> np.ndarray:
