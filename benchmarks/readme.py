@@ -81,7 +81,7 @@ def _pipeline_gain() -> str:
 
 
 def _int8_gain() -> str:
-    speed = [row for row in result("onnx_speed")["speed"] if row["tower"] != "both" and "int8" in row["runs as"]]
+    speed = [row for row in result("onnx_speed")["speed"] if row["tower"] != "both" and row["runs as"] == "icclip int8"]
     gains = sorted(map(_times, speed))
     return f"{gains[0]:.1f} to {gains[-1]:.1f}"
 

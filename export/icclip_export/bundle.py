@@ -32,6 +32,7 @@ from icclip_export.onnx.graphs import external_data
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 from icclip_export.precisions.value import DIRECTORY
+from icclip_export.rewriting.towers import rewrite_towers
 from icclip_export.tokenizer import text_inputs, write_tokenizer
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def export(request: ExportRequest, *, eager_attention: bool = False, encoder: ty
         _write_inputs(staging, loaded, data, probes, config)
         reporter.note("exporting the towers")
         (staging / DIRECTORY).mkdir()
-        export_towers(loaded, staging / DIRECTORY, exporter=exporter, eager_attention=eager_attention)
+        graphs = export_towers(loaded, staging / DIRECTORY, exporter=exporter, eager_attention=eager_attention)
+        rewrite_towers(loaded, graphs, reporter)
         parity = _proven(staging, loaded, data, probes, request, limits=limits, encoder=encoder)
         write_parity(staging, parity)
         _remove_unwanted(staging, config)

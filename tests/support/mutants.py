@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ from icclip_export.gate.parity import check_precision
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 from icclip_export.reduction import Reducer
+from icclip_export.rewriting import pipeline, pooled_row, scales
+from icclip_export.rewriting.attention import written as attention_written
+from icclip_export.rewriting.rows import FixedRow, RowOfText
 
 Break = Callable[[Subject, Subject, Path], None]
 """(subject, another trained checkpoint of its family, copy of the subject's bundle)"""
@@ -65,6 +70,63 @@ def gate(
 def copy_of(subject: Subject, root: Path) -> Path:
     """A copy of its bundle, to be broken."""
     return shutil.copytree(subject.bundle, root / "bundle")
+
+
+# Rewritten graphs ---------------------------------------------------------------------------------
+
+
+def rewritten(*towers: str, written: Any = None, row: Any = None) -> Break:
+    """Graphs rewritten as an export does it, with a mistake in how attention is written or in which row is selected."""
+
+    def damage(subject: Subject, other: Subject, root: Path) -> None:
+        manifest = read_manifest(root)
+        for tower in towers:
+            graph = root / getattr(manifest.precisions["fp32"], tower)
+            with ExitStack() as stack:
+                for module in (pooled_row, scales) if written else ():
+                    stack.enter_context(mock.patch.object(module, "written", written))
+                for kind in (FixedRow, RowOfText) if row else ():
+                    stack.enter_context(mock.patch.object(kind, "of", row))
+                assert pipeline.rewrite(graph, graph), "nothing of this graph is rewritten"
+        seal(root, manifest)
+
+    return damage
+
+
+def _neighbour(row: FixedRow | RowOfText, builder: Any, value: Any) -> Any:
+    """The row before the right one, or the one behind it if that is the first."""
+    if isinstance(row, FixedRow):
+        return _ROW[FixedRow](FixedRow(row.index - 1 if row.index else 1), builder, value)
+    before = builder("Sub", row.index, builder.weight(np.array(1), "one"))
+    return _ROW[RowOfText](RowOfText(before), builder, value)
+
+
+_ROW = {kind: kind.of for kind in (FixedRow, RowOfText)}
+
+
+def _without_mask(builder: Any, attention: Any, *, source: Any = None, mask: Any = None) -> Any:
+    return attention_written(builder, dataclasses.replace(attention, mask=None), source=source)
+
+
+def _without_pooled_mask(builder: Any, attention: Any, *, source: Any = None, mask: Any = None) -> Any:
+    """All tokens are seen by the pooled row alone: those behind the end of a text."""
+    return attention_written(builder, attention, source=source)
+
+
+def _scaled_twice(builder: Any, attention: Any, *, source: Any = None, mask: Any = None) -> Any:
+    scale = (attention.q.weight.shape[1] / attention.heads) ** -0.5
+    again = dataclasses.replace(attention, q=attention.q.scaled(scale))
+    return attention_written(builder, again, source=source, mask=mask)
+
+
+def _interleaved(builder: Any, attention: Any, *, source: Any = None, mask: Any = None) -> Any:
+    """Queries and keys whose heads lie one value each in turn, instead of one behind the other."""
+    order = np.arange(attention.q.weight.shape[1]).reshape(attention.heads, -1).T.ravel()
+    q, k = (
+        dataclasses.replace(one, weight=one.weight[:, order], bias=one.bias[order])
+        for one in (attention.q, attention.k)
+    )
+    return attention_written(builder, dataclasses.replace(attention, q=q, k=k), source=source, mask=mask)
 
 
 # Graphs -------------------------------------------------------------------------------------------
@@ -504,6 +566,14 @@ MUTANTS = (
     Mutant("vision: last layer dropped", model_change("vision", _drop_last_layer)),
     Mutant("text: positions off by one", model_change("text", _roll_positions)),
     Mutant("text: two columns swapped", model_change("text", _swap_columns)),
+    Mutant("rewritten: vision pools the next token", rewritten("vision", row=_neighbour), CLIP),
+    Mutant("rewritten: text pools the token before", rewritten("text", row=_neighbour)),
+    Mutant("rewritten: causal mask lost", rewritten("text", written=_without_mask), CLIP),
+    Mutant("rewritten: pooled token sees the padding", rewritten("text", written=_without_pooled_mask), CLIP),
+    Mutant("rewritten: vision scaled twice", rewritten("vision", written=_scaled_twice)),
+    Mutant("rewritten: text scaled twice", rewritten("text", written=_scaled_twice)),
+    Mutant("rewritten: vision heads interleaved", rewritten("vision", written=_interleaved)),
+    Mutant("rewritten: text heads interleaved", rewritten("text", written=_interleaved)),
     Mutant("vision: weights of 4 bits", model_change("vision", _round_to_bits(4)), limits="int8"),
     Mutant("text: weights of 4 bits", model_change("text", _round_to_bits(4)), limits="int8"),
     Mutant("vision: int8 where fp32 was said", model_change("vision", _round_to_bits(8))),
@@ -644,9 +714,22 @@ def eager(subject: Subject, other: Subject, root: Path) -> None:
         export_tower(subject, root, tower, _features(model, tower))
 
 
+def both(first: Break, second: Break) -> Break:
+    """One after the other."""
+
+    def damage(subject: Subject, other: Subject, root: Path) -> None:
+        first(subject, other, root)
+        second(subject, other, root)
+
+    return damage
+
+
 HONEST = (
     Mutant("as exported", nothing),
     Mutant("eager attention", eager),
+    Mutant("rewritten", rewritten("vision", "text")),
+    Mutant("rewritten, fp16", both(rewritten("vision", "text"), reduced("fp16")), limits="fp16"),
+    Mutant("rewritten, int8", both(rewritten("vision", "text"), reduced("int8")), limits="int8"),
     Mutant("fp16", reduced("fp16"), limits="fp16"),
     Mutant("int8", reduced("int8"), limits="int8"),
 )

@@ -1,4 +1,4 @@
-"""int8, the dynamic quantization of matrix products and embedding tables, with weights of 7 bits."""
+"""int8, the dynamic quantization of matrix products and embedding tables, with weights of 7 bits; attention is one operator."""
 
 from __future__ import annotations
 
@@ -82,6 +82,8 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    from icclip_export.rewriting.contrib import fuse_attention
+
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet_export():
         quantized = Path(folder) / target.name
         quantize_dynamic(
@@ -96,6 +98,8 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
             use_external_data_format=bool(external_data(source)),
         )
         save_graph(onnx.load(str(quantized)), target)
+    # Only onnxruntime (on CPUs, CUDA and in browsers) and OpenVINO read these graphs, and both have the operator.
+    fuse_attention(target, target)
 
 
 PRECISION = Precision(
