@@ -54,6 +54,7 @@ WHO_REACHES = {
     "icclip/searching/choice.py": ("index build",),
     "icclip/searching/targets.py": ("index build",),
     "icclip/searching/build.py": ("index build",),
+    "icclip/searching/on_disk.py": ("index build",),
     "icclip/evaluating": ("eval", "export", "blend"),
     "icclip/zero_shot": ("eval",),
     "icclip/encoders.py": ("eval", "embed"),
