@@ -22,7 +22,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
     "gentle": Recipe(
         summary="the vision tower frozen and encoded once, the text tower trained on large batches",
         options={
-            "epochs": 10,
+            "epochs": 5,
             "lr": 2e-4,
             "train_bs": 512,
             "micro_batch": 64,

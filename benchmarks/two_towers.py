@@ -1,0 +1,104 @@
+"""From two pretrained towers to a proven bundle, with the commands of the documentation: how long, and how good?
+
+    python -m benchmarks.two_towers --vision EFFICIENTNET --text MINILM --dataset flickr8k@PATH
+    python -m benchmarks.two_towers --vision EFFICIENTNET --text MINILM --aerial
+
+The commands are those of docs/pages/how-to/two-towers.md, from `icclip assemble` to an export in three precisions, with an
+empty cache, so that nothing was computed before. `--aerial` draws its own data: pictures from above in JSONL, whose
+captions repeat. Adds to two_towers.json what each command cost, what the test split says, and what the gate found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.support.aerial import write_aerial
+from benchmarks.support.timing import environment, rounded, show, write
+
+RESULT = Path(__file__).with_suffix(".json")
+PRECISIONS = ("fp32", "fp16", "int8")
+METRICS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
+PROJECTIONS = ("--freeze", "both", "--lr", 1e-3, "--train-bs", 512, "--epochs", 40, "--eval-every", 10)
+SMALL = ("--train-bs", 128)
+"""For a few hundred pictures."""
+
+
+def main() -> None:
+    """Run the commands, print, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--vision", required=True, help="a directory or a hub id, as `icclip assemble` takes it")
+    parser.add_argument("--text", required=True, help="likewise")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dataset", help="as `icclip train` takes it")
+    what.add_argument("--aerial", action="store_true", help="drawn pictures from above")
+    parser.add_argument("--keep", type=Path, help="directory for what the commands write")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.keep or Path(name)
+        dataset = str(write_aerial(folder / "data")) if options.aerial else options.dataset
+        steps = list(commands(options, dataset, folder, SMALL if options.aerial else ()))
+    found = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    label = "aerial, drawn" if options.aerial else options.dataset.split("@")[0]
+    found[label] = {"about": environment("icclip", "torch", "transformers", "onnxruntime"), "commands": steps}
+    write(__file__, found)
+    show(steps)
+
+
+def commands(
+    options: argparse.Namespace, dataset: str, folder: Path, small: tuple[object, ...]
+) -> Iterator[dict[str, Any]]:
+    """One row a command; the rows of training have what the test split says, that of the export what the gate found."""
+    cache = folder / "cache"
+    start, projections, joined = (folder / name for name in ("start", "projections", "joined"))
+    yield timed(cache, "assemble", "--vision", options.vision, "--text", options.text, "-o", start)
+    train = ("train", "-d", dataset, "--report-to", "none")
+    yield timed(cache, *train, "-m", start, "-o", projections, *PROJECTIONS, *small) | measured(projections)
+    yield timed(cache, *train, "-m", projections, "-o", joined, "--recipe", "gentle", *small) | measured(joined)
+    every = [word for precision in PRECISIONS for word in ("--precision", precision)]
+    yield timed(cache, "export", joined, "--output-dir", folder / "bundle", *every) | proven(folder / "bundle")
+
+
+def timed(cache: Path, *arguments: object) -> dict[str, Any]:
+    """Run one of icclip's commands, which must succeed."""
+    cpu, wall = children(), time.monotonic()
+    command = [sys.executable, "-m", "icclip", *map(str, arguments)]
+    subprocess.run(command, check=True, env=os.environ | {"ICCLIP_CACHE": str(cache)})
+    row = {
+        "command": str(arguments[0]),
+        "minutes": (time.monotonic() - wall) / 60,
+        "cpu minutes": (children() - cpu) / 60,
+    }
+    return {name: rounded(value) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def children() -> float:
+    """Processor seconds of the commands that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measured(run: Path) -> dict[str, Any]:
+    """What the best checkpoint retrieves on the test split."""
+    metrics = json.loads((run / "test_metric.json").read_text(encoding="utf-8"))
+    low, high = map(rounded, metrics["confidence_95"]["rsum"])
+    return {"rsum": rounded(metrics["rsum"]), "from": low, "to": high, **{name: metrics[name] for name in METRICS}}
+
+
+def proven(bundle: Path) -> dict[str, Any]:
+    """Whether each precision has passed, and its largest loss of R@1 in points."""
+    parity = json.loads((bundle / "parity.json").read_text(encoding="utf-8"))
+    return {"passed": parity["passed"], "precisions": list(parity["precisions"])}
+
+
+if __name__ == "__main__":
+    main()
