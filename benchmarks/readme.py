@@ -600,6 +600,28 @@ def _yes(value: object) -> str:
     return "yes" if value else "no"
 
 
+# Two towers ---------------------------------------------------------------------------------------
+
+
+def two_towers() -> str:
+    """From two pretrained towers to a proven bundle: what each command cost, and gave."""
+    head = ("data", "command", "minutes", "processor minutes", "rsum (95 %)", "t2i R@10", "gate")
+    rows = [
+        (
+            data,
+            row["command"],
+            f"{row['minutes']:.1f}",
+            f"{row['cpu minutes']:.1f}",
+            f"{row['rsum']:.1f} ({row['from']:.0f}..{row['to']:.0f})" if "rsum" in row else "",
+            f"{100 * row['t2i_R@10']:.1f} %" if "rsum" in row else "",
+            f"{', '.join(row['precisions'])}: {'passed' if row['passed'] else 'failed'}" if "passed" in row else "",
+        )
+        for data, found in result("two_towers").items()
+        for row in found["commands"]
+    ]
+    return table(head, rows)
+
+
 # On a GPU -----------------------------------------------------------------------------------------
 
 
@@ -673,7 +695,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, ranking, corpora,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora,
     )
 }  # fmt: skip
 

@@ -573,7 +573,7 @@ class Encoder:
         if manifest.runs_in != cls.library:
             raise UsageError(
                 f"{path} was exported to run in {manifest.runs_in}, not in {cls.library}: evaluate, embed or index with it "
-                f"by icclip's commands, or export the checkpoint again with --target onnx"
+                "by icclip's commands, or export the checkpoint again for the target onnx"
             )
 
     def _provider_options(self, tower: Tower) -> dict[str, str]:
