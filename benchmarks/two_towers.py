@@ -29,6 +29,7 @@ RESULT = Path(__file__).with_suffix(".json")
 PRECISIONS = ("fp32", "fp16", "int8")
 METRICS = ("i2t_R@1", "i2t_R@10", "t2i_R@1", "t2i_R@10")
 PROJECTIONS = ("--freeze", "both", "--lr", 1e-3, "--train-bs", 512, "--epochs", 40, "--eval-every", 10)
+FAILED_GATE = 3
 SMALL = ("--train-bs", 128)
 """For a few hundred pictures."""
 
@@ -69,10 +70,12 @@ def commands(
 
 
 def timed(cache: Path, *arguments: object) -> dict[str, Any]:
-    """Run one of icclip's commands, which must succeed."""
+    """Run one of icclip's commands. A model that was perfect before, or a bundle that the gate refuses, is a result too."""
     cpu, wall = children(), time.monotonic()
     command = [sys.executable, "-m", "icclip", *map(str, arguments)]
-    subprocess.run(command, check=True, env=os.environ | {"ICCLIP_CACHE": str(cache)})
+    done = subprocess.run(command, check=False, env=os.environ | {"ICCLIP_CACHE": str(cache)})
+    if done.returncode not in {0, FAILED_GATE}:
+        raise SystemExit(done.returncode)
     row = {
         "command": str(arguments[0]),
         "minutes": (time.monotonic() - wall) / 60,
