@@ -95,7 +95,7 @@ def _precision(bundle: Path, parity: Mapping[str, Any], result: Mapping[str, Any
         "provider": result["provider"],
         "passed": result["passed"],
         "failures": result["failures"],
-        "bytes": sum((bundle / graph).stat().st_size for graph in graphs.values()),
+        "bytes": sum((bundle / graph).stat().st_size for graph in (graphs["vision"], graphs["text"])),
         "attempts": result["attempts"],
         "search": result["search"],
         "recall_change": {key: result["metrics"][key] - parity["reference"][key] for key in RECALLS},
