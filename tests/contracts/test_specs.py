@@ -104,4 +104,4 @@ def test_the_tensorrt_target():
 
 
 def test_every_target_is_covered():
-    assert REGISTRY.names(ExportTargetSpec) == ["onnx", "tensorrt"]
+    assert REGISTRY.names(ExportTargetSpec) == ["onnx", "tensorrt", "openvino"]

@@ -151,6 +151,8 @@ def test_a_frozen_tower_trains_with_micro_batches_and_averages(dual, registry, q
     weights = {}
     for size in (None, 2):
         options = {"micro_batch": size, "output_dir": tmp_path / str(size), "model": ModelConfig(name=str(still))}
+        # Some gradients are nothing but rounding errors, of which Adam would make whole steps.
+        options["training_args"] = {"adam_epsilon": 1e-3}
         config = dataclasses.replace(gentle(dual, freeze="vision", ema=0.5), train_bs=4, **options)
         train(config, registry, quiet)
         weights[size] = load_file(last_step(config) / "model.safetensors")

@@ -266,11 +266,11 @@ def test_the_conformance_kit_looks_at_the_classes(registry, things):
         check_dataset(wrong, config)
 
 
-def test_the_report_is_about_retrieval(icclip, tmp_path):
+def test_an_empty_file_is_nothing_to_report(icclip, tmp_path):
     (tmp_path / "test_zero_shot_metric.json").write_text("{}")
     outcome = icclip("report", tmp_path / "test_zero_shot_metric.json", "-o", tmp_path / "r.html")
     assert outcome.code == 2
-    assert "holds zero-shot classification, and the page is about retrieval: give test_metric.json" in outcome.err
+    assert "test_zero_shot_metric.json holds no results: give a run, a bundle, or a file that icclip eval wrote" in outcome.err
 
 
 def test_options_that_do_not_belong_together(icclip, tiny, things, tmp_path):

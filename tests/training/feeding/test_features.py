@@ -67,6 +67,8 @@ def of_family(config, tiny, dual):
             model=ModelConfig(name=str(folders[family])),
             gentle=GentleConfig(freeze=freeze),
             guard="off",
+            # Before a BatchNorm, some gradients are nothing but rounding errors, of which Adam would make whole steps.
+            training_args={"adam_epsilon": 1e-3},
             **options,
         )
 
