@@ -108,7 +108,9 @@ def assert_same_training(one, other):
 
 @pytest.mark.parametrize(("family", "freeze"), FREEZE)
 def test_features_train_as_the_towers_themselves_do(family, freeze, of_family, registry, tmp_path):
-    on, off = both_ways(of_family(family, freeze), registry, tmp_path)
+    # A BatchNorm that trains makes a sign of two images: the smallest difference may turn it round.
+    larger = {"train_bs": 6} if (family, freeze) == ("dual", "text") else {}
+    on, off = both_ways(of_family(family, freeze), registry, tmp_path, **larger)
     cache = tmp_path / "cache" / "features"
     assert_same_training(on, off)
     files = 3 * (2 if freeze == "both" else 1)
