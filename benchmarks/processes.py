@@ -138,7 +138,7 @@ class Lab:
         if key not in self.wholes:
             self.wholes[key] = self.fresh("whole")
             ended = self.train(self.wholes[key], processes, *more, data=data)
-            assert set(ended.codes) == {0}, ended.said
+            assert set(ended.codes) == {0}, f"{ended.codes}: {ended.said}"
         return self.wholes[key]
 
 

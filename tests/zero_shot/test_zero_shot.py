@@ -270,7 +270,10 @@ def test_an_empty_file_is_nothing_to_report(icclip, tmp_path):
     (tmp_path / "test_zero_shot_metric.json").write_text("{}")
     outcome = icclip("report", tmp_path / "test_zero_shot_metric.json", "-o", tmp_path / "r.html")
     assert outcome.code == 2
-    assert "test_zero_shot_metric.json holds no results: give a run, a bundle, or a file that icclip eval wrote" in outcome.err
+    assert (
+        "test_zero_shot_metric.json holds no results: give a run, a bundle, or a file that icclip eval wrote"
+        in outcome.err
+    )
 
 
 def test_options_that_do_not_belong_together(icclip, tiny, things, tmp_path):
