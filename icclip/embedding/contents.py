@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from icclip.data.foreign import IMAGE_SUFFIXES
+from icclip.data.archives import samples
 from icclip.embedding.places import ARCHIVES, TABLES, Input, opened, read
 from icclip.errors import DataError
 
@@ -15,8 +14,6 @@ IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "b
 CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences", "caption_0")
 ROWS = 64
 """Rows of a table that are read at a time."""
-LARGEST_TEXT = 1 << 20
-LARGEST_IMAGE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +42,13 @@ def found_in(one: Input) -> Iterator[Found]:
 
 
 def _in_archive(place: str) -> Iterator[Found]:
-    try:
-        with opened(place) as file, tarfile.open(fileobj=file, mode="r|") as archive:
-            yield from _samples(place, archive)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{place}: the archive is damaged ({' '.join(str(error).split()):.120})") from error
-
-
-def _samples(place: str, archive: tarfile.TarFile) -> Iterator[Found]:
-    """Members that follow each other and share a name up to its first dot are one sample, as webdataset has it."""
-    key, sample = "", dict[str, Any]()
-    for member in archive:
-        folder, _, base = member.name.rpartition("/")
-        own = f"{folder}/{base.partition('.')[0]}"
-        if own != key:
-            yield from _whole(place, sample)
-            key, sample = own, {}
-        if member.isfile():
-            _collect(archive, member, sample)
-    yield from _whole(place, sample)
-
-
-def _collect(archive: tarfile.TarFile, member: tarfile.TarInfo, sample: dict[str, Any]) -> None:
-    suffix = f".{member.name.rpartition('.')[2].lower()}"
-    if suffix in IMAGE_SUFFIXES and "name" not in sample:
-        sample["name"] = member.name
-        held = archive.extractfile(member) if member.size <= LARGEST_IMAGE else None
-        sample["content"] = None if held is None else held.read()
-    elif suffix == ".txt" and member.size <= LARGEST_TEXT:
-        held = archive.extractfile(member)
-        sample["caption"] = "" if held is None else held.read().decode("utf-8", "replace").strip()
-
-
-def _whole(place: str, sample: Mapping[str, Any]) -> Iterator[Found]:
-    if "name" not in sample:
-        return
-    name = f"{place}#{sample['name']}"
-    if sample["content"] is None:
-        yield Found(name, problem=f"{name}: has more than {LARGEST_IMAGE:,} bytes")
-    else:
-        yield Found(name, sample["content"], sample.get("caption"))
+    with opened(place) as file:
+        for sample in samples(file, place):
+            if sample.name:
+                caption = sample.texts.get(".txt")
+                text = None if caption is None else caption.decode("utf-8", "replace").strip()
+                # Content that is missing has its reason.
+                yield Found(f"{place}#{sample.name}", sample.image, text, None if sample.image else sample.problem)
 
 
 def _in_table(place: str) -> Iterator[Found]:

@@ -243,12 +243,17 @@ def test_damaged_containers_are_failures(clip, tmp_path, icclip):
     (folder / "c.parquet").write_bytes(b"no table")
     pq.write_table(pa.table({"label": [1]}), folder / "d.parquet")
     tar(folder / "e.tar", [("1.png", picture(1)), ("2.png", picture(2))])
-    (folder / "e.tar").write_bytes((folder / "e.tar").read_bytes()[:5000])
+    # In its second member, and within the header of that.
+    whole = (folder / "e.tar").read_bytes()
+    with tarfile.open(folder / "e.tar") as archive:
+        second = archive.getmembers()[1].offset
+    (folder / "e.tar").write_bytes(whole[: second + 600])
+    (folder / "f.tar").write_bytes(whole[: second + 200])
     outcome = icclip("embed", clip, folder, "-o", tmp_path / "out", "--shards", 1, "--on-bad-image", "skip")
     assert outcome.code == 0, outcome.err
     failed = {Path(name).name: error for name, error in failures_of(tmp_path / "out").items()}
-    assert failed.keys() == {"b.tar", "c.parquet", "d.parquet", "e.tar"}
-    assert "the archive is damaged" in failed["b.tar"]
+    assert failed.keys() == {"b.tar", "c.parquet", "d.parquet", "e.tar", "f.tar"}
+    assert all("incomplete or damaged tar file" in failed[name] for name in ("b.tar", "e.tar", "f.tar"))
     assert "the table is damaged" in failed["c.parquet"]
     assert "has no column of images" in failed["d.parquet"]
     outcome = icclip("embed", clip, folder, "-o", tmp_path / "strict", "--shards", 1)
@@ -256,6 +261,7 @@ def test_damaged_containers_are_failures(clip, tmp_path, icclip):
     assert "pass --on-bad-image skip to leave such images out" in outcome.err
     (folder / "a.png").unlink()
     (folder / "e.tar").unlink()
+    (folder / "f.tar").unlink()
     outcome = icclip("embed", clip, folder, "-o", tmp_path / "none", "--shards", 1, "--on-bad-image", "skip")
     assert outcome.code == 2
     assert "none of the inputs could be read" in outcome.err

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from icclip import hookimpl
-from icclip.data.foreign import IMAGE_SUFFIXES, checked_text, is_url, regular_file
+from icclip.data import archives
+from icclip.data.foreign import checked_text, is_url, regular_file
 from icclip.errors import DataError
 from icclip.plugins.specs import DatasetSpec
 from icclip_plugins.datasets import caption_files
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from icclip.config import DatasetConfig
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
-LARGEST_TEXT = 1 << 20
-LARGEST_IMAGE = 256 << 20
 LARGEST_SHARD = 8 << 30
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 """A range such as `{00000..00041}`, as in webdataset's URLs."""
@@ -126,28 +123,26 @@ def _split(shard: Path, source: Path) -> str:
 # Samples ----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Sample:
-    """The members that share a name up to its first dot."""
-
-    key: str
-    image: bytes | None = None
-    name: str = ""
-    texts: dict[str, bytes] = field(default_factory=dict)
-
-
 def samples(shard: str, caption_column: str | None = None) -> Iterator[dict[str, Any]]:
     """The images of one shard with their captions, in its order; a sample without an image is passed over.
 
     Raises:
         DataError: the shard is damaged, or a sample has no caption.
     """
-    path = _fetched(shard)
-    for sample in _grouped(path, shard):
-        if sample.image is not None:
-            where = f"{shard}, {sample.name}"
-            captions = _captions(sample.texts, where, caption_column)
-            yield {"image": {"bytes": sample.image, "path": sample.name}, "captions": captions}
+    with _opened(shard) as file:
+        for sample in archives.samples(file, shard):
+            if sample.problem is not None:
+                raise DataError(sample.problem)
+            if sample.image is not None:
+                captions = _captions(sample.texts, f"{shard}, {sample.name}", caption_column)
+                yield {"image": {"bytes": sample.image, "path": sample.name}, "captions": captions}
+
+
+def _opened(shard: str) -> BinaryIO:
+    try:
+        return _fetched(shard).open("rb")
+    except OSError as error:
+        raise DataError(f"{shard}: cannot be read: {error.strerror or error}") from error
 
 
 def _fetched(shard: str) -> Path:
@@ -156,51 +151,6 @@ def _fetched(shard: str) -> Path:
     from icclip.data.downloads import fetch
 
     return fetch(shard, largest=LARGEST_SHARD, suffix=".tar")
-
-
-def _grouped(path: Path, shard: str) -> Iterator[_Sample]:
-    sample = _Sample("")
-    for name, content in _members(path, shard):
-        folder, _, base = name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        key, suffix = f"{folder}/{stem}", f".{suffix.lower()}"
-        if key != sample.key:
-            yield sample
-            sample = _Sample(key)
-        if suffix in IMAGE_SUFFIXES:
-            sample.image, sample.name = content, name
-        elif suffix in {".txt", ".json"}:
-            sample.texts[suffix] = content
-    yield sample
-
-
-def _members(path: Path, shard: str) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files in a tar; links and devices in it are passed over."""
-    try:
-        with tarfile.open(path, "r:*") as tar:
-            for member in tar:
-                suffix = f".{member.name.rpartition('/')[2].partition('.')[2].lower()}"
-                if not member.isfile() or suffix not in IMAGE_SUFFIXES | {".txt", ".json"}:
-                    continue
-                if member.size > (LARGEST_IMAGE if suffix in IMAGE_SUFFIXES else LARGEST_TEXT):
-                    raise DataError(f"{shard}, {member.name}: {member.size:,} bytes is too large for a sample")
-                content = tar.extractfile(member)
-                if content is not None:
-                    yield checked_text(member.name, shard), content.read()
-            _check_end(tar)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(
-            f"{shard}: incomplete or damaged tar file: {' '.join(str(error).split())}; fetch it again"
-        ) from error
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Tarfile takes a header that is cut off, or is none, for the end. Raises ReadError."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    block = tar.fileobj.read(tarfile.BLOCKSIZE)
-    if block.strip(b"\0") or len(block) not in {0, tarfile.BLOCKSIZE}:
-        raise tarfile.ReadError(f"it ends early, at byte {tar.offset:,}")
 
 
 def _captions(texts: Mapping[str, bytes], where: str, column: str | None) -> list[str]:
