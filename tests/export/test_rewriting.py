@@ -258,7 +258,7 @@ def test_graphs_are_replaced_in_place(models, exported, tmp_path, family, tower)
     rewriting.rewrite_towers(models[family], {tower: graph}, said)
     assert said.warnings == []
     assert len(said.notes) == 1
-    assert said.notes[0].startswith(f"{tower}: ")
+    assert said.notes[0].startswith(f"rewrote the {tower} graph: ")
     assert len(operators(graph)) < len(before)
     assert [path.name for path in tmp_path.iterdir()] == [graph.name]
 

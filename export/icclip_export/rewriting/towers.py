@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from icclip.bundles.manifest import Tower
+from icclip.console import counted
 from icclip.errors import GateError
 from icclip_export.onnx.export import check_graph, check_numbers
 from icclip_export.onnx.graphs import external_data
@@ -50,7 +51,8 @@ def _rewrite(tower: Tower, graph: Path, made: Path, loaded: LoadedModel, reporte
         reporter.warn(f"the {tower} tower stays as it was exported, because its rewritten graph is wrong: {error}")
         return
     _replace(graph, made)
-    reporter.note(f"{tower}: " + "; ".join(f"{name} (in {count})" for name, count in counts.items()))
+    said = ", ".join(f"{name} ({counted(count, 'place')})" for name, count in counts.items())
+    reporter.note(f"rewrote the {tower} graph: {said}")
 
 
 def _replace(graph: Path, made: Path) -> None:
