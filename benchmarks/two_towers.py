@@ -52,7 +52,8 @@ def main() -> None:
     label = "aerial, drawn" if options.aerial else options.dataset.split("@")[0]
     found[label] = {"about": environment("icclip", "torch", "transformers", "onnxruntime"), "commands": steps}
     write(__file__, found)
-    show(steps)
+    columns = dict.fromkeys(name for row in steps for name in row)
+    show([{name: row.get(name, "") for name in columns} for row in steps])
 
 
 def commands(
