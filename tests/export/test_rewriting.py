@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from icclip_export.rewriting.contrib import fuse_attention
 from icclip_export.rewriting.pipeline import rewrite
 
 POOLED, SCALED = "last layer for the pooled token", "attention with its scale in the weights"
+PROBED = "pooling with its constant query in the weights"
 LAYERS = {("clip", "vision"): 4, ("clip", "text"): 3, ("siglip", "vision"): 4, ("siglip", "text"): 3}
 
 
@@ -85,7 +88,8 @@ def test_a_rewritten_tower_gives_what_the_plain_one_gives(loaded, graphs, tmp_pa
     counts = rewrite(plain, made)
     layers = LAYERS[family, tower]
     # SigLIP's images are pooled by attention over all tokens.
-    expected = {SCALED: layers} if (family, tower) == ("siglip", "vision") else {POOLED: 1, SCALED: layers - 1}
+    probed = (family, tower) == ("siglip", "vision")
+    expected = {SCALED: layers, PROBED: 1} if probed else {POOLED: 1, SCALED: layers - 1}
     assert counts == expected
     check_graph(made)
     assert len(operators(made)) < len(operators(plain))
@@ -134,15 +138,100 @@ def test_the_pooled_row_is_that_of_each_text(models, exported, tmp_path):
 
 
 def test_texts_pooled_at_the_largest_id(models, tmp_path):
-    import copy
-    import dataclasses
-
     loaded = dataclasses.replace(models["clip"], model=copy.deepcopy(models["clip"].model))
     loaded.model.text_model.eos_token_id = 2
     plain = export_towers(loaded, tmp_path)["text"]
     assert rewrite(plain, tmp_path / "made.onnx")[POOLED] == 1
     ids = example_tokens(loaded, 3, 9).numpy()
     assert apart(run(tmp_path / "made.onnx", ids), run(plain, ids)) < 1e-6
+
+
+# Pooling by a learned query ------------------------------------------------------------------------
+
+
+def noisy_head(loaded):
+    """A model whose pooling head has biases, which are 0 in a new one."""
+    noisy = dataclasses.replace(loaded, model=copy.deepcopy(loaded.model))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in noisy.model.vision_model.head.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return noisy
+
+
+@pytest.fixture(scope="module")
+def noisy(models, exporter, tmp_path_factory):
+    """The model, its vision graph as exported, and rewritten."""
+    loaded, folder = noisy_head(models["siglip"]), tmp_path_factory.mktemp("noisy")
+    plain, made = export_towers(loaded, folder, exporter=exporter)["vision"], folder / "made.onnx"
+    assert rewrite(plain, made)[PROBED] == 1
+    return loaded, plain, made
+
+
+def test_pooling_by_a_learned_query_needs_no_keys_and_values_of_tokens(noisy):
+    loaded, plain, made = noisy
+    for batch in (1, 3):
+        pixels = example_pixels(loaded, batch).numpy()
+        assert apart(run(made, pixels), run(plain, pixels)) < 1e-6
+    assert check_numbers("vision", tower_exports(loaded)["vision"], made, loaded) < TOLERANCE
+    found = [array.shape for name, array in weights(onnx.load(made)) if name.startswith("pooling.")]
+    dim, heads = (
+        loaded.model.config.vision_config.hidden_size,
+        loaded.model.config.vision_config.num_attention_heads,
+    )
+    assert sorted(found) == sorted([(dim, heads), (dim, dim), (heads, dim), (dim, dim)])
+    # The query is no longer computed, nor repeated for each image.
+    assert not {"Tile", "Expand", "Split", "Gemm"} & set(operators(made))
+
+
+def test_pooling_by_a_learned_query_in_int8(noisy, tmp_path):
+    """Its large products are in int8; the scores, a product with one column for each head, are not."""
+    loaded, _, made = noisy
+    reduced = tmp_path / "int8.onnx"
+    int8.build(made, reduced, ())
+    kept = {name for name, _ in weights(onnx.load(reduced)) if name.startswith("pooling.")}
+    assert kept == {"pooling.scores", "pooling.own"}
+    pixels = example_pixels(loaded, 3).numpy()
+    assert apart(run(reduced, pixels), run(made, pixels)) < 0.05
+    scores = next(node for node in onnx.load(made).graph.node if "pooling.scores" in node.input)
+    inputs = example_pixels(loaded, 2).numpy()
+    ranked = int8.sensitivities(made, tower_exports(loaded)["vision"].io, inputs)
+    assert scores.name not in {one.node for one in ranked}
+
+
+class Pooled(torch.nn.Module):
+    """Attention of torch's own that is no pooling by one learned query."""
+
+    def __init__(self, kind):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.probe = torch.nn.Parameter(torch.randn(1, 2 if kind == "two queries" else 1, 8))
+        self.attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        probe = self.probe.repeat(x.shape[0], 1, 1)
+        if self.kind == "a query of the image":
+            probe = probe + x[:, :1]
+        values = 2 * x if self.kind == "other values" else x
+        weights = self.kind == "weights are read"
+        pooled, seen = self.attention(probe, x, values)
+        return pooled[:, 0] + seen.sum(dim=(1, 2))[:, None] if weights else pooled[:, 0]
+
+
+@pytest.mark.parametrize("kind", ["two queries", "a query of the image", "other values", "weights are read"])
+def test_what_only_looks_like_such_a_pooling_is_left_alone(tmp_path, kind):
+    path = tmp_path / "odd.onnx"
+    export_graph(Function(Pooled(kind).eval()), torch.rand(2, 4, 8), path, names=["x", "y"], axes={0: "batch"})
+    assert rewrite(path, tmp_path / "made.onnx") == {}
+
+
+def test_such_a_pooling_in_another_tower_is_found(tmp_path):
+    path = tmp_path / "tower.onnx"
+    export_graph(Function(Pooled("plain").eval()), torch.rand(2, 4, 8), path, names=["x", "y"], axes={0: "batch"})
+    assert rewrite(path, tmp_path / "made.onnx") == {PROBED: 1}
+    tokens = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
+    assert apart(run(tmp_path / "made.onnx", tokens), run(path, tokens)) < 1e-6
 
 
 # One operator of onnxruntime -----------------------------------------------------------------------

@@ -35,8 +35,9 @@ from icclip_export.gate.parity import check_precision
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 from icclip_export.reduction import Reducer
-from icclip_export.rewriting import pipeline, pooled_row, scales
+from icclip_export.rewriting import pipeline, pooled_row, pooling_head, scales
 from icclip_export.rewriting.attention import written as attention_written
+from icclip_export.rewriting.pooling_head import PoolingHead
 from icclip_export.rewriting.rows import FixedRow, RowOfText
 
 Break = Callable[[Subject, Subject, Path], None]
@@ -75,8 +76,9 @@ def copy_of(subject: Subject, root: Path) -> Path:
 # Rewritten graphs ---------------------------------------------------------------------------------
 
 
-def rewritten(*towers: str, written: Any = None, row: Any = None) -> Break:
-    """Graphs rewritten as an export does it, with a mistake in how attention is written or in which row is selected."""
+def rewritten(*towers: str, written: Any = None, row: Any = None, head: Any = None) -> Break:
+    """Graphs rewritten as an export does it, with a mistake in how attention is written, in which row is selected, or in
+    a pooling head."""
 
     def damage(subject: Subject, other: Subject, root: Path) -> None:
         manifest = read_manifest(root)
@@ -87,6 +89,8 @@ def rewritten(*towers: str, written: Any = None, row: Any = None) -> Break:
                     stack.enter_context(mock.patch.object(module, "written", written))
                 for kind in (FixedRow, RowOfText) if row else ():
                     stack.enter_context(mock.patch.object(kind, "of", row))
+                if head:
+                    stack.enter_context(mock.patch.object(pooling_head, "written", _with_head(head)))
                 assert pipeline.rewrite(graph, graph), "nothing of this graph is rewritten"
         seal(root, manifest)
 
@@ -127,6 +131,41 @@ def _interleaved(builder: Any, attention: Any, *, source: Any = None, mask: Any 
         for one in (attention.q, attention.k)
     )
     return attention_written(builder, dataclasses.replace(attention, q=q, k=k), source=source, mask=mask)
+
+
+def _with_head(change: Callable[[PoolingHead, np.ndarray], dict[str, Any]]) -> Any:
+    """Pooling heads written with other values; `change` is given the order of rows, [heads, width]."""
+
+    def written(builder: Any, head: PoolingHead) -> Any:
+        order = np.arange(len(head.probe)).reshape(head.heads, -1)
+        return _HEAD(builder, dataclasses.replace(head, **change(head, order)))
+
+    return written
+
+
+_HEAD = pooling_head.written
+
+
+def _head_scaled_twice(head: PoolingHead, order: np.ndarray) -> dict[str, Any]:
+    factor = np.where(np.arange(len(head.bias)) < order.size, order.shape[1] ** -0.5, 1.0)
+    return {"weight": head.weight * factor[:, None].astype(np.float32), "bias": head.bias * factor.astype(np.float32)}
+
+
+def _head_interleaved(head: PoolingHead, order: np.ndarray) -> dict[str, Any]:
+    """Queries and keys whose heads lie one value each in turn."""
+    rows = np.concatenate([order.T.ravel(), order.size + order.T.ravel(), 2 * order.size + order.ravel()])
+    return {"weight": head.weight[rows], "bias": head.bias[rows]}
+
+
+def _head_values_of_the_next(head: PoolingHead, order: np.ndarray) -> dict[str, Any]:
+    """Every head averages with the scores of the one before it."""
+    rows = np.concatenate([np.roll(order, 1, axis=0).ravel() + part * order.size for part in (0, 1)])
+    rows = np.concatenate([rows, 2 * order.size + order.ravel()])
+    return {"weight": head.weight[rows], "bias": head.bias[rows]}
+
+
+def _head_without_value_bias(head: PoolingHead, order: np.ndarray) -> dict[str, Any]:
+    return {"bias": np.where(np.arange(len(head.bias)) < 2 * order.size, head.bias, np.float32(0))}
 
 
 # Graphs -------------------------------------------------------------------------------------------
@@ -574,6 +613,10 @@ MUTANTS = (
     Mutant("rewritten: text scaled twice", rewritten("text", written=_scaled_twice)),
     Mutant("rewritten: vision heads interleaved", rewritten("vision", written=_interleaved)),
     Mutant("rewritten: text heads interleaved", rewritten("text", written=_interleaved)),
+    Mutant("rewritten: pooling head scaled twice", rewritten("vision", head=_head_scaled_twice), SIGLIP),
+    Mutant("rewritten: pooling heads interleaved", rewritten("vision", head=_head_interleaved), SIGLIP),
+    Mutant("rewritten: pooling with the next head's scores", rewritten("vision", head=_head_values_of_the_next), SIGLIP),
+    Mutant("rewritten: pooling without the values' bias", rewritten("vision", head=_head_without_value_bias), SIGLIP),
     Mutant("vision: weights of 4 bits", model_change("vision", _round_to_bits(4)), limits="int8"),
     Mutant("text: weights of 4 bits", model_change("text", _round_to_bits(4)), limits="int8"),
     Mutant("vision: int8 where fp32 was said", model_change("vision", _round_to_bits(8))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ MEASURED_INPUTS = 8
 QUANTIZED = ("MatMul", "Gather")
 """The operators that are quantized: products with weights, and embedding tables. A patch convolution is slower in int8."""
 
+FEWEST_COLUMNS = 32
+"""A product with a narrower weight stays in float32: rounding what it reads takes longer than it saves."""
+
 
 def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensitivity]:
     """The relative error of each quantizable node's output when it alone is quantized."""
@@ -29,7 +32,12 @@ def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensiti
     graph = onnx.load(str(source), load_external_data=True).graph
     weights = dict(initializers(graph, np.float32))
     tables = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in weights]
-    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights]
+    narrow = set(_narrow_products(graph))
+    products = [
+        node
+        for node in graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and node.name not in narrow
+    ]
     activations = captured(source, io, inputs[:MEASURED_INPUTS], {node.input[0] for node in products})
     return [
         *(Sensitivity(node.name, table_error(weights[node.input[0]])) for node in tables),
@@ -38,6 +46,14 @@ def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensiti
             for node in products
         ),
     ]
+
+
+def _narrow_products(graph: Any) -> Iterator[str]:
+    """The products whose weights have too few columns, by their names."""
+    columns = {weight.name: weight.dims[-1] for weight in graph.initializer if weight.dims}
+    for node in graph.node:
+        if node.op_type == "MatMul" and columns.get(node.input[1], FEWEST_COLUMNS) < FEWEST_COLUMNS:
+            yield node.name
 
 
 def _columns(node: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -84,6 +100,7 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
 
     from icclip_export.rewriting.contrib import fuse_attention
 
+    excluded = [*kept, *_narrow_products(onnx.load(str(source), load_external_data=False).graph)]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet_export():
         quantized = Path(folder) / target.name
         quantize_dynamic(
@@ -94,7 +111,7 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
             reduce_range=True,
             weight_type=QuantType.QInt8,
             # The quantizer turns a Gemm into a MatMul of this name.
-            nodes_to_exclude=[*kept, *(f"{name}_MatMul" for name in kept)],
+            nodes_to_exclude=[*excluded, *(f"{name}_MatMul" for name in excluded)],
             use_external_data_format=bool(external_data(source)),
         )
         save_graph(onnx.load(str(quantized)), target)

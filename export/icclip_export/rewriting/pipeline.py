@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from icclip_export.rewriting.graphs import drop_unread, open_graph, write_graph
 from icclip_export.rewriting.pooled_row import compute_pooled_rows
+from icclip_export.rewriting.pooling_head import fold_probes
 from icclip_export.rewriting.scales import fold_scales
 from icclip_export.rewriting.shapes import fold_known_sizes, measure_early
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 REWRITES: Mapping[str, Callable[[ir.Graph], int]] = {
     "last layer for the pooled token": compute_pooled_rows,
     "attention with its scale in the weights": fold_scales,
+    "pooling with its constant query in the weights": fold_probes,
 }
 """What is done -> a function that does it wherever its pattern is found, and says how often that was."""
 
