@@ -596,6 +596,61 @@ def corpora() -> str:
     return table(("two workers of Ray", ""), rows)
 
 
+def index_kinds() -> str:
+    """How large, how fast and how good each kind of index is, beside usearch and hnswlib."""
+    rows = result("index")["rows"]
+    rates = [name for name in rows[0] if name.startswith("queries/s")]
+    head = ("vectors", "index", "built in", "size", "recall@10", *rates)
+    return table(
+        head,
+        (
+            (
+                f"{row['vectors']:,}", row["index"], f"{row['build s']:,.0f} s", f"{row['MB']:,.0f} MB",
+                f"{100 * row['recall@10']:.1f} %", *(f"{row[name]:,.0f}" for name in rates),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
+
+
+def large_index() -> str:
+    """An index on the disk: memory at each size, and the hours that 100 million vectors take."""
+    found = result("index_shards")
+    measured = table(
+        ("vectors", "their size", "memory of its own", "sorted a second", "merged a second"),
+        (
+            (
+                f"{row['vectors']:,}", f"{row['MB of vectors']:,.0f} MB", f"{row['memory MB']:,} MB",
+                f"{row['sorted a second']:,.0f}", f"{row['merged a second']:,.0f}",
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+    computed = found["computed"]
+    hours = computed["hours"]
+    each = ", ".join(f"{name} {value:.1f}" for name, value in hours.items())
+    return (
+        f"{measured}\n\nFrom the last row, {computed['items']:,} vectors in {computed['lists']:,} lists take "
+        f"{sum(hours.values()):.1f} hours with {found['about']['threads']} threads ({each})."
+    )
+
+
+def serving() -> str:
+    """Requests a second and latencies, beside a plain handler around transformers."""
+    found = result("serving")
+    head = ("task", "clients", "service", "requests/s", "p50", "p99", "times the plain handler")
+    return table(
+        head,
+        (
+            (
+                row["task"], row["clients"], row["service"], f"{row['requests/s']:,.1f}", f"{row['p50 ms']:,.0f} ms",
+                f"{row['p99 ms']:,.0f} ms", f"{row['times the plain handler']:.2f}" if row["times the plain handler"] else "",
+            )
+            for row in found["rows"]
+        ),
+    )  # fmt: skip
+
+
 def _yes(value: object) -> str:
     return "yes" if value else "no"
 
@@ -695,7 +750,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving,
     )
 }  # fmt: skip
 

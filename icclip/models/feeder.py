@@ -14,7 +14,7 @@ import torch
 from icclip.data.lengths import CutCaptions
 from icclip.models.pixels import Pixels, axes
 from icclip.models.quiet import quiet_transformers
-from icclip.models.tokens import Tokens, padded
+from icclip.models.tokens import Tokens, padded, without_padding
 from icclip.models.trunk import CaptionFeatures, is_features
 from icclip.plugins.specs import TextPolicy
 
@@ -71,6 +71,14 @@ class Feeder:
             return padded([known[text] for text in texts], self.processor.tokenizer, policy)
         tokens = self._tokenize(texts, padding=policy.padding, return_tensors="pt")
         return {name: tokens[name] for name in policy.inputs}
+
+    def without_padding(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of a larger batch, with no more padding of their texts than they need themselves."""
+        return without_padding(inputs, self.processor.tokenizer, self.text_policy)
+
+    def length(self, text: str) -> int:
+        """How long a text is beside others: in tokens where it was tokenized in advance, otherwise in characters."""
+        return len(self.tokens[text]) if self.tokens is not None and text in self.tokens else len(text)
 
     def cut_captions(self, texts: Sequence[str]) -> CutCaptions:
         """Which texts are longer than the text tower can read."""

@@ -59,3 +59,17 @@ def padded(rows: Sequence[np.ndarray], tokenizer: Any, policy: TextPolicy) -> di
         ids[number, where], mask[number, where] = row, 1
     made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
     return {name: torch.from_numpy(made[name]) for name in policy.inputs}
+
+
+def without_padding(inputs: dict[str, Tensor], tokenizer: Any, policy: TextPolicy) -> dict[str, Tensor]:
+    """The text inputs [b, length] of rows taken from a larger batch, as short as their own longest text allows.
+
+    Only where the text tower pads to the longest text, which then may be another one: the embeddings stay the same.
+    One column more than needed may stay, because the token that pads may also be the one that ends a text.
+    """
+    ids = inputs["input_ids"]
+    if policy.padding != "longest" or tokenizer.padding_side != "right" or ids.is_floating_point():
+        return inputs
+    used = (ids != tokenizer.pad_token_id).any(0).nonzero()
+    width = int(used.max()) + 2 if len(used) else 1
+    return {**inputs, **{name: inputs[name][:, :width] for name in policy.inputs}}

@@ -318,7 +318,9 @@ def _trainer(
         loaded, arguments, data, validate,
         cadence=Cadence(config.eval_every, config.save_every_steps),
         callbacks=[trackers, History(config.output_dir / HISTORY)], gentle=gentle, micro_batch=config.micro_batch,
-        collator=Collator(loaded.feeder, config.seed, captions=config.captions, augment=config.augment),
+        collator=Collator(
+            loaded.feeder, config.seed, captions=config.captions, augment=config.augment, by_length=config.micro_batch is not None
+        ),
         duplicates=config.duplicates, fsdp=config.fsdp,
     )  # fmt: skip
 

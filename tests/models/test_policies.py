@@ -4,9 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import towers
 from transformers import CLIPConfig, CLIPModel
 
+from icclip.config import ModelConfig
 from icclip.models.features import pooled
+from icclip.models.opening import open_model
 
 LENGTHS = {"clip-tiny": 48, "siglip-tiny": 32}
 
@@ -40,6 +43,39 @@ def test_features_of_a_text_do_not_depend_on_its_batch(trained, texts):
         together = trained.loaded.text_features(trained.loaded.feeder.text_inputs(texts))
         alone = torch.cat([trained.loaded.text_features(trained.loaded.feeder.text_inputs([t])) for t in texts])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_part_of_a_batch_has_the_padding_of_its_own_texts(trained, texts):
+    feeder = trained.loaded.feeder
+    part = {name: value[2:3] for name, value in feeder.text_inputs(texts).items()}
+    shorter = feeder.without_padding(part)
+    if feeder.text_policy.padding == "max_length":
+        assert shorter is part
+    else:
+        # The token that pads ends a text too.
+        alone = feeder.text_inputs(texts[2:3])["input_ids"]
+        assert shorter["input_ids"].shape[1] - alone.shape[1] in {0, 1}
+    with torch.inference_mode():
+        before, after = map(trained.loaded.text_features, (part, shorter))
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", [towers.bert, towers.roberta])
+def test_part_of_a_batch_with_a_mask_has_the_padding_of_its_own_texts(icclip, registry, tmp_path, texts, tower):
+    start = towers.assembled(icclip, tmp_path, towers.vit(), tower(), "--projection-dim", 16)
+    loaded = open_model(registry, ModelConfig(name=str(start)))
+    part = {name: value[2:4] for name, value in loaded.feeder.text_inputs(texts).items()}
+    shorter = loaded.feeder.without_padding(part)
+    assert shorter["attention_mask"].shape == shorter["input_ids"].shape
+    assert shorter["input_ids"].shape[1] < part["input_ids"].shape[1]
+    with torch.inference_mode():
+        before, after = map(loaded.text_features, (part, shorter))
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_frozen_tower_have_no_padding(trained):
+    features = {"input_ids": torch.rand(2, 8)}
+    assert trained.loaded.feeder.without_padding(features) is features
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["eos id", "largest id"])

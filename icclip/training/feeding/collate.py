@@ -163,6 +163,8 @@ class Collator:
         seed: the seed of the random choices.
         captions: how a caption is chosen if the example does not name one.
         augment: how images are augmented.
+        by_length: whether the pairs of a batch come in the order of their captions' lengths, so that micro-batches of
+            them need little padding.
     """
 
     def __init__(
@@ -172,17 +174,21 @@ class Collator:
         *,
         captions: CaptionPolicy = "random",
         augment: Augmentation = "off",
+        by_length: bool = False,
     ) -> None:
         self.feeder, self.seed, self.captions, self.augment = feeder, seed, captions, augment
+        self.by_length = by_length
 
     def __call__(self, examples: Sequence[Example | None]) -> dict[str, Tensor]:
         """Examples [b] -> the inputs of both towers, and the ids under IDS; nothing for what a worker sends at its end."""
         there = [example for example in examples if example is not None]
         if not there:
             return {}
+        if self.by_length:
+            there.sort(key=lambda example: self.feeder.length(self.caption(example)))
         chosen = [self.choose(example) for example in there]
         batch = self.feeder.image_inputs([self.picture(example) for example in there])
-        batch.update(self.feeder.text_inputs([one.captions[i] for one, i in zip(there, chosen, strict=True)]))
+        batch.update(self.feeder.text_inputs([self.caption(example) for example in there]))
         batch[IDS] = as_ids([one.answers for one in there], chosen)
         return batch
 
@@ -193,6 +199,10 @@ class Collator:
         in_turn = self.captions == "round-robin"
         number = example.epoch + example.row if in_turn else stable_int(self.seed, example.epoch, example.row)
         return number % len(example.captions)
+
+    def caption(self, example: Example) -> str:
+        """The text that this image is shown with in this epoch."""
+        return example.captions[self.choose(example)]
 
     def picture(self, example: Example) -> Image | np.ndarray:
         """The image, augmented for this epoch. Raises DataError where one of a stream cannot be read."""

@@ -185,7 +185,7 @@ class ContrastiveTrainer(SavingTrainer):
             # Autocast keeps its copies of the weights to the end of its context, without a graph where
             # they were made without one: each micro-batch has a context of its own.
             with self.compute_loss_context_manager():
-                outputs = model(**self._prepare_inputs(part))
+                outputs = model(**self._prepare_inputs(self.loaded.feeder.without_padding(part)))
             return outputs.image_embeds, outputs.text_embeds
 
         model.train()

@@ -54,6 +54,18 @@ def test_a_batch_is_model_inputs_and_ids(collator, pictures, captions):
     assert len(set(ids[:, [0, 2]].flatten().tolist())) == 4
 
 
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_pairs_come_in_the_order_of_their_captions_lengths(collator, pictures, tokenized):
+    texts = ("a red circle above a blue square", "a square", "two red circles below a green square")
+    feeder = collator.feeder.with_tokens(texts) if tokenized else collator.feeder
+    examples = [example(0, row, pictures[row], (text,)) for row, text in enumerate(texts)]
+    plain, sorted_ = (Collator(feeder, seed=1, by_length=by_length)(examples) for by_length in (False, True))
+    order = [1, 0, 2]
+    assert sorted_[IDS][:, 1].tolist() == order
+    for name, value in plain.items():
+        assert torch.equal(sorted_[name], value[order]), name
+
+
 def test_workers_that_outlive_an_epoch_choose_as_none_do(collator, pictures, captions):
     data = CaptionedImages(pictures, captions)
     alone = epochs(collator, data, 3)

@@ -60,7 +60,9 @@ def plain_step(trainer, batch):
     inputs, ids = split_batch(batch)
     trainer.model.train()
     with trainer.compute_loss_context_manager():
-        outputs = [trainer.model(**part) for part in micro_batches(inputs, MICRO)]
+        # Dropout draws as many numbers as there are tokens.
+        parts = map(trainer.loaded.feeder.without_padding, micro_batches(inputs, MICRO))
+        outputs = [trainer.model(**part) for part in parts]
         image, text = (torch.cat([output[name] for output in outputs]) for name in ("image_embeds", "text_embeds"))
         loss = trainer._loss(image, text, ids) / trainer.current_gradient_accumulation_steps
     loss.backward()
