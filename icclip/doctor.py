@@ -23,6 +23,7 @@ from icclip.errors import IcclipError, MissingExtraError, UsageError
 from icclip.plugins.loading import BUILT_IN, Plugin, describe
 from icclip.plugins.registry import Registry
 from icclip.plugins.specs import ExportTargetSpec
+from icclip.runtime.cpu import integer_kind
 from icclip.runtime.providers import INSTALL, PROVIDERS, choose_provider, clashing_runtimes, import_onnxruntime
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ def providers() -> Iterator[Finding]:
             status: Status = "broken" if name == "cpu" else "warning" if theirs in built_in else "absent"
             yield Finding(area="providers", name=name, status=status, detail=_reason(str(error), INSTALL[name]))
         else:
-            yield Finding(area="providers", name=name, status="ok", detail="ran a test graph")
+            kind = f"; products of integers: {integer_kind()}" if name == "cpu" else ""
+            yield Finding(area="providers", name=name, status="ok", detail=f"ran a test graph{kind}")
 
 
 def _reason(message: str, install: str) -> str:

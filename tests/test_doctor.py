@@ -11,6 +11,7 @@ from icclip import doctor
 from icclip.errors import MissingExtraError, UsageError
 from icclip.plugins.registry import Registry
 from icclip.report.caches import size_text
+from icclip.runtime.cpu import integer_kind
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_a_provider_says_why_it_does_not_run(monkeypatch):
     monkeypatch.setattr(doctor, "import_onnxruntime", lambda: fake)
     monkeypatch.setattr(doctor, "choose_provider", choose)
     states = {finding.name: (finding.status, finding.detail) for finding in doctor.providers()}
-    assert states["cpu"] == ("ok", "ran a test graph")
+    assert states["cpu"] == ("ok", f"ran a test graph; products of integers: {integer_kind()}")
     assert states["cuda"][0] == "warning"
     assert states["cuda"][1].startswith("its libraries or a GPU are missing: pip uninstall onnxruntime")
     assert states["tensorrt"][0] == "absent"

@@ -22,6 +22,7 @@ from icclip.config import LossFamily
 from icclip.data.lengths import CutCaptions
 from icclip.errors import CheckpointError, DataError, UsageError
 from icclip.runtime.arguments import as_path, check_arguments, check_batch_size
+from icclip.runtime.cpu import int8_note
 from icclip.runtime.engines import MAX_BATCH, engine_directory, engine_options
 from icclip.runtime.inputs import (
     Decoder,
@@ -181,8 +182,10 @@ class Encoder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """The reasons why other providers are not used."""
-        return self.choice.notes
+        """The reasons why other providers are not used, and what this CPU lacks for int8."""
+        integers = self.choice.provider == "cpu" and self.manifest.towers(self.precision).dynamic
+        line = int8_note() if integers else None
+        return (*self.choice.notes, *([line] if line else []))
 
     @property
     def dim(self) -> int:
@@ -281,7 +284,7 @@ class Encoder:
             for warning in self.choice.warnings:
                 _log.warning(warning)
             return
-        for note in self.choice.notes:
+        for note in self.notes:
             reporter.note(note)
         for warning in self.choice.warnings:
             reporter.warn(warning)

@@ -26,6 +26,7 @@ from icclip.bundles.manifest import Manifest, record
 from icclip.caches import GRAPHS, cache_directory
 from icclip.errors import CheckpointError
 from icclip.files import fsync_tree
+from icclip.runtime.cpu import FACTS, cpu_flags
 from icclip.runtime.providers import import_onnxruntime
 from icclip.runtime.sessions import Opening, Session
 
@@ -76,15 +77,10 @@ def _onnxruntime() -> Sequence[str]:
     return onnxruntime.__version__, onnxruntime.get_build_info()
 
 
-def _processor(facts: Path = Path("/proc/cpuinfo")) -> Sequence[str]:
+def _processor(facts: Path = FACTS) -> Sequence[str]:
     """What onnxruntime chooses layouts and fused operators by."""
-    try:
-        with facts.open(encoding="utf-8", errors="replace") as lines:
-            # Named `Features` on ARM; all processors have the same.
-            flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    except OSError:
-        flags = platform.processor()
-    return platform.system(), platform.machine(), " ".join(sorted(flags.split()))
+    flags = " ".join(sorted(cpu_flags(facts))) or platform.processor()
+    return platform.system(), platform.machine(), flags
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from icclip.evaluating.run import evaluate_split
 from icclip.plugins import OpenRequest
 from icclip.plugins.registry import Registry
 from icclip.runtime import Encoder
+from icclip.runtime.cpu import integer_kind
 from icclip.verifying.run import _check_retrieval
 from icclip_export.bundle import _checkpoint, fingerprint
 from icclip_export.onnx.exporters import choose_exporter
@@ -99,6 +100,11 @@ def test_the_record_says_how_far_neighbours_move_a_row(outcome):
     int8 = read_parity(outcome.bundle).result("int8").measured["neighbours"]
     assert {moved["as_served"] for moved in int8.values()} == {0.0}
     assert all(moved["in_a_batch"] > 0 for moved in int8.values())
+
+
+def test_the_record_says_what_multiplied_integers(outcome):
+    for result in read_parity(outcome.bundle).results:
+        assert result.measured["cpu"] == integer_kind()
 
 
 def test_verify_and_eval_measure_the_same(outcome):

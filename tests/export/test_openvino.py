@@ -25,7 +25,7 @@ from icclip.report.hub_card import HubFacts, bundle_card
 from icclip.runtime import Encoder
 from icclip.testing import check_export_target
 from icclip_export.gate.parity import check_precision, parity_record
-from icclip_export.openvino.cpu import FLAGS, Cpu, computes, cpu_flags, lacks, reason
+from icclip_export.openvino.cpu import FLAGS, Cpu, computes, lacks, reason
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 
@@ -273,13 +273,6 @@ def test_whether_a_cpu_computes_bf16(capabilities, flags, able):
             f"precision bf16 needs a CPU that computes in it ({', '.join(FLAGS)}), and a CPU does not: "
             "give --precision fp32, or export int8 with --target onnx"
         )
-
-
-def test_flags_are_those_of_the_first_processor(tmp_path):
-    facts = tmp_path / "cpuinfo"
-    facts.write_text("processor\t: 0\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: other\n")
-    assert cpu_flags(facts) == {"fpu", "avx2"}
-    assert cpu_flags(tmp_path / "none") == frozenset()
 
 
 def test_bf16_on_another_cpu_is_one_line(icclip, monkeypatch, openvino_bundles, checkpoints, tmp_path):

@@ -18,8 +18,10 @@ from support.images import photo
 
 from icclip.bundles import manifest as m
 from icclip.bundles.parity_record import BATCH, measured_batch
+from icclip.console import Reporter
 from icclip.errors import CheckpointError, ClosedError, DataError, InputValueError
 from icclip.runtime import Encoded, Encoder, Failure, Limits
+from icclip.runtime.cpu import WITHOUT_VNNI
 from icclip.runtime.limits import Budget
 
 MEGAPIXEL = Limits(pixels_per_image=1_000_000, pixels_per_call=2_500_000)
@@ -303,6 +305,17 @@ def test_float32_rows_run_in_batches(dynamic):
     encoder = Encoder.open(dynamic, provider="cpu")
     assert not encoder.rows_alone
     assert measured_batch(encoder) == BATCH
+
+
+def test_int8_says_what_the_cpu_lacks(dynamic, monkeypatch, capsys):
+    monkeypatch.setattr("icclip.runtime.cpu.cpu_flags", lambda: frozenset({"avx2"}))
+    assert Encoder.open(dynamic, "int8", provider="cpu", reporter=Reporter()).notes == (WITHOUT_VNNI,)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count(WITHOUT_VNNI) == 1
+    assert Encoder.open(dynamic, "fp32", provider="cpu", reporter=Reporter()).notes == ()
+    monkeypatch.setattr("icclip.runtime.cpu.cpu_flags", lambda: frozenset({"avx2", "avx_vnni"}))
+    assert Encoder.open(dynamic, "int8", provider="cpu", reporter=Reporter()).notes == ()
+    assert WITHOUT_VNNI not in " ".join(capsys.readouterr().err.split())
 
 
 def test_bundles_that_do_not_say_it_are_looked_at(dynamic, tmp_path):

@@ -19,6 +19,7 @@ from icclip.errors import CheckpointError
 from icclip.retrieval.agreement import RankingAgreement, TowerAgreement, ranking_agreement, tower_agreement
 from icclip.retrieval.metrics import retrieval_metrics
 from icclip.retrieval.relevance import Relevance
+from icclip.runtime.cpu import integer_kind
 from icclip.runtime.providers import Provider
 from icclip_export.gate.checks import (
     ENOUGH_IMAGES,
@@ -101,6 +102,8 @@ def check_precision(
             "rankings": {name: dataclasses.asdict(ranking) for name, ranking in rankings.items()},
             "neighbours": moved,
             "probes": probes,
+            # In int8, other CPUs compute with other kernels.
+            "cpu": integer_kind(),
         },
         failures=tuple(check.line for check in checks if not check.passed),
     )

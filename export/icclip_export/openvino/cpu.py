@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from icclip.errors import MissingExtraError, UsageError
+from icclip.runtime.cpu import cpu_flags
 
 INSTALL = "pip install 'icclip[openvino]'"
 FLAGS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
 """The instructions of x86 CPUs that multiply in bf16, or convert to it, as the system names them."""
 _CPU = "CPU"
-_FACTS = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,6 @@ def computes() -> Cpu:
     except RuntimeError as error:
         raise UsageError(f"OpenVINO cannot use this CPU: {reason(error)}: export with --target onnx instead") from error
     return Cpu(str(name), frozenset(capabilities), cpu_flags())
-
-
-def cpu_flags(facts: Path = _FACTS) -> frozenset[str]:
-    """The instructions of the first processor that the system describes; empty if it does not."""
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
-    found = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
-    return frozenset(found.split())
 
 
 def check_provider(name: str | None) -> None:
