@@ -45,9 +45,11 @@ def open_in_torch(registry: Registry, model: ModelConfig, config: EncoderConfig,
     Raises:
         UsageError: the model does not exist or cannot be used.
     """
+    from icclip.models.allocator import keep_freed_memory
     from icclip.models.encoder import TorchEncoder
     from icclip.models.opening import open_model
 
+    keep_freed_memory()
     return TorchEncoder(
         open_model(registry, model),
         device=config.device,

@@ -10,6 +10,7 @@ from pathlib import Path
 from icclip.config import TrainConfig
 from icclip.console import Reporter
 from icclip.identity import identity
+from icclip.models.allocator import keep_freed_memory
 from icclip.plugins.registry import Registry
 from icclip.runs.claim import claim_of, claimed
 from icclip.runs.record import never_running_for_ever
@@ -38,6 +39,7 @@ def train(config: TrainConfig, registry: Registry, reporter: Reporter) -> TrainR
             then the best checkpoint that was saved before.
     """
     started = time.monotonic()
+    keep_freed_memory()
     config = as_launched(config, os.environ, reporter)
     company = Company(identity(), config.timeout)
     with terminated_as_interrupted(company.is_ending), company.together(os.environ):
