@@ -6,6 +6,7 @@ from icclip.config import ExportConfig
 from icclip.console import Reporter
 from icclip.errors import UnknownNameError
 from icclip.exporting.request import ExportRequest, ExportResult
+from icclip.models.allocator import keep_freed_memory
 from icclip.plugins.registry import Registry
 from icclip.runs.claim import claim_beside, claimed
 
@@ -20,6 +21,7 @@ def export(config: ExportConfig, registry: Registry, reporter: Reporter) -> Expo
         UsageError: something that the user can correct.
         GateError: a graph does not compute what PyTorch computes; nothing is kept.
     """
+    keep_freed_memory()
     target = registry.export_target(config.target)
     for precision in config.precisions:
         if precision not in target.precisions:
