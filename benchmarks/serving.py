@@ -101,14 +101,16 @@ def main() -> None:
         bodies = Path(name) / "bodies.json"
         bodies.write_text(json.dumps(requests()))
         ports = {one: stack.enter_context(started(one, options.threads)) for one in contestants(options)}
+        asked = json.loads(bodies.read_text())
         for one, port in ports.items():
-            warmed(one, port, json.loads(bodies.read_text()))
+            warmed(one, port, asked)
         found = [
             {
                 "task": task,
                 "clients": clients,
                 "service": one.name,
                 **loaded(one, port, Load(task, clients, options.seconds, bodies)),
+                **settled(one, port, asked),
             }
             for task in TASKS
             for clients in options.clients
@@ -206,6 +208,13 @@ def answers(port: int) -> bool:
             return bool(answer.status == http.HTTPStatus.OK)
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+def settled(one: Contestant, port: int, asked: Mapping[str, Any]) -> dict[str, float]:
+    """Wait until a service has worked off what the clients left behind, so that it takes nothing from the next one's turn."""
+    began = time.monotonic()
+    warmed(one, port, asked)
+    return {"backlog s": time.monotonic() - began}
 
 
 def warmed(one: Contestant, port: int, asked: Mapping[str, Any]) -> None:
