@@ -655,6 +655,24 @@ def large_index() -> str:
     )
 
 
+def search_hits() -> str:
+    """What a search finds for typed words, counted against the captions."""
+    found = result("search_hits")
+    head = (
+        f"typed, among {found['images']:,} images",
+        "first right one",
+        "right of the first ten",
+        "expected by chance",
+    )
+    return table(
+        head,
+        (
+            (row["query"], row["first right one"] or "none", row["right of ten"], f"{row['by chance']:.1f}")
+            for row in found["rows"]
+        ),
+    )
+
+
 def serving() -> str:
     """Requests a second and latencies, beside a plain handler around transformers."""
     found = result("serving")
@@ -770,7 +788,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, allocator,
+        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
     )
 }  # fmt: skip
 

@@ -55,7 +55,7 @@ def counted(index: str, items: Sequence[Mapping[str, Any]], query: str) -> dict[
     hits = json.loads(done.stdout)["hits"]
     right = [is_right(hit["item"]["captions"], QUERIES[query]) for hit in hits]
     share = sum(is_right(item["captions"], QUERIES[query]) for item in items) / len(items)
-    return {"query": query, "right in the first": right.index(True) + 1 if any(right) else None, "right of ten": sum(right), "by chance": rounded(FIRST * share)}  # fmt: skip
+    return {"query": query, "first right one": right.index(True) + 1 if any(right) else None, "right of ten": sum(right), "by chance": rounded(FIRST * share)}  # fmt: skip
 
 
 def is_right(captions: Iterable[str], groups: Sequence[Sequence[str]]) -> bool:
