@@ -65,12 +65,14 @@ def main() -> None:
     about = environment("icclip", "faiss-cpu", "usearch", "hnswlib", "numpy")
     for size in options.sizes:
         rows = measured(size, [name for name in CONTESTANTS if name not in options.leave_out], options.embeddings)
-        new = {(row["vectors"], row["index"]) for row in rows}
-        before = sorted(
-            [row for row in before if (row["vectors"], row["index"]) not in new] + rows, key=lambda row: row["vectors"]
-        )
+        new = set(map(_which, rows))
+        before = sorted([row for row in before if _which(row) not in new] + rows, key=lambda row: row["vectors"])
         write(__file__, {"about": {**about, "dimensions": DIM, "build threads": max(THREADS)}, "rows": before})
     show(before)
+
+
+def _which(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["vectors"], row["made from"], row["index"]
 
 
 def measured(size: int, names: Sequence[str], real: Path | None) -> list[dict[str, Any]]:
@@ -86,7 +88,7 @@ def measured(size: int, names: Sequence[str], real: Path | None) -> list[dict[st
         searches[name], threads[name] = partial(built.search, effort), built.threads
         rows.append(
             {
-                "vectors": size, "index": name, "build s": rounded(seconds), "MB": rounded(built.bytes / 1e6),
+                "vectors": size, "made from": "drawn" if real is None else "real, with noise", "index": name, "build s": rounded(seconds), "MB": rounded(built.bytes / 1e6),
                 f"recall@{K}": rounded(recall), "effort": effort,
             }
         )  # fmt: skip

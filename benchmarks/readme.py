@@ -625,7 +625,7 @@ def index_kinds() -> str:
         head,
         (
             (
-                f"{row['vectors']:,}", row["index"], f"{row['build s']:,.0f} s", f"{row['MB']:,.0f} MB",
+                f"{row['vectors']:,} {row['made from']}", row["index"], f"{row['build s']:,.0f} s", f"{row['MB']:,.0f} MB",
                 f"{100 * row['recall@10']:.1f} %", *(f"{row[name]:,.0f}" for name in rates),
             )
             for row in rows
