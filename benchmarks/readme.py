@@ -206,6 +206,20 @@ def exporters() -> str:
     return table(head, rows)
 
 
+def blocks_of_bits() -> str:
+    """Weights in blocks of 4 and 8 bits beside float32 and icclip's int8."""
+    batches = list(result("weights_in_4_bits")["rounds"])
+    head = ("tower", "weights", "MB", *(f"times float32's speed, batch {one}" for one in batches), "lowest cosine")
+    rows = (
+        (
+            row["tower"], row["weights"], f"{row['MB']:.0f}",
+            *(f"{row[f'times faster, batch {one}']:.2f}" for one in batches), f"{row['lowest cosine']:.4f}",
+        )
+        for row in result("weights_in_4_bits")["rows"]
+    )  # fmt: skip
+    return table(head, rows)
+
+
 def kills() -> str:
     """What became of killed runs."""
     moments = result("kill_test")["by_moment"]
@@ -787,7 +801,7 @@ def _in_a_cell(text: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
+        proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
         encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
     )
 }  # fmt: skip
