@@ -40,7 +40,7 @@ def test_the_next_layer_gets_the_memory_of_the_last_without_the_kernel():
         int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True).stdout)
         for how in ("kept", "plain")
     )
-    assert plain > 10_000
+    assert plain > 1_000, "huge pages make it fewer"
     assert kept < plain / 10
 
 
