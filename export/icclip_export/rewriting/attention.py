@@ -71,13 +71,16 @@ def attentions(graph: ir.Graph) -> Iterator[Attention]:
 
 
 def _attention(softmax: ir.Node) -> Attention | None:
-    scores = softmax.inputs[0]
-    product = only_user(softmax.outputs[0], "MatMul")
-    if scores is None or product is None or product.inputs[0] is not softmax.outputs[0] or not _over_last(softmax):
+    scores, guarded = softmax.inputs[0], _guarded(softmax.outputs[0])
+    weights = guarded or softmax.outputs[0]
+    product = only_user(weights, "MatMul")
+    if scores is None or product is None or product.inputs[0] is not weights or not _over_last(softmax):
         return None
     outer, scores = _unscaled(scores)
     mask, scores = _unmasked(scores)
     if mask is not None and outer != 1.0:
+        return None
+    if guarded is not None and not _is_finite(mask):
         return None
     inner, scores = _unscaled(scores)
     found = made_by(scores, "MatMul")
@@ -93,6 +96,23 @@ def _attention(softmax: ir.Node) -> Attention | None:
     scale = outer * inner * q.scale * k.scale
     heads = q.projection.weight.shape[1] // q.width
     return Attention(q.projection.scaled(scale), k.projection, v.projection.scaled(v.scale), mask, heads, out)
+
+
+def _guarded(weights: ir.Value) -> ir.Value | None:
+    """The weights with 0 in place of NaN, which torch's exporter writes where a mask is one of yes and no."""
+    nodes = {use.node for use in weights.uses()}
+    guard = next((node for node in nodes if node.domain == "" and node.op_type == "Where"), None)
+    if guard is None or len(nodes) != 2 or guard.inputs[2] is not weights or scalar(guard.inputs[1]) != 0:  # noqa: PLR2004  the test, the choice
+        return None
+    test = made_by(guard.inputs[0], "IsNaN")
+    return guard.outputs[0] if test is not None and test.inputs[0] is weights else None
+
+
+def _is_finite(mask: ir.Value | None) -> bool:
+    """Whether a mask adds one finite number or another, so that no softmax is NaN even if everything is masked."""
+    node = made_by(mask, "Where")
+    numbers = [scalar(one) for one in node.inputs[1:]] if node else [None]
+    return all(number is not None and np.isfinite(number) for number in numbers)
 
 
 def _over_last(softmax: ir.Node) -> bool:
