@@ -181,14 +181,14 @@ class Collator:
 
     def __call__(self, examples: Sequence[Example | None]) -> dict[str, Tensor]:
         """Examples [b] -> the inputs of both towers, and the ids under IDS; nothing for what a worker sends at its end."""
-        there = [example for example in examples if example is not None]
-        if not there:
+        pairs = [(example, self.choose(example)) for example in examples if example is not None]
+        if not pairs:
             return {}
         if self.by_length:
-            there.sort(key=lambda example: self.feeder.length(self.caption(example)))
-        chosen = [self.choose(example) for example in there]
+            pairs.sort(key=lambda pair: self.feeder.length(pair[0].captions[pair[1]]))
+        there, chosen = map(list, zip(*pairs, strict=True))
         batch = self.feeder.image_inputs([self.picture(example) for example in there])
-        batch.update(self.feeder.text_inputs([self.caption(example) for example in there]))
+        batch.update(self.feeder.text_inputs([example.captions[caption] for example, caption in pairs]))
         batch[IDS] = as_ids([one.answers for one in there], chosen)
         return batch
 
@@ -199,10 +199,6 @@ class Collator:
         in_turn = self.captions == "round-robin"
         number = example.epoch + example.row if in_turn else stable_int(self.seed, example.epoch, example.row)
         return number % len(example.captions)
-
-    def caption(self, example: Example) -> str:
-        """The text that this image is shown with in this epoch."""
-        return example.captions[self.choose(example)]
 
     def picture(self, example: Example) -> Image | np.ndarray:
         """The image, augmented for this epoch. Raises DataError where one of a stream cannot be read."""
