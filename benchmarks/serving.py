@@ -109,8 +109,7 @@ def main() -> None:
                 "task": task,
                 "clients": clients,
                 "service": one.name,
-                **loaded(one, port, Load(task, clients, options.seconds, bodies)),
-                **settled(one, port, asked),
+                **turn(one, port, Load(task, clients, options.seconds, bodies), asked),
             }
             for task in TASKS
             for clients in options.clients
@@ -210,11 +209,12 @@ def answers(port: int) -> bool:
         return False
 
 
-def settled(one: Contestant, port: int, asked: Mapping[str, Any]) -> dict[str, float]:
-    """Wait until a service has worked off what the clients left behind, so that it takes nothing from the next one's turn."""
-    began = time.monotonic()
+def turn(one: Contestant, port: int, load: Load, asked: Mapping[str, Any]) -> dict[str, float]:
+    """What is counted under a load; it ends when the service has worked off what the clients left behind."""
+    counted = loaded(one, port, load)
+    # Otherwise it would go on during the next one's turn.
     warmed(one, port, asked)
-    return {"backlog s": time.monotonic() - began}
+    return counted
 
 
 def warmed(one: Contestant, port: int, asked: Mapping[str, Any]) -> None:
