@@ -33,9 +33,12 @@ class Reducer:
     calibrated: Mapping[Tower, Calibration]
     reporter: Reporter
 
-    def reduce(self, precision: str, limits: Thresholds, bar: float = FIRST_BAR) -> dict[Tower, Found]:
-        """Make both towers, and return the nodes that stayed in float32."""
-        return {tower: self._tower(tower, precision, limits, bar) for tower in self.calibrated}
+    def reduce(
+        self, precision: str, limits: Thresholds, bars: Mapping[Tower, float] | None = None
+    ) -> dict[Tower, Found]:
+        """Make the towers named in `bars` (None means both, with the first bar), and return the nodes that stayed in float32."""
+        own = dict.fromkeys(self.calibrated, FIRST_BAR) if bars is None else bars
+        return {tower: self._tower(tower, precision, limits, bar) for tower, bar in own.items()}
 
     def _tower(self, tower: Tower, precision: str, limits: Thresholds, bar: float) -> Found:
         from icclip_export.precisions.conversion import convert
@@ -56,17 +59,39 @@ class Reducer:
         check: Callable[[], PrecisionParity],
         attempts: int = ATTEMPTS,
     ) -> PrecisionParity:
-        """Reduce and let the gate `check`; if it fails, reduce less. Returns the last result and how it was reached."""
-        bar, tried = FIRST_BAR, dict.fromkeys(self.calibrated, 0)
-        for attempt in range(1, attempts + 1):
-            found = self.reduce(precision, limits, bar)
-            tried = {tower: tried[tower] + one.evaluations for tower, one in found.items()}
+        """Reduce and let the gate `check`; if it fails, reduce less. Returns the last result and how it was reached.
+
+        Only a tower that the failure is about is made again: the other one would lose nodes for nothing.
+        """
+        found = self.reduce(precision, limits)
+        tried = {tower: one.evaluations for tower, one in found.items()}
+        result = check()
+        attempt = 1
+        while not result.passed and attempt < attempts:
+            attempt += 1
+            again = to_blame(result, {tower: one.measure.error for tower, one in found.items()})
+            names = " and ".join(f"the {tower} tower" for tower in again)
+            self.reporter.note(f"{precision} did not pass: searching {names} again with stricter limits")
+            bars = {tower: STRICTER * found[tower].measure.error for tower in again}
+            made = self.reduce(precision, limits, bars)
+            tried |= {tower: tried[tower] + one.evaluations for tower, one in made.items()}
+            found |= made
             result = check()
-            if result.passed or attempt == attempts:
-                break
-            self.reporter.note(f"{precision} did not pass: searching again with stricter limits")
-            bar = STRICTER * min(one.measure.error for one in found.values())
         search: dict[str, TowerSearch] = {
             tower: TowerSearch(kept=one.kept, tried=tried[tower]) for tower, one in found.items()
         }
         return dataclasses.replace(result, attempts=attempt, search=search)
+
+
+def to_blame(result: PrecisionParity, errors: Mapping[Tower, float]) -> list[Tower]:
+    """The towers whose own numbers failed, or else the one that is further from torch.
+
+    Args:
+        result: of the gate, which did not pass.
+        errors: the distance of each tower from torch.
+    """
+    failed = [
+        check["name"].removeprefix("probes.") for check in result.measured.get("checks", ()) if not check["passed"]
+    ]
+    own = [tower for tower in errors if any(name.startswith(f"{tower}.") for name in failed)]
+    return own or [max(errors, key=lambda tower: errors[tower])]

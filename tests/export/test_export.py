@@ -264,11 +264,13 @@ def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, t
         "--threshold", "similarity_abs=0",
     )  # fmt: skip
     assert outcome.code == 3
-    assert outcome.err.count("int8 did not pass: searching again with stricter limits") == 1
+    searches = re.findall(r"int8 did not pass: searching the (\w+) tower again with stricter limits", outcome.err)
+    assert len(searches) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["b.failed"]
     result = read_parity(tmp_path / "b.failed").results[0]
     assert result.attempts == 2
-    assert all(search.tried > 1 for search in result.search.values())
+    # What failed is about both towers, so the one that is further from torch was made again.
+    assert result.search[searches[0]].tried > 1
 
 
 def test_engines_of_the_gate_lie_beside_the_bundle_not_the_staging_directory(
