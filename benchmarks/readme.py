@@ -220,6 +220,19 @@ def blocks_of_bits() -> str:
     return table(head, rows)
 
 
+def static_convolutions() -> str:
+    """Ways to make the convolutions of a tower small."""
+    head = ("convolutions", "MB", "times float32's speed, batch 1", "batch 8", "lowest cosine", "mean centred cosine")
+    rows = (
+        (
+            row["convolutions"], f"{row['MB']:.1f}", f"{row['times faster, batch 1']:.2f}",
+            f"{row['times faster, batch 8']:.2f}", f"{row['lowest cosine']:.4f}", f"{row['mean centred cosine']:.4f}",
+        )
+        for row in result("static_convolutions")["rows"]
+    )  # fmt: skip
+    return table(head, rows)
+
+
 def kills() -> str:
     """What became of killed runs."""
     moments = result("kill_test")["by_moment"]
@@ -801,7 +814,7 @@ def _in_a_cell(text: str) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
+        proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, static_convolutions, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
         encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
     )
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Record what flows through a graph: the largest value of every tensor, or the values of some tensors."""
+"""Record what flows through a graph: the largest value of every tensor, the values of some, or the means of their channels."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ SENTINEL = 1e30
 """Larger values come from attention masks: they are not activations, and may saturate without loss."""
 _BATCH = 8
 _LIMIT, _ZERO, _LARGEST = "icclip_sentinel", "icclip_zero", "icclip_largest_"
+_PLACES, _MEAN = "icclip_places", "icclip_mean_"
 
 
 def largest_values(path: Path, io: TowerIO, inputs: np.ndarray) -> dict[str, float]:
@@ -51,6 +52,27 @@ def captured(path: Path, io: TowerIO, inputs: np.ndarray, tensors: Iterable[str]
 
     with _extended(path, extend) as session:
         return dict(zip(wanted, session.run(wanted, {io.input: inputs}), strict=True))
+
+
+def channel_means(path: Path, io: TowerIO, inputs: np.ndarray, tensors: Iterable[str]) -> dict[str, np.ndarray]:
+    """The mean of each channel of some tensors of feature maps [b, channels, h, w] over these inputs, float32 [channels]."""
+    wanted = sorted(set(tensors))
+
+    def extend(model: Any) -> None:
+        from onnx import helper, numpy_helper
+
+        graph = model.graph
+        graph.initializer.append(numpy_helper.from_array(np.array([0, 2, 3], np.int64), _PLACES))
+        for name in wanted:
+            graph.node.append(helper.make_node("ReduceMean", [name, _PLACES], [_MEAN + name], keepdims=0))
+            graph.output.append(_float_info(_MEAN + name))
+
+    with _extended(path, extend) as session:
+        batches = [inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH)]
+        found = [session.run([_MEAN + name for name in wanted], {io.input: batch}) for batch in batches]
+    sizes = [len(batch) for batch in batches]
+    means = (np.average([one[place] for one in found], axis=0, weights=sizes) for place in range(len(wanted)))
+    return {name: np.asarray(mean, np.float32) for name, mean in zip(wanted, means, strict=True)}
 
 
 @contextlib.contextmanager

@@ -35,6 +35,8 @@ def convert(recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: 
     Returns:
         The nodes left in float32. If even all candidates left in float32 do not pass, `measure` tells.
     """
+    if recipe.calibrated is not None:
+        recipe = recipe.calibrated(source, io, inputs)
     ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
     always = [s.node for s in ranked if s.strain > recipe.unbearable]
     build = partial(_built, recipe.build, source, target, always)

@@ -1,11 +1,13 @@
-"""int8, the dynamic quantization of matrix products and embedding tables, with weights of 7 bits; attention is one operator."""
+"""int8: matrix products in integers, quantized dynamically, with weights of 7 bits; tables and convolutions with small weights.
+
+Attention is one operator.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,14 +17,16 @@ from icclip_export.onnx.activations import captured
 from icclip_export.onnx.export import quiet_export
 from icclip_export.onnx.graphs import external_data, initializers, save_graph
 from icclip_export.precisions.value import Precision, Recipe, Sensitivity
+from icclip_export.quantization.convolutions import Convolutions
+from icclip_export.quantization.equalization import Equalization
+from icclip_export.quantization.products import columns, narrow_products, product_error, quantizable, store_halves
+from icclip_export.quantization.rounding import rounding_error
+from icclip_export.quantization.tables import quantize_tables, tables
 
 MEASURED_INPUTS = 8
 """Number of inputs that sensitivity is measured on; the products of a base-size tower read 50 MB for each."""
-QUANTIZED = ("MatMul", "Gather")
-"""The operators that are quantized: products with weights, and embedding tables. A patch convolution is slower in int8."""
-
-FEWEST_COLUMNS = 32
-"""A product with a narrower weight stays in float32: rounding what it reads takes longer than it saves."""
+QUANTIZED = ("MatMul",)
+"""The operators that are computed in integers."""
 
 
 def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensitivity]:
@@ -31,62 +35,42 @@ def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensiti
 
     graph = onnx.load(str(source), load_external_data=True).graph
     weights = dict(initializers(graph, np.float32))
-    tables = [node for node in graph.node if node.op_type == "Gather" and node.input[0] in weights]
-    narrow = set(_narrow_products(graph))
-    products = [
-        node
-        for node in graph.node
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights and node.name not in narrow
-    ]
+    products = quantizable(graph, weights)
     activations = captured(source, io, inputs[:MEASURED_INPUTS], {node.input[0] for node in products})
     return [
-        *(Sensitivity(node.name, table_error(weights[node.input[0]])) for node in tables),
+        *(Sensitivity(node.name, rounding_error(weights[node.input[0]])) for node in tables(graph, weights)),
         *(
-            Sensitivity(node.name, product_error(activations[node.input[0]], _columns(node, weights)))
+            Sensitivity(node.name, product_error(activations[node.input[0]], columns(node, weights)))
             for node in products
         ),
     ]
 
 
-def _narrow_products(graph: Any) -> Iterator[str]:
-    """The products whose weights have too few columns, by their names."""
-    columns = {weight.name: weight.dims[-1] for weight in graph.initializer if weight.dims}
-    for node in graph.node:
-        if node.op_type == "MatMul" and columns.get(node.input[1], FEWEST_COLUMNS) < FEWEST_COLUMNS:
-            yield node.name
+def calibrated(source: Path, io: TowerIO, inputs: np.ndarray) -> Recipe:
+    """The recipe for one graph, with what real inputs show: how to equalize its channels, and how rounding shifts its convolutions.
 
+    Products and convolutions that are kept in float32 have their weights in fp16, unless everything is kept.
+    """
+    equalization, convolutions = Equalization.of(source, io, inputs), Convolutions.of(source, io, inputs)
+    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+        equal = Path(folder) / source.name
+        equalization.apply(source, equal)
+        ranked = sensitivities(equal, io, inputs)
+    ranked += [Sensitivity(name, error) for name, error in convolutions.errors().items()]
+    candidates = {one.node for one in ranked}
 
-def _columns(node: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A product's weight as [in, out]."""
-    weight = weights[node.input[1]]
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return weight.T if transposed else weight
+    def better(source: Path, target: Path, kept: Sequence[str]) -> None:
+        if candidates.issubset(kept):
+            build(source, target, kept)
+            return
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            equal, smaller = Path(folder) / "equal.onnx", Path(folder) / "smaller.onnx"
+            equalization.apply(source, equal)
+            store_halves(equal, equal, kept)
+            convolutions.quantize(equal, smaller, kept)
+            build(smaller, target, kept)
 
-
-def product_error(activations: np.ndarray, weight: np.ndarray) -> float:
-    """|x W - q(x) q(W)| / |x W|: x [..., in] as uint8 with one scale, W [in, out] as 7 bits with one per column."""
-    exact = activations @ weight
-    low, high = min(0.0, float(activations.min())), max(0.0, float(activations.max()))
-    step = (high - low) / 255 or 1.0
-    rounded = np.round(activations / step) * step
-    return _relative(rounded @ _seven_bits(weight, axis=0) - exact, exact)
-
-
-def table_error(table: np.ndarray) -> float:
-    """The relative error of an embedding table [rows, dim], which has one scale."""
-    return _relative(_seven_bits(table, axis=None) - table, table)
-
-
-def _seven_bits(weight: np.ndarray, axis: int | None) -> np.ndarray:
-    """Quantize symmetrically to -64..64, because products of 8 bits saturate on CPUs without VNNI."""
-    step = np.abs(weight).max(axis=axis, keepdims=True) / 64
-    step = np.where(step == 0, np.float32(1), step)
-    return np.asarray(np.round(weight / step) * step, np.float32)
-
-
-def _relative(error: np.ndarray, exact: np.ndarray) -> float:
-    length = float(np.linalg.norm(exact))
-    return float(np.linalg.norm(error)) / length if length else 0.0
+    return Recipe(lambda *_: ranked, better)
 
 
 def build(source: Path, target: Path, kept: Sequence[str]) -> None:
@@ -100,11 +84,12 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
 
     from icclip_export.rewriting.contrib import fuse_attention
 
-    excluded = [*kept, *_narrow_products(onnx.load(str(source), load_external_data=False).graph)]
+    excluded = [*kept, *narrow_products(onnx.load(str(source), load_external_data=False).graph)]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet_export():
-        quantized = Path(folder) / target.name
+        looked_up, quantized = Path(folder) / "tables.onnx", Path(folder) / target.name
+        quantize_tables(source, looked_up, kept)
         quantize_dynamic(
-            source,
+            looked_up,
             quantized,
             op_types_to_quantize=list(QUANTIZED),
             per_channel=True,
@@ -112,7 +97,7 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
             weight_type=QuantType.QInt8,
             # The quantizer turns a Gemm into a MatMul of this name.
             nodes_to_exclude=[*excluded, *(f"{name}_MatMul" for name in excluded)],
-            use_external_data_format=bool(external_data(source)),
+            use_external_data_format=bool(external_data(looked_up)),
         )
         save_graph(onnx.load(str(quantized)), target)
     # Only onnxruntime (on CPUs, CUDA and in browsers) and OpenVINO read these graphs, and both have the operator.
@@ -140,7 +125,7 @@ PRECISION = Precision(
         drop_r10=0.005,
         top10_overlap=0.90,
     ),
-    recipe=Recipe(sensitivities, build),
+    recipe=Recipe(sensitivities, build, calibrated=calibrated),
     # Below this, it is worth leaving single nodes unquantized.
     doubtful_below=0.98,
 )
