@@ -8,8 +8,8 @@ from pathlib import Path
 
 FACTS = Path("/proc/cpuinfo")
 WITHOUT_VNNI = (
-    "this CPU has no instructions for products of 8-bit integers (VNNI): int8 gives the same embeddings, since its "
-    "weights have 7 bits, but saves less time than on CPUs that have them"
+    "this CPU has no instructions for products of 8-bit integers (VNNI): int8 gives the same embeddings, since weights "
+    "that meet integers have 7 bits, but saves less time than on CPUs that have them"
 )
 """Weights of 8 bits would be wrong there: the sums of two products saturate."""
 _KINDS = {
