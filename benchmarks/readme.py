@@ -611,9 +611,12 @@ def allocator() -> str:
 
 
 def recipes() -> str:
-    """What helps when two pretrained towers are fine-tuned."""
-    found = result("recipes")
-    head = ("recipe", "seeds", "rsum (95 %)", "beside the seed project's (95 %)", "t2i R@10")
+    """What helps when two pretrained towers are fine-tuned, the vision tower frozen."""
+    return _study("text", "beside the seed project's (95 %)")
+
+
+def _study(name: str, compared: str) -> str:
+    found = result("recipes")[name]
     rows = [
         (
             row["recipe"],
@@ -624,7 +627,7 @@ def recipes() -> str:
         )
         for row in (found["start"], *found["means"])
     ]
-    return table(head, rows)
+    return table(("recipe", "seeds", "rsum (95 %)", compared, "t2i R@10"), rows)
 
 
 # Corpora, indexes and services --------------------------------------------------------------------

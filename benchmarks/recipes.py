@@ -1,13 +1,18 @@
 """What helps when two pretrained towers are fine-tuned? The same start, the same number of images seen, three seeds.
 
-    python -m benchmarks.recipes --start START --dataset flickr8k@PATH [--seen 30000] [--seeds 1 2 3] [--rows NAME...] [--keep DIR]
+    python -m benchmarks.recipes --start START --dataset flickr8k@PATH [--study text|vision] [--seeds 1 2 3] [--parallel 2]
 
-START is a checkpoint whose projections have been trained (`icclip train --freeze both`): from there each row trains
-`--seen` images, and its best checkpoint is measured on the test split, with 95 % intervals (bootstrap over images).
-Rows whose vision tower is frozen read its features from the cache; those that train it cost about ten times as much, and
-are left out unless `--vision` is given. What recipes.json has is not run again, so that the script can be stopped and
-started; `--keep` keeps the run directories. Each run is also compared with the seed project's of the same seed, image by
-image (`icclip compare`). Writes recipes.json after each run.
+START is a checkpoint whose projections have been trained (`icclip train --freeze both`): from there each row trains, and its
+best checkpoint is measured on the test split, with 95 % intervals (bootstrap over images). Each run is also compared with the
+run of the study's first row that has the same seed, image by image (`icclip compare`).
+
+- `--study text`: the vision tower is frozen, and its features come from the cache. 30,000 images seen.
+- `--study vision`: is it worth to train the vision tower as well? An image costs about twenty times as much, so that this study
+  sees 3,000.
+
+`--precision bf16` computes all rows in bf16, which takes half the time on a CPU with AMX. What recipes.json has is not run
+again, so that the script can be stopped and started; `--keep` keeps the run directories, which comparisons need then, too.
+Writes recipes.json after each run.
 """
 
 from __future__ import annotations
@@ -15,45 +20,77 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.support.timing import environment, rounded, show, write
 
 RESULT = Path(__file__).with_suffix(".json")
+START = "the start: projections alone"
+BLENDED = "512 exact"
+BLEND = "512 exact, blended with the start"
+"""Half of the run of `BLENDED` that has the same seed, half of the start."""
+GAIN = ("gain", "gain from", "gain to")
+DECAYS_EVERYTHING = "decays everything"
+NO_BETTER = 3
+"""The exit code of a run that ends no better than it began, which is a result too."""
+
 FROZEN = ("--freeze", "vision", "--cache-features", "on")
 LARGE = (*FROZEN, "--train-bs", 512, "--micro-batch", 64, "--lr", 2e-4)
-START = "the start: projections alone"
-SEEDS_OWN = "seed project's (64 x 4, lr 1e-5, decays everything), vision frozen"
-SEED_PROJECT = ("--train-bs", 64, "--grad-accum", 4, "--lr", 1e-5)
-DECAYS_EVERYTHING = "decays everything"
+SMALL = ("--train-bs", 64, "--lr", 1e-4)
+SEED_PROJECT = ("--train-bs", 64, "--grad-accum", 4, "--lr", 1e-5, DECAYS_EVERYTHING)
 
-ROWS: Mapping[str, Sequence[object]] = {
-    SEEDS_OWN: (*FROZEN, *SEED_PROJECT, DECAYS_EVERYTHING),
-    "64 x 4 accumulated, lr 2e-4": (*FROZEN, "--train-bs", 64, "--grad-accum", 4, "--lr", 2e-4),
-    "256 exact": (*FROZEN, "--train-bs", 256, "--micro-batch", 64, "--lr", 2e-4),
-    "512 exact": LARGE,
-    "1,024 exact": (*FROZEN, "--train-bs", 1024, "--micro-batch", 64, "--lr", 2e-4),
-    "512, LoRA 8": (*LARGE, "--lr", 1e-3, "--lora-rank", 8),
-    "512, LoRA 32": (*LARGE, "--lr", 1e-3, "--lora-rank", 32),
-    "512, last 2 blocks of the text tower": (*LARGE, "--freeze-blocks", 4),
-    "512, layer decay 0.8": (*LARGE, "--layer-decay", 0.8),
-    "512, layer decay 0.65": (*LARGE, "--layer-decay", 0.65),
-    "512, EMA 0.9": (*LARGE, "--ema", 0.9),
-    "512, all captions": (*LARGE, "--captions", "all"),
-    "seed project's, both towers train": (*SEED_PROJECT, DECAYS_EVERYTHING),
-    "256, vision at a tenth of the rate": ("--train-bs", 256, "--lr", 2e-4, "--vision-lr", 2e-5),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Rows that are compared with the first of them."""
+
+    seen: int
+    """Images that each run sees."""
+    rows: Mapping[str, Sequence[object]]
+    """The options of each row, the later ones winning over the earlier ones."""
+
+    @property
+    def base(self) -> str:
+        """The row that the others are compared with."""
+        return next(iter(self.rows))
+
+
+STUDIES = {
+    "text": Study(
+        seen=30_000,
+        rows={
+            "seed project's (64 x 4, lr 1e-5, decays everything), vision frozen": (*FROZEN, *SEED_PROJECT),
+            BLENDED: LARGE,
+            "512, all captions": (*LARGE, "--captions", "all"),
+            "512, LoRA 8": (*LARGE, "--lr", 1e-3, "--lora-rank", 8),
+            "512, last 2 blocks of the text tower": (*LARGE, "--freeze-blocks", 4),
+            "1,024 exact": (*LARGE, "--train-bs", 1024),
+            "512, layer decay 0.8": (*LARGE, "--layer-decay", 0.8),
+            BLEND: (),
+            "512, EMA 0.9": (*LARGE, "--ema", 0.9),
+            "512, layer decay 0.65": (*LARGE, "--layer-decay", 0.65),
+            "512, LoRA 32": (*LARGE, "--lr", 1e-3, "--lora-rank", 32),
+            "256 exact": (*LARGE, "--train-bs", 256),
+            "64 x 4 accumulated, lr 2e-4": (*FROZEN, "--train-bs", 64, "--grad-accum", 4, "--lr", 2e-4),
+        },
+    ),
+    "vision": Study(
+        seen=3_000,
+        rows={
+            "64, lr 1e-4, vision frozen": (*FROZEN, *SMALL),
+            "64, lr 1e-4, vision at a tenth of the rate": (*SMALL, "--vision-lr", 1e-5),
+            "seed project's, both towers train": SEED_PROJECT,
+        },
+    ),
 }
-"""The options of each row, the later ones winning over the earlier ones."""
-BLEND = "512 exact, blended with the start"
-GAIN = ("gain", "gain from", "gain to")
-TRAINS_VISION = ("seed project's, both towers train", "256, vision at a tenth of the rate")
 
 EVERYTHING = """
 import sys
@@ -70,48 +107,82 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--start", required=True)
     parser.add_argument("--dataset", default="flickr8k", help="as `icclip train` takes it")
-    parser.add_argument("--seen", type=int, default=30_000, help="images that each run sees")
+    parser.add_argument("--study", choices=STUDIES, default="text")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", help="some of the study's rows; by default all")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at the same time, which divide the cores")
     parser.add_argument("--keep", type=Path, help="directory for the runs, which are otherwise deleted")
-    parser.add_argument("--vision", action="store_true", help="with the rows that train the vision tower")
     options = parser.parse_args()
-    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"runs": []}
-    rows = [row for row in options.rows if options.vision or row not in TRAINS_VISION]
-    with tempfile.TemporaryDirectory() as name:
-        for seed in options.seeds:
-            for row in rows:
-                if any((run["recipe"], run["seed"]) == (row, seed) for run in known["runs"]):
-                    continue
-                known["runs"] += outcomes(options, options.keep or Path(name), row, seed)
-                save(known, options)
-    show(known["means"])
+    study = STUDIES[options.study]
+    rows = [row for row in study.rows if row in (options.rows or study.rows)]
+    record = Record(options)
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.parallel) as pool:
+        root = options.keep or Path(name)
+        # The first row comes before the others, which are compared with it; then row by row, so that a row soon has its seeds.
+        for together in ([row for row in rows if row == study.base], [row for row in rows if row != study.base]):
+            missing = [(row, seed) for row in together for seed in options.seeds if not record.has(row, seed)]
+            for done in as_completed(pool.submit(outcome, options, root, *one) for one in missing):
+                record.add(done.result())
+    columns = dict.fromkeys(name for row in record.means for name in row)
+    show([{name: row.get(name, "") for name in columns} for row in record.means])
 
 
-def save(known: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write what there is, with the rows that were not run."""
-    done = {run["recipe"] for run in known["runs"]}
-    known["about"] = {**environment("icclip", "torch", "transformers"), "images seen": options.seen}
-    known["start"] = {"recipe": START, **summary(Path(options.start))}
-    known["means"] = [mean(known["runs"], row) for row in (*ROWS, BLEND) if row in done]
-    known["not run"] = [row for row in (*ROWS, BLEND) if row not in done]
-    write(__file__, known)
+class Record:
+    """The study's part of recipes.json, written after each run."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.study = STUDIES[options.study]
+        whole = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        self.runs: list[dict[str, Any]] = whole.get(options.study, {}).get("runs", [])
+
+    @property
+    def means(self) -> list[dict[str, Any]]:
+        """One row for each recipe that has run, in the study's order."""
+        done = {run["recipe"] for run in self.runs}
+        return [mean(self.runs, row) for row in self.study.rows if row in done]
+
+    def has(self, row: str, seed: int) -> bool:
+        return any((run["recipe"], run["seed"]) == (row, seed) for run in self.runs)
+
+    def add(self, found: dict[str, Any]) -> None:
+        """Write what there is, beside what the other study has by now."""
+        self.runs.append(found)
+        whole = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        whole[self.options.study] = {
+            "about": environment("icclip", "torch", "transformers") | {"precision": self.options.precision},
+            "images seen": self.study.seen,
+            "start": {"recipe": START, **summary(Path(self.options.start))},
+            "means": self.means,
+            "not run": [row for row in self.study.rows if row not in {run["recipe"] for run in self.runs}],
+            "runs": self.runs,
+        }
+        write(__file__, whole)
 
 
-def outcomes(options: argparse.Namespace, root: Path, row: str, seed: int) -> list[dict[str, Any]]:
-    """A row's run, and what blending it with its start gives."""
-    folder, base = (root / f"{seed}-{list(ROWS).index(name)}" for name in (row, SEEDS_OWN))
-    found = [{"recipe": row, "seed": seed, **trained(options, folder, row, seed), **gained(base, folder)}]
-    if row == "512 exact":
-        blended = folder.with_name(f"{folder.name}-blend")
-        run("blend", folder, "--output-dir", blended, "--eval-bs", 8)
-        run("eval", blended, "--dataset", options.dataset, "--output-dir", blended, "--eval-bs", 8)
-        found.append({"recipe": BLEND, "seed": seed, **summary(blended), **gained(base, blended)})
-    return found
+def outcome(options: argparse.Namespace, root: Path, row: str, seed: int) -> dict[str, Any]:
+    """What one row gives with one seed."""
+
+    def folder(name: str) -> Path:
+        return root / f"{options.study}-{list(study.rows).index(name)}-{seed}"
+
+    study = STUDIES[options.study]
+    made = blended(options, folder(BLENDED), folder(row)) if row == BLEND else trained(options, folder(row), row, seed)
+    return {"recipe": row, "seed": seed, **made, **gained(folder(study.base), folder(row))}
+
+
+def blended(options: argparse.Namespace, source: Path, folder: Path) -> dict[str, Any]:
+    """Mix a run with its start, unless that is done already."""
+    if (folder / "test_metric.json").exists():
+        return summary(folder)
+    cpu = run(options, "blend", source, "--output-dir", folder, "--alpha", 0.5)
+    cpu += run(options, "eval", folder, "--dataset", options.dataset, "--output-dir", folder)
+    return {**summary(folder), "cpu seconds": round(cpu)}
 
 
 def gained(base: Path, folder: Path) -> dict[str, float]:
-    """By how much rsum differs from that of the seed project's recipe, with the paired 95 % interval."""
+    """By how much rsum differs from that of the first row, with the paired 95 % interval."""
     if folder == base or not base.exists():
         return {}
     command = [sys.executable, "-m", "icclip", "compare", base, folder, "--json"]
@@ -121,18 +192,20 @@ def gained(base: Path, folder: Path) -> dict[str, float]:
 
 
 def trained(options: argparse.Namespace, folder: Path, row: str, seed: int) -> dict[str, Any]:
-    """Train in one way."""
-    asked = last_ones(ROWS[row])
-    step = int(asked.get("--train-bs", 64)) * int(asked.get("--grad-accum", 1))
-    steps = max(1, round(options.seen / step))
+    """Train in one way, unless that is done already."""
+    if (folder / "test_metric.json").exists():
+        return summary(folder)
+    study = STUDIES[options.study]
+    asked = last_ones(study.rows[row])
+    step = int(asked["--train-bs"]) * int(asked.get("--grad-accum", 1))
+    steps = max(1, round(study.seen / step))
     arguments = [word for pair in asked.items() for word in pair]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    run(
+    cpu = run(
+        options,
         "train", "--model", options.start, "--dataset", options.dataset, "--output-dir", folder, "--max-steps", steps,
-        "--seed", seed, "--report-to", "none", "--workers", 0, "--eval-bs", 8, "--eval-every", 2, *arguments,
-        everything=DECAYS_EVERYTHING in ROWS[row],
+        "--seed", seed, "--report-to", "none", "--workers", 0, "--eval-every", 2, "--precision", options.precision, *arguments,
+        everything=DECAYS_EVERYTHING in study.rows[row],
     )  # fmt: skip
-    cpu = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
     return {**summary(folder), "steps": steps, "cpu seconds": round(cpu)}
 
 
@@ -142,13 +215,19 @@ def last_ones(words: Sequence[object]) -> dict[str, Any]:
     return dict(zip(map(str, plain[::2]), plain[1::2], strict=True))
 
 
-def run(*arguments: object, everything: bool = False) -> None:
-    """One of icclip's commands."""
+def run(options: argparse.Namespace, *arguments: object, everything: bool = False) -> float:
+    """One of icclip's commands; the seconds of the processor that it took."""
     words = ["everything" if everything else "-", *map(str, arguments)]
-    # 3: no better than before, which is a result too.
-    done = subprocess.run([sys.executable, "-c", EVERYTHING, *words], check=False, env=os.environ)
-    if done.returncode not in {0, 3}:
-        raise SystemExit(done.returncode)
+    threads = str(max(1, (os.cpu_count() or 1) // options.parallel))
+    process = subprocess.Popen(
+        [sys.executable, "-c", EVERYTHING, *words], env=os.environ | {"OMP_NUM_THREADS": threads}
+    )
+    # Of this process alone: others run beside it.
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in {0, NO_BETTER}:
+        raise SystemExit(process.returncode)
+    return used.ru_utime + used.ru_stime
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ RECIPES: Mapping[RecipeName, Recipe] = {
             "train_bs": 512,
             "micro_batch": 64,
             "warmup_ratio": 0.1,
-            "gentle": {"freeze": "vision", "layer_decay": 0.8},
+            "gentle": {"freeze": "vision"},
         },
     )
 }
