@@ -18,6 +18,7 @@ import argparse
 import logging
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from icclip.retrieval.agreement import tower_agreement
 from icclip.runtime import Encoder
 from icclip_export.precisions import graph_name
 from icclip_export.quantization.convolutions import Convolutions
+from icclip_export.quantization.rounding import changed
 
 FLOAT, SMALL, UNCORRECTED = "float32", "8 bits, in float32, biases corrected", "8 bits, in float32"
 STATIC = {
@@ -84,9 +86,9 @@ def made(source: Path, io: TowerIO, images: np.ndarray, folder: Path) -> Iterato
     """The graphs, by how they hold their convolutions."""
     found = Convolutions.of(source, io, images)
     graphs = {FLOAT: source, SMALL: folder / "small.onnx", UNCORRECTED: folder / "uncorrected.onnx"}
-    found.quantize(source, graphs[SMALL], ())
+    changed(source, graphs[SMALL], partial(found.quantize, kept=()))
     as_they_are = {name: np.zeros_like(mean) for name, mean in found.means.items()}
-    Convolutions(found.weights, as_they_are).quantize(source, graphs[UNCORRECTED], ())
+    changed(source, graphs[UNCORRECTED], partial(Convolutions(found.weights, as_they_are).quantize, kept=()))
     yield from graphs.items()
     for number, (name, (base, seven)) in enumerate(STATIC.items()):
         path = folder / f"static_{number}.onnx"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +16,7 @@ from icclip_export.precisions import int8
 from icclip_export.quantization.convolutions import Convolutions, shift
 from icclip_export.quantization.equalization import Equalization
 from icclip_export.quantization.products import product_error, store_halves
-from icclip_export.quantization.rounding import quantized, restored, rounding_error
+from icclip_export.quantization.rounding import changed, quantized, restored, rounding_error
 from icclip_export.quantization.tables import quantize_tables
 
 IO = TowerIO(input="x", output="y")
@@ -89,7 +91,7 @@ def test_an_equalized_graph_computes_the_same_and_its_products_lose_less(tmp_pat
     source, inputs = normed(tmp_path / "g.onnx"), RNG.normal(size=(32, 64)).astype(np.float32)
     found = Equalization.of(source, IO, inputs)
     assert list(found.divisors) == ["n"]
-    found.apply(source, tmp_path / "e.onnx")
+    changed(source, tmp_path / "e.onnx", found.apply)
     expected = runner(source, IO)(inputs)
     np.testing.assert_allclose(runner(tmp_path / "e.onnx", IO)(inputs), expected, rtol=1e-4, atol=1e-4)
     errors = []
@@ -101,7 +103,7 @@ def test_an_equalized_graph_computes_the_same_and_its_products_lose_less(tmp_pat
 
 def test_a_norm_that_only_products_read_takes_the_divisors(tmp_path):
     source, inputs = normed(tmp_path / "g.onnx"), RNG.normal(size=(32, 64)).astype(np.float32)
-    Equalization.of(source, IO, inputs).apply(source, tmp_path / "e.onnx")
+    changed(source, tmp_path / "e.onnx", Equalization.of(source, IO, inputs).apply)
     assert operators(tmp_path / "e.onnx") == operators(source)
 
 
@@ -109,7 +111,7 @@ def test_a_norm_that_others_read_too_stays_as_it_is(tmp_path):
     """As in BERT, whose residual reads it: one multiplication stands between it and the products."""
     residual = helper.make_node("Add", ["n", "s"], ["y"], name="residual")
     source, inputs = normed(tmp_path / "g.onnx", also=[residual]), RNG.normal(size=(32, 64)).astype(np.float32)
-    Equalization.of(source, IO, inputs).apply(source, tmp_path / "e.onnx")
+    changed(source, tmp_path / "e.onnx", Equalization.of(source, IO, inputs).apply)
     assert operators(tmp_path / "e.onnx").count("Mul") == 1
     np.testing.assert_allclose(
         runner(tmp_path / "e.onnx", IO)(inputs), runner(source, IO)(inputs), rtol=1e-4, atol=1e-4
@@ -123,11 +125,34 @@ def test_a_norm_whose_scale_is_not_at_hand_is_followed_by_a_multiplication(tmp_p
     model.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "one"))
     next(node for node in model.graph.node if node.name == "norm").input[1] = "computed"
     onnx.save(model, source)
-    Equalization.of(source, IO, inputs).apply(source, tmp_path / "e.onnx")
+    changed(source, tmp_path / "e.onnx", Equalization.of(source, IO, inputs).apply)
     assert operators(tmp_path / "e.onnx").count("Mul") == 2
     np.testing.assert_allclose(
         runner(tmp_path / "e.onnx", IO)(inputs), runner(source, IO)(inputs), rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_channel_that_was_idle_is_not_blown_up_when_it_is_used(tmp_path):
+    """The inputs that are measured leave one channel idle; another input uses it as much as any."""
+    source = normed(tmp_path / "g.onnx")
+    model = onnx.load(source)
+    del model.graph.node[0]
+    for node in model.graph.node:
+        node.input[0] = "x" if node.input[0] == "n" else node.input[0]
+    onnx.save(model, source)
+    measured = RNG.normal(size=(32, 64)).astype(np.float32)
+    measured[:, [3, 40]] *= 100
+    measured[:, 7] = 0
+    found = Equalization.of(source, IO, measured).divisors["x"]
+    assert found[7] > 0.1 * np.median(found)
+    used = measured.copy()
+    used[:, 7] = RNG.normal(size=32)
+    expected, errors = runner(source, IO)(used), []
+    changed(source, tmp_path / "e.onnx", Equalization({"x": found}).apply)
+    for graph in (source, tmp_path / "e.onnx"):
+        int8.build(graph, tmp_path / "q.onnx", [])
+        errors.append(apart(runner(tmp_path / "q.onnx", IO)(used), expected))
+    assert errors[1] < errors[0] / 2
 
 
 def test_even_channels_are_left_alone(tmp_path):
@@ -143,7 +168,7 @@ def test_the_weight_of_a_gemm_is_equalized_the_way_it_lies(tmp_path, outliers):
     source = saved(tmp_path / "g.onnx", nodes, {"w": weight})
     found = Equalization.of(source, IO, outliers)
     assert list(found.divisors) == ["x"]
-    found.apply(source, tmp_path / "e.onnx")
+    changed(source, tmp_path / "e.onnx", found.apply)
     np.testing.assert_allclose(
         runner(tmp_path / "e.onnx", IO)(outliers), runner(source, IO)(outliers), rtol=1e-4, atol=1e-4
     )
@@ -162,7 +187,7 @@ def test_a_product_out_of_integers_has_its_weight_in_fp16_and_is_computed_in_flo
     kind, options = ("Gemm", {"transB": 1}) if transposed else ("MatMul", {})
     node = helper.make_node(kind, ["x", "w"], ["y"], name="m", **options)
     source = saved(tmp_path / "g.onnx", [node], {"w": weight.T if transposed else weight}, gives=("b", 96))
-    store_halves(source, tmp_path / "s.onnx", ["m"])
+    changed(source, tmp_path / "s.onnx", partial(store_halves, names=["m"]))
     inputs = RNG.normal(size=(8, 64)).astype(np.float32)
     expected = inputs @ weight.astype(np.float16).astype(np.float32)
     np.testing.assert_allclose(runner(tmp_path / "s.onnx", IO)(inputs), expected, rtol=1e-4, atol=1e-5)
@@ -175,7 +200,7 @@ def test_a_weight_beyond_fp16_stays_in_float32(tmp_path):
     weight = drawn(64, 64)
     weight[0, 0] = 1e5
     source = saved(tmp_path / "g.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": weight})
-    store_halves(source, tmp_path / "s.onnx", ["m"])
+    changed(source, tmp_path / "s.onnx", partial(store_halves, names=["m"]))
     inputs = RNG.normal(size=(8, 64)).astype(np.float32)
     np.testing.assert_array_equal(runner(tmp_path / "s.onnx", IO)(inputs), runner(source, IO)(inputs))
 
@@ -191,13 +216,13 @@ def test_rows_are_restored_with_their_own_steps(tmp_path):
     source = saved(
         tmp_path / "g.onnx", nodes, {"t": table}, given=("b", 5), gives=("b", 5, 64), dtype=TensorProto.INT64
     )
-    quantize_tables(source, tmp_path / "q.onnx", [])
+    changed(source, tmp_path / "q.onnx", partial(quantize_tables, kept=[]))
     ids = np.array([[0, 7, 7, 49, 1]], np.int64)
     found = runner(tmp_path / "q.onnx", IO)(ids)
     np.testing.assert_array_equal(found, restored(table)[ids])
     assert apart(found[0, 1], table[7]) < 0.01
     assert (tmp_path / "q.onnx").stat().st_size < 0.4 * source.stat().st_size
-    quantize_tables(source, tmp_path / "k.onnx", ["look up"])
+    changed(source, tmp_path / "k.onnx", partial(quantize_tables, kept=["look up"]))
     np.testing.assert_array_equal(runner(tmp_path / "k.onnx", IO)(ids), table[ids])
 
 
@@ -257,7 +282,7 @@ def test_corrected_biases_bring_small_convolutions_closer(tmp_path, monkeypatch,
     for corrected in (False, True):
         if not corrected:
             monkeypatch.setattr("icclip_export.quantization.convolutions.shift", lambda *_: np.float32(0))
-        Convolutions.of(source, IO, IMAGES).quantize(source, tmp_path / "q.onnx", [])
+        changed(source, tmp_path / "q.onnx", partial(Convolutions.of(source, IO, IMAGES).quantize, kept=[]))
         monkeypatch.undo()
         errors.append(apart(runner(tmp_path / "q.onnx", IO)(IMAGES), expected))
     assert errors[1] < 0.7 * errors[0]
@@ -269,15 +294,29 @@ def test_convolutions_that_are_kept_and_those_of_the_patches_stay(tmp_path):
     source = convolved(tmp_path / "g.onnx", layers=2)
     found = Convolutions.of(source, IO, IMAGES)
     assert set(found.errors()) == {"c1", "c2"}
-    found.quantize(source, tmp_path / "q.onnx", ["c2"])
+    changed(source, tmp_path / "q.onnx", partial(found.quantize, kept=["c2"]))
     held = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "q.onnx").graph.initializer}
     assert held["patches.w"] == held["c2.b"] == TensorProto.FLOAT
     assert held["c2_weight_fp16"] == TensorProto.FLOAT16
     assert held["c1_weight_8bits"] == TensorProto.INT8
     assert not {"c1.w", "c1.b", "c2.w"} & set(held)
-    found.quantize(source, tmp_path / "k.onnx", ["c1", "c2"])
+    changed(source, tmp_path / "k.onnx", partial(found.quantize, kept=["c1", "c2"]))
     expected = runner(source, IO)(IMAGES)
     assert apart(runner(tmp_path / "k.onnx", IO)(IMAGES), expected) < 1e-3
+
+
+def test_convolutions_over_tokens_are_left_alone(tmp_path):
+    """They read no feature maps, so that there are no places to take means over."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="relu"),
+        helper.make_node("Conv", ["r", "w"], ["y"], name="c", pads=[1, 1]),
+    ]
+    source = saved(tmp_path / "g.onnx", nodes, {"w": drawn(8, 8, 3)}, given=("b", 8, 20), gives=("b", 8, 20))
+    inputs = RNG.normal(size=(4, 8, 20)).astype(np.float32)
+    found = Convolutions.of(source, IO, inputs)
+    assert found.errors() == {}
+    changed(source, tmp_path / "q.onnx", partial(found.quantize, kept=[]))
+    np.testing.assert_array_equal(runner(tmp_path / "q.onnx", IO)(inputs), runner(source, IO)(inputs))
 
 
 def test_runtimes_restore_the_weights_when_they_open_the_graph(tmp_path):
@@ -285,7 +324,7 @@ def test_runtimes_restore_the_weights_when_they_open_the_graph(tmp_path):
     import onnxruntime
 
     source = convolved(tmp_path / "g.onnx")
-    Convolutions.of(source, IO, IMAGES).quantize(source, tmp_path / "q.onnx", [])
+    changed(source, tmp_path / "q.onnx", partial(Convolutions.of(source, IO, IMAGES).quantize, kept=[]))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -317,7 +356,8 @@ def test_a_convolution_is_as_sensitive_as_its_weight_is_rough(tmp_path):
 def test_what_the_recipe_cannot_make_small_stays_as_the_exporter_made_it(tmp_path):
     """If every node has to stay, the graph is the one in float32 again, so that it can pass."""
     source, inputs = normed(tmp_path / "g.onnx"), RNG.normal(size=(32, 64)).astype(np.float32)
-    recipe = int8.PRECISION.recipe.calibrated(source, IO, inputs)
+    (tmp_path / "kept").mkdir()
+    recipe = int8.PRECISION.recipe.calibrated(source, IO, inputs, tmp_path / "kept")
     every = [one.node for one in recipe.sensitivities(source, IO, inputs)]
     recipe.build(source, tmp_path / "q.onnx", every)
     np.testing.assert_array_equal(runner(tmp_path / "q.onnx", IO)(inputs), runner(source, IO)(inputs))

@@ -13,6 +13,11 @@ INLINE_LIMIT = 2**31 - 2**24
 """The largest size of weights in bytes for a graph in one file; a message is limited to 2 GB, including the nodes."""
 
 
+def whole_attribute(node: Any, name: str, default: int = 0) -> int:
+    """The value of a node's attribute that is an integer, such as `axis`."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
 def save_graph(model: Any, path: Path, inline_limit: int = INLINE_LIMIT) -> None:
     """Write a graph; if its weights exceed `inline_limit`, they go to `<name>_data` beside it, as transformers.js expects.
 

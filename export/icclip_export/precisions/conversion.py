@@ -7,6 +7,7 @@ out (`icclip_export.precisions.search`).
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,12 +36,13 @@ def convert(recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: 
     Returns:
         The nodes left in float32. If even all candidates left in float32 do not pass, `measure` tells.
     """
-    if recipe.calibrated is not None:
-        recipe = recipe.calibrated(source, io, inputs)
-    ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
-    always = [s.node for s in ranked if s.strain > recipe.unbearable]
-    build = partial(_built, recipe.build, source, target, always)
-    found = fewest_kept([s.node for s in ranked[len(always) :]], build, score)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        if recipe.calibrated is not None:
+            recipe = recipe.calibrated(source, io, inputs, Path(folder))
+        ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
+        always = [s.node for s in ranked if s.strain > recipe.unbearable]
+        build = partial(_built, recipe.build, source, target, always)
+        found = fewest_kept([s.node for s in ranked[len(always) :]], build, score)
     return Found((*always, *found.kept), found.measure, found.evaluations)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from icclip.bundles.manifest import TowerIO
 from icclip.bundles.parity_record import Thresholds
 from icclip_export.onnx.activations import SENTINEL, largest_values
-from icclip_export.onnx.graphs import initializers, save_graph
+from icclip_export.onnx.graphs import initializers, save_graph, whole_attribute
 from icclip_export.precisions.value import Precision, Recipe, Sensitivity
 
 LARGEST = 65504.0
@@ -80,16 +80,12 @@ def _join_float32_nodes(graph: Any) -> None:
     casts = {
         node.output[0]: node.input[0]
         for node in graph.node
-        if node.op_type == "Cast" and _cast_type(node) == onnx.TensorProto.FLOAT16
+        if node.op_type == "Cast" and whole_attribute(node, "to") == onnx.TensorProto.FLOAT16
     }
     for node in graph.node:
-        if node.op_type == "Cast" and _cast_type(node) == onnx.TensorProto.FLOAT and node.input[0] in casts:
+        if node.op_type == "Cast" and whole_attribute(node, "to") == onnx.TensorProto.FLOAT and node.input[0] in casts:
             node.input[0] = casts[node.input[0]]
     _drop_unread(graph, casts)
-
-
-def _cast_type(node: Any) -> int:
-    return next(int(attribute.i) for attribute in node.attribute if attribute.name == "to")
 
 
 def _drop_unread(graph: Any, outputs: Iterable[str]) -> None:

@@ -6,8 +6,9 @@ Attention is one operator.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from icclip_export.precisions.value import Precision, Recipe, Sensitivity
 from icclip_export.quantization.convolutions import Convolutions
 from icclip_export.quantization.equalization import Equalization
 from icclip_export.quantization.products import columns, narrow_products, product_error, quantizable, store_halves
-from icclip_export.quantization.rounding import rounding_error
+from icclip_export.quantization.rounding import changed, rounding_error
 from icclip_export.quantization.tables import quantize_tables, tables
 
 MEASURED_INPUTS = 8
@@ -46,16 +47,15 @@ def sensitivities(source: Path, io: TowerIO, inputs: np.ndarray) -> list[Sensiti
     ]
 
 
-def calibrated(source: Path, io: TowerIO, inputs: np.ndarray) -> Recipe:
+def calibrated(source: Path, io: TowerIO, inputs: np.ndarray, folder: Path) -> Recipe:
     """The recipe for one graph, with what real inputs show: how to equalize its channels, and how rounding shifts its convolutions.
 
     Products and convolutions that are kept in float32 have their weights in fp16, unless everything is kept.
     """
-    equalization, convolutions = Equalization.of(source, io, inputs), Convolutions.of(source, io, inputs)
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        equal = Path(folder) / source.name
-        equalization.apply(source, equal)
-        ranked = sensitivities(equal, io, inputs)
+    convolutions = Convolutions.of(source, io, inputs)
+    equal = folder / source.name
+    changed(source, equal, Equalization.of(source, io, inputs).apply)
+    ranked = sensitivities(equal, io, inputs)
     ranked += [Sensitivity(name, error) for name, error in convolutions.errors().items()]
     candidates = {one.node for one in ranked}
 
@@ -63,18 +63,24 @@ def calibrated(source: Path, io: TowerIO, inputs: np.ndarray) -> Recipe:
         if candidates.issubset(kept):
             build(source, target, kept)
             return
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            equal, smaller = Path(folder) / "equal.onnx", Path(folder) / "smaller.onnx"
-            equalization.apply(source, equal)
-            store_halves(equal, equal, kept)
-            convolutions.quantize(equal, smaller, kept)
-            build(smaller, target, kept)
+
+        def change(graph: Any) -> None:
+            store_halves(graph, kept)
+            convolutions.quantize(graph, kept)
+            quantize_tables(graph, kept)
+
+        _quantize_products(equal, target, kept, change)
 
     return Recipe(lambda *_: ranked, better)
 
 
 def build(source: Path, target: Path, kept: Sequence[str]) -> None:
-    """Quantize dynamically, except for the nodes in `kept`, with 7-bit weights in int8 and a scale for every output channel.
+    """Quantize tables and products, except for the nodes in `kept`."""
+    _quantize_products(source, target, kept, lambda graph: quantize_tables(graph, kept))
+
+
+def _quantize_products(source: Path, target: Path, kept: Sequence[str], change: Callable[[Any], None]) -> None:
+    """Quantize dynamically after `change(graph)`, with 7-bit weights in int8 and a scale for every output channel.
 
     The reduced range makes it correct on CPUs without VNNI, where sums of two products of 8 bits saturate; with
     VNNI it costs nothing.
@@ -84,12 +90,11 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
 
     from icclip_export.rewriting.contrib import fuse_attention
 
-    excluded = [*kept, *narrow_products(onnx.load(str(source), load_external_data=False).graph)]
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, quiet_export():
-        looked_up, quantized = Path(folder) / "tables.onnx", Path(folder) / target.name
-        quantize_tables(source, looked_up, kept)
+        small, quantized = Path(folder) / "small.onnx", Path(folder) / target.name
+        excluded = [*kept, *narrow_products(changed(source, small, change).graph)]
         quantize_dynamic(
-            looked_up,
+            small,
             quantized,
             op_types_to_quantize=list(QUANTIZED),
             per_channel=True,
@@ -97,7 +102,7 @@ def build(source: Path, target: Path, kept: Sequence[str]) -> None:
             weight_type=QuantType.QInt8,
             # The quantizer turns a Gemm into a MatMul of this name.
             nodes_to_exclude=[*excluded, *(f"{name}_MatMul" for name in excluded)],
-            use_external_data_format=bool(external_data(looked_up)),
+            use_external_data_format=bool(external_data(small)),
         )
         save_graph(onnx.load(str(quantized)), target)
     # Only onnxruntime (on CPUs, CUDA and in browsers) and OpenVINO read these graphs, and both have the operator.

@@ -35,8 +35,9 @@ class Recipe:
     """A function (float32 graph, path of the result, nodes to leave in float32); inputs and outputs stay float32."""
     unbearable: float = float("inf")
     """Strain beyond which a node stays in float32 whatever the score says."""
-    calibrated: Callable[[Path, TowerIO, np.ndarray], Recipe] | None = None
-    """A function (float32 graph, its names, real inputs) that returns a better recipe for this graph alone."""
+    calibrated: Callable[[Path, TowerIO, np.ndarray, Path], Recipe] | None = None
+    """A function (float32 graph, its names, real inputs, folder) that returns a better recipe for this graph alone, which may keep
+    files in the folder as long as it is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

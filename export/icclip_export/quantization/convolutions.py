@@ -1,8 +1,8 @@
 """Convolutions with weights of 8 bits and a scale for each output channel, whose biases take back what rounding shifts.
 
 The weights are a quarter as large, and the products are computed in float32: integers would need ranges for what the
-convolutions read, and with the best that we found the embeddings of an EfficientNet are ten times too far from the checkpoint
-for the gate (benchmarks/static_convolutions.py).
+convolutions read, and with the best that we found single embeddings of an EfficientNet are four times as far from the checkpoint
+as the gate allows (benchmarks/static_convolutions.py).
 
 Rounding moves the mean of each output channel, and by the same for all images, so that errors add up from layer to layer. How
 far is known from the means of what the convolution reads, and its bias takes it back (Nagel et al., "Data-Free Quantization
@@ -20,11 +20,10 @@ import numpy as np
 
 from icclip.bundles.manifest import TowerIO
 from icclip_export.onnx.activations import channel_means
-from icclip_export.onnx.graphs import save_graph
+from icclip_export.onnx.graphs import whole_attribute
 from icclip_export.quantization.rounding import (
     add_half,
     add_restored,
-    drop_unread_weights,
     quantized,
     restored,
     rounding_error,
@@ -32,6 +31,8 @@ from icclip_export.quantization.rounding import (
 )
 
 MEASURED_INPUTS = 32
+FEATURE_MAPS = 4
+"""The dimensions of a weight that reads feature maps [b, channels, h, w]; those over the tokens of a text are left alone."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Convolutions:
         pixels = {value.name for value in graph.input}
         found = [
             node for node in graph.node
-            if node.op_type == "Conv" and node.input[1] in weights and node.input[0] not in pixels
+            if node.op_type == "Conv" and node.input[0] not in pixels
+            and weights.get(node.input[1], np.empty(0)).ndim == FEATURE_MAPS
         ]  # fmt: skip
         read = {node.input[0] for node in found}
         means = channel_means(source, io, inputs[:MEASURED_INPUTS], read) if found else {}
@@ -65,13 +67,11 @@ class Convolutions:
         """The relative error of each convolution's weight when it is rounded."""
         return {name: rounding_error(weight) for name, weight in self.weights.items()}
 
-    def quantize(self, source: Path, target: Path, kept: Collection[str]) -> None:
-        """Write `source` with the weights of its convolutions in 8 bits, and those in `kept` in fp16."""
-        import onnx
+    def quantize(self, graph: Any, kept: Collection[str]) -> None:
+        """Have the weights of the convolutions of a graph in 8 bits, and those in `kept` in fp16."""
         from onnx import numpy_helper
 
-        model = onnx.load(str(source), load_external_data=True)
-        graph, weights = model.graph, weights_of(model.graph)
+        weights = weights_of(graph)
         for node in list(graph.node):
             if node.op_type != "Conv" or node.name not in self.weights:
                 continue
@@ -81,13 +81,11 @@ class Convolutions:
                 add_half(graph, own, weight)
                 continue
             bias = weights[node.input[2]] if len(node.input) > 2 else np.zeros(len(weight), np.float32)  # noqa: PLR2004
-            corrected = bias + shift(weight, self.means[node.name], _groups(node))
+            corrected = bias + shift(weight, self.means[node.name], whole_attribute(node, "group", 1))
             graph.initializer.append(numpy_helper.from_array(corrected.astype(np.float32), f"{own}_bias"))
             add_restored(graph, own, *quantized(weight))
             del node.input[1:]
             node.input.extend([own, f"{own}_bias"])
-        drop_unread_weights(graph)
-        save_graph(model, target)
 
 
 def shift(weight: np.ndarray, means: np.ndarray, groups: int) -> np.ndarray:
@@ -100,7 +98,3 @@ def shift(weight: np.ndarray, means: np.ndarray, groups: int) -> np.ndarray:
     """
     lost = (weight - restored(weight)).sum(axis=(2, 3)).reshape(groups, -1, weight.shape[1])
     return np.asarray(np.einsum("goi,gi->go", lost, means.reshape(groups, -1)).reshape(-1), np.float32)
-
-
-def _groups(node: Any) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)

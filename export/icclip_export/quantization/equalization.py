@@ -20,15 +20,17 @@ import numpy as np
 
 from icclip.bundles.manifest import TowerIO
 from icclip_export.onnx.activations import captured
-from icclip_export.onnx.graphs import save_graph
 from icclip_export.quantization.products import columns, is_transposed, product_error, quantizable
-from icclip_export.quantization.rounding import drop_unread_weights, weights_of
+from icclip_export.quantization.rounding import weights_of
 
 MEASURED_INPUTS = 8
 ROWS = 512
 """Rows of activations that a choice is tried on; the range is that of all."""
 STRENGTHS = (0.5, 0.65, 0.8)
 """How much of the activations' spread goes to the weights; the best one is taken."""
+LEAST = 0.1
+"""Share of the median channel's largest value that each channel is taken to reach: one that few inputs use may be idle in those that
+are measured, and would be blown up beyond all others by the first input that uses it."""
 WORTH = 0.9
 """Share of the error that may remain, so that it is worth a multiplication."""
 
@@ -53,13 +55,11 @@ class Equalization:
         }
         return cls({name: divisor for name, divisor in chosen.items() if divisor is not None})
 
-    def apply(self, source: Path, target: Path) -> None:
-        """Write `source` with equalized channels; it computes the same."""
-        import onnx
+    def apply(self, graph: Any) -> None:
+        """Equalize the channels of a graph, which computes the same afterwards."""
         from onnx import helper
 
-        model = onnx.load(str(source), load_external_data=True)
-        graph, weights = model.graph, weights_of(model.graph)
+        weights = weights_of(graph)
         add = partial(_add, graph)
         for name, own in _readers(graph, weights).items():
             if name not in self.divisors:
@@ -78,8 +78,6 @@ class Equalization:
             graph.node.insert(first, helper.make_node("Mul", [name, factor], [equal], name=equal))
             for node in own:
                 node.input[0] = equal
-        drop_unread_weights(graph)
-        save_graph(model, target)
 
 
 def _add(graph: Any, name: str, value: np.ndarray) -> str:
@@ -110,7 +108,8 @@ def _divisor(values: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray | 
     rows = values.reshape(-1, values.shape[-1])
     low, high = rows.min(axis=0), rows.max(axis=0)
     tried = rows[:: max(1, len(rows) // ROWS)]
-    peak = np.maximum(np.maximum(-low, high), 1e-5)
+    peak = np.maximum(-low, high)
+    peak = np.maximum(peak, max(LEAST * float(np.median(peak)), 1e-5))
     reach = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), 1e-5)
 
     def remains(divisor: np.ndarray) -> float:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from icclip_export.onnx.graphs import initializers, save_graph
-from icclip_export.quantization.rounding import add_half, drop_unread_weights
+from icclip_export.onnx.graphs import initializers, whole_attribute
+from icclip_export.quantization.rounding import add_half, relative_error, restored
 
 FEWEST_COLUMNS = 32
 """A product with a narrower weight stays in float32: rounding what it reads takes longer than it saves."""
+SEVEN_BITS = 64
+"""The largest weight that meets integers, because sums of two products of 8 bits saturate on CPUs without VNNI."""
 
 
 def quantizable(graph: Any, weights: Mapping[str, np.ndarray]) -> list[Any]:
@@ -41,23 +42,18 @@ def columns(node: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def is_transposed(node: Any) -> bool:
     """Whether a Gemm reads its weight as [out, in]."""
-    return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return bool(whole_attribute(node, "transB"))
 
 
-def store_halves(source: Path, target: Path, names: Collection[str]) -> None:
-    """Write `source` with the weights of some products in fp16; they are computed in float32.
+def store_halves(graph: Any, names: Collection[str]) -> None:
+    """Have the weights of some products in fp16; they are computed in float32.
 
     Runtimes restore the weights when they open the graph, so that this costs no time later.
     """
-    import onnx
-
-    model = onnx.load(str(source), load_external_data=True)
-    graph, weights = model.graph, dict(initializers(model.graph, np.float32))
+    weights = dict(initializers(graph, np.float32))
     for node in [node for node in quantizable(graph, weights) if node.name in names]:
         weight, node.input[1] = weights[node.input[1]], f"{node.name}_weight"
         add_half(graph, node.input[1], weight)
-    drop_unread_weights(graph)
-    save_graph(model, target)
 
 
 def product_error(activations: np.ndarray, weight: np.ndarray, span: tuple[float, float] | None = None) -> float:
@@ -72,16 +68,4 @@ def product_error(activations: np.ndarray, weight: np.ndarray, span: tuple[float
     low, high = span or (min(0.0, float(activations.min())), max(0.0, float(activations.max())))
     step = (high - low) / 255 or 1.0
     rounded = np.round(activations / step) * step
-    return _relative(rounded @ _seven_bits(weight) - exact, exact)
-
-
-def _seven_bits(weight: np.ndarray) -> np.ndarray:
-    """Quantize symmetrically to -64..64, because products of 8 bits saturate on CPUs without VNNI."""
-    step = np.abs(weight).max(axis=0, keepdims=True) / 64
-    step = np.where(step == 0, np.float32(1), step)
-    return np.asarray(np.round(weight / step) * step, np.float32)
-
-
-def _relative(error: np.ndarray, exact: np.ndarray) -> float:
-    length = float(np.linalg.norm(exact))
-    return float(np.linalg.norm(error)) / length if length else 0.0
+    return relative_error(rounded @ restored(weight.T, SEVEN_BITS).T, exact)

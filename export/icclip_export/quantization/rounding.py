@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from icclip_export.onnx.graphs import initializers
+from icclip_export.onnx.graphs import initializers, save_graph
 
-LARGEST = 127
+EIGHT_BITS = 127
 
 
-def quantized(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A weight [rows, ...] as integers from -127 to 127, int8 [rows, ...], and their steps, float32 [rows, 1, ...]."""
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1).reshape(-1, *[1] * (weight.ndim - 1))
-    step = np.where(largest == 0, np.float32(1), largest / np.float32(LARGEST)).astype(np.float32)
+def quantized(weight: np.ndarray, largest: int = EIGHT_BITS) -> tuple[np.ndarray, np.ndarray]:
+    """A weight [rows, ...] as integers from -largest to largest, int8 [rows, ...], and their steps, float32 [rows, 1, ...]."""
+    peak = np.abs(weight).reshape(len(weight), -1).max(axis=1).reshape(-1, *[1] * (weight.ndim - 1))
+    step = np.where(peak == 0, np.float32(1), peak / np.float32(largest)).astype(np.float32)
     return np.round(weight / step).astype(np.int8), step
 
 
-def restored(weight: np.ndarray) -> np.ndarray:
+def restored(weight: np.ndarray, largest: int = EIGHT_BITS) -> np.ndarray:
     """A weight as it is after rounding, float32."""
-    whole, step = quantized(weight)
+    whole, step = quantized(weight, largest)
     return np.asarray(whole * step, np.float32)
 
 
 def rounding_error(weight: np.ndarray) -> float:
     """|q(W) - W| / |W|."""
-    length = float(np.linalg.norm(weight))
-    return float(np.linalg.norm(restored(weight) - weight)) / length if length else 0.0
+    return relative_error(restored(weight), weight)
+
+
+def relative_error(found: np.ndarray, exact: np.ndarray) -> float:
+    """|found - exact| / |exact|; 0 if there is nothing."""
+    length = float(np.linalg.norm(exact))
+    return float(np.linalg.norm(found - exact)) / length if length else 0.0
 
 
 def add_restored(graph: Any, name: str, whole: np.ndarray, step: np.ndarray) -> None:
@@ -71,8 +78,19 @@ def weights_of(graph: Any) -> dict[str, np.ndarray]:
     return weights
 
 
-def drop_unread_weights(graph: Any) -> None:
-    """Remove the weights that no node reads any more, and the Identity nodes that only pass one on."""
+def changed(source: Path, target: Path, change: Callable[[Any], None]) -> Any:
+    """Write `source` after `change(graph)`, without the weights that no node reads any more; returns the model."""
+    import onnx
+
+    model = onnx.load(str(source), load_external_data=True)
+    change(model.graph)
+    _drop_unread_weights(model.graph)
+    save_graph(model, target)
+    return model
+
+
+def _drop_unread_weights(graph: Any) -> None:
+    """Remove weights, and the Identity nodes that only pass one on."""
     weights = {tensor.name for tensor in graph.initializer}
     read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights]:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from icclip_export.onnx.graphs import initializers, save_graph
-from icclip_export.quantization.rounding import drop_unread_weights, quantized
+from icclip_export.onnx.graphs import initializers, whole_attribute
+from icclip_export.quantization.rounding import quantized
+
+TABLE = 2
+"""The dimensions of an embedding table [rows, dim]."""
 
 
 def tables(graph: Any, weights: Mapping[str, np.ndarray]) -> list[Any]:
-    """The nodes that look rows [dim] up in a weight [rows, dim]."""
-    return [
-        node
-        for node in graph.node
-        if node.op_type == "Gather" and weights.get(node.input[0], np.empty(0)).ndim == 2 and not _axis(node)  # noqa: PLR2004
-    ]
+    """The nodes that look rows up in a weight."""
+    lookups = [node for node in graph.node if node.op_type == "Gather" and not whole_attribute(node, "axis")]
+    return [node for node in lookups if weights.get(node.input[0], np.empty(0)).ndim == TABLE]
 
 
-def quantize_tables(source: Path, target: Path, kept: Sequence[str]) -> None:
-    """Write `source` with its embedding tables in 8 bits, except for those of the nodes in `kept`."""
+def quantize_tables(graph: Any, kept: Collection[str]) -> None:
+    """Have the embedding tables of a graph in 8 bits, except for those of the nodes in `kept`."""
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(str(source), load_external_data=True)
-    graph, weights = model.graph, dict(initializers(model.graph, np.float32))
+    weights = dict(initializers(graph, np.float32))
     for node in tables(graph, weights):
         if node.name in kept:
             continue
@@ -44,9 +42,3 @@ def quantize_tables(source: Path, target: Path, kept: Sequence[str]) -> None:
             helper.make_node("Gather", [f"{own}_8bits", ids], [f"{own}_row"], name=own),
         ):
             graph.node.insert(place, made)
-    drop_unread_weights(graph)
-    save_graph(model, target)
-
-
-def _axis(node: Any) -> int:
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 0)
