@@ -115,6 +115,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="directory for the runs, which are otherwise deleted")
     options = parser.parse_args()
     study = STUDIES[options.study]
+    if unknown := set(options.rows or ()) - set(study.rows):
+        parser.error(f"the study {options.study!r} has no row {min(unknown)!r}: choose from {list(study.rows)}")
     rows = [row for row in study.rows if row in (options.rows or study.rows)]
     record = Record(options)
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.parallel) as pool:
@@ -122,8 +124,14 @@ def main() -> None:
         # The first row comes before the others, which are compared with it; then row by row, so that a row soon has its seeds.
         for together in ([row for row in rows if row == study.base], [row for row in rows if row != study.base]):
             missing = [(row, seed) for row in together for seed in options.seeds if not record.has(row, seed)]
-            for done in as_completed(pool.submit(outcome, options, root, *one) for one in missing):
-                record.add(done.result())
+            waiting = [pool.submit(outcome, options, root, *one) for one in missing]
+            try:
+                for done in as_completed(waiting):
+                    record.add(done.result())
+            finally:
+                # If one has failed, the others would run on without being written down.
+                for one in waiting:
+                    one.cancel()
     columns = dict.fromkeys(name for row in record.means for name in row)
     show([{name: row.get(name, "") for name in columns} for row in record.means])
 
@@ -203,7 +211,7 @@ def trained(options: argparse.Namespace, folder: Path, row: str, seed: int) -> d
     cpu = run(
         options,
         "train", "--model", options.start, "--dataset", options.dataset, "--output-dir", folder, "--max-steps", steps,
-        "--seed", seed, "--report-to", "none", "--workers", 0, "--eval-every", 2, "--precision", options.precision, *arguments,
+        "--overwrite", "--seed", seed, "--report-to", "none", "--workers", 0, "--eval-every", 2, "--precision", options.precision, *arguments,
         everything=DECAYS_EVERYTHING in study.rows[row],
     )  # fmt: skip
     return {**summary(folder), "steps": steps, "cpu seconds": round(cpu)}
