@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
 
 if TYPE_CHECKING:
+    from icclip_export.precisions.conversion import Conversion
     from icclip_export.precisions.search import Found
 
 FIRST_BAR = 0.5
@@ -33,25 +35,6 @@ class Reducer:
     calibrated: Mapping[Tower, Calibration]
     reporter: Reporter
 
-    def reduce(
-        self, precision: str, limits: Thresholds, bars: Mapping[Tower, float] | None = None
-    ) -> dict[Tower, Found]:
-        """Make the towers named in `bars` (None means both, with the first bar), and return the nodes that stayed in float32."""
-        own = dict.fromkeys(self.calibrated, FIRST_BAR) if bars is None else bars
-        return {tower: self._tower(tower, precision, limits, bar) for tower, bar in own.items()}
-
-    def _tower(self, tower: Tower, precision: str, limits: Thresholds, bar: float) -> Found:
-        from icclip_export.precisions.conversion import convert
-
-        own = self.calibrated[tower]
-        source, target = (self.directory / graph_name(tower, name) for name in ("fp32", precision))
-        recipe = find_precision(precision).recipe
-        assert recipe is not None, "only a precision with a recipe is made from another"
-        found = convert(recipe, source, target, io=own.io, inputs=own.inputs, score=own.score(limits, bar))
-        stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
-        self.reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
-        return found
-
     def reduce_until_passed(
         self,
         precision: str,
@@ -63,24 +46,42 @@ class Reducer:
 
         Only a tower that the failure is about is made again: the other one would lose nodes for nothing.
         """
-        found = self.reduce(precision, limits)
-        tried = {tower: one.evaluations for tower, one in found.items()}
-        result = check()
-        attempt = 1
-        while not result.passed and attempt < attempts:
-            attempt += 1
-            again = to_blame(result, {tower: one.measure.error for tower, one in found.items()})
-            names = " and ".join(f"the {tower} tower" for tower in again)
-            self.reporter.note(f"{precision} did not pass: searching {names} again with stricter limits")
-            bars = {tower: STRICTER * found[tower].measure.error for tower in again}
-            made = self.reduce(precision, limits, bars)
-            tried |= {tower: tried[tower] + one.evaluations for tower, one in made.items()}
-            found |= made
+        # Beside the bundle, which the gate reads meanwhile.
+        with tempfile.TemporaryDirectory(dir=self.directory.parent) as folder:
+            conversions = {tower: self._conversion(tower, precision, limits, Path(folder)) for tower in self.calibrated}
+            found = {tower: self._search(precision, tower, one, FIRST_BAR) for tower, one in conversions.items()}
+            tried = {tower: one.evaluations for tower, one in found.items()}
             result = check()
+            attempt = 1
+            while not result.passed and attempt < attempts:
+                attempt += 1
+                again = to_blame(result, {tower: one.measure.error for tower, one in found.items()})
+                names = " and ".join(f"the {tower} tower" for tower in again)
+                self.reporter.note(f"{precision} did not pass: searching {names} again with stricter limits")
+                for tower in again:
+                    bar = STRICTER * found[tower].measure.error
+                    found[tower] = self._search(precision, tower, conversions[tower], bar)
+                    tried[tower] += found[tower].evaluations
+                result = check()
         search: dict[str, TowerSearch] = {
             tower: TowerSearch(kept=one.kept, tried=tried[tower]) for tower, one in found.items()
         }
         return dataclasses.replace(result, attempts=attempt, search=search)
+
+    def _conversion(self, tower: Tower, precision: str, limits: Thresholds, folder: Path) -> Conversion:
+        from icclip_export.precisions.conversion import Conversion
+
+        own = self.calibrated[tower]
+        source, target = (self.directory / graph_name(tower, name) for name in ("fp32", precision))
+        recipe = find_precision(precision).recipe
+        assert recipe is not None, "only a precision with a recipe is made from another"
+        return Conversion(recipe, source, target, io=own.io, inputs=own.inputs, score=own.score(limits), folder=folder)
+
+    def _search(self, precision: str, tower: Tower, conversion: Conversion, bar: float) -> Found:
+        found = conversion.search(bar)
+        stay = f"{len(found.kept)} nodes stay in fp32" if found.kept else "every node"
+        self.reporter.note(f"{precision} {tower}: {stay}, {found.measure.detail} ({found.evaluations} tried)")
+        return found
 
 
 def to_blame(result: PrecisionParity, errors: Mapping[Tower, float]) -> list[Tower]:

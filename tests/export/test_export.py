@@ -258,7 +258,7 @@ def test_a_failed_gate_keeps_the_bundle_under_another_name(icclip, checkpoints, 
 @pytest.mark.slow
 def test_a_reduced_precision_that_fails_is_searched_again(icclip, checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr("icclip_export.reduction.ATTEMPTS", 2)
-    monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, limit=2))
+    monkeypatch.setattr("icclip_export.precisions.conversion.fewest_kept", partial(fewest_kept, giving_back=2))
     outcome = icclip(
         "export", checkpoints["clip"], "-o", tmp_path / "b", "--precision", "int8", *FEW, *LOOSE,
         "--threshold", "similarity_abs=0",

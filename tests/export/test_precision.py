@@ -17,7 +17,7 @@ from icclip_export.onnx.graphs import external_data, save_graph
 from icclip_export.onnx.towers import example_pixels, example_tokens, tower_ios
 from icclip_export.precisions import NAMES, fp16, int8
 from icclip_export.precisions import precision as find_precision
-from icclip_export.precisions.conversion import convert
+from icclip_export.precisions.conversion import Conversion
 from icclip_export.precisions.search import Measure
 from icclip_export.quantization.products import product_error
 from icclip_export.quantization.rounding import rounding_error
@@ -61,9 +61,15 @@ def within(source, limit, inputs=INPUTS):
 
     def score(graph):
         error = relative(runner(graph, IO)(inputs), expected)
-        return Measure(passed=bool(error <= limit), error=error)
+        return Measure(error=error / limit)
 
     return score
+
+
+def convert(recipe, source, target, *, io, inputs, score):
+    folder = target.parent / f"{target.stem} kept"
+    folder.mkdir()
+    return Conversion(recipe, source, target, io=io, inputs=inputs, score=score, folder=folder).search(bar=1.0)
 
 
 def test_largest_values_by_hand(tmp_path):
@@ -130,10 +136,10 @@ def test_a_score_that_needs_more_gets_more(tmp_path):
 
     def score(graph):
         types = {t.name: t.data_type for t in onnx.load(graph).graph.initializer}
-        return Measure(passed=types["w2"] == TensorProto.FLOAT, error=0.0)
+        return Measure(error=0.0 if types["w2"] == TensorProto.FLOAT else 2.0)
 
     found = convert(fp16.PRECISION.recipe, source, tmp_path / "h.onnx", io=IO, inputs=INPUTS, score=score)
-    assert found.measure.passed
+    assert found.passed
     assert "m2" in found.kept
     assert len(found.kept) < 5
 
@@ -181,7 +187,7 @@ def test_the_ruined_node_alone_stays_in_float32(spiked, tmp_path):
     plain = dataclasses.replace(int8.PRECISION.recipe, calibrated=None)
     found = convert(plain, spiked, tmp_path / "q.onnx", io=IO, inputs=INPUTS, score=within(spiked, 0.1))
     assert found.kept == ("m1",)
-    assert found.measure.passed
+    assert found.passed
     operators = [node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node]
     assert operators.count("MatMulInteger") == 3
     assert operators.count("MatMul") == 1
@@ -243,10 +249,10 @@ def test_honest_towers_pass_whole(graphs, loaded, tower, precision, tmp_path):
         found = runner(graph, io)(inputs)
         assert found.dtype == np.float32
         cosines = (found * expected).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-        return Measure(passed=bool(cosines.min() > 1 - limit), error=1 - float(cosines.min()))
+        return Measure(error=(1 - float(cosines.min())) / limit)
 
     found = convert(find_precision(precision).recipe, source, tmp_path / "r.onnx", io=io, inputs=inputs, score=score)
-    assert (found.kept, found.evaluations, found.measure.passed) == ((), 1, True)
+    assert (found.kept, found.evaluations, found.passed) == ((), 1, True)
     again = convert(find_precision(precision).recipe, source, tmp_path / "s.onnx", io=io, inputs=inputs, score=score)
     assert (tmp_path / "r.onnx").read_bytes() == (tmp_path / "s.onnx").read_bytes()
     assert again == found

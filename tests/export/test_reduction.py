@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from icclip.bundles.parity_record import PrecisionParity
@@ -40,14 +42,17 @@ def test_a_tower_is_to_blame_for_its_own_numbers_and_the_worse_one_for_what_both
 class Towers(Reducer):
     """Nothing is made; the distance from torch is a tenth of what is asked for."""
 
-    def _tower(self, tower, precision, limits, bar):
-        self.made.append((tower, bar))
-        first = (tower, bar) == (tower, FIRST_BAR)
-        return Found((tower,), Measure(passed=True, error=ERRORS[tower] if first else bar / 10), 3)
+    def _conversion(self, tower, precision, limits, folder):
+        def search(bar):
+            first = bar == FIRST_BAR
+            self.made.append((tower, bar))
+            return Found((tower,), Measure(error=ERRORS[tower] if first else bar / 10), passed=True, evaluations=3)
+
+        return SimpleNamespace(search=search)
 
 
 def reducer(tmp_path, reporter=None):
-    towers = Towers(tmp_path, dict.fromkeys(ERRORS), reporter or Reporter(silent=True))
+    towers = Towers(tmp_path / "bundle", dict.fromkeys(ERRORS), reporter or Reporter(silent=True))
     object.__setattr__(towers, "made", [])
     return towers
 

@@ -7,7 +7,7 @@ out (`icclip_export.precisions.search`).
 
 from __future__ import annotations
 
-import tempfile
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from icclip.bundles.manifest import TowerIO
 from icclip_export.onnx.export import check_graph
-from icclip_export.precisions.search import Found, Score, fewest_kept
+from icclip_export.precisions.search import Found, Measures, Score, fewest_kept
 from icclip_export.precisions.value import Recipe
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def convert(recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: np.ndarray, score: Score) -> Found:
-    """Write `source` in another precision to `target`; its inputs and outputs stay float32.
+class Conversion:
+    """One graph on its way to a precision, which may be searched more than once: what was measured is remembered.
 
     Args:
         recipe: the recipe of the precision.
@@ -31,19 +31,29 @@ def convert(recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: 
         target: the path of the result.
         io: the names of the graph's input and output.
         inputs: real inputs, [b, ...], because measurements on noise say little.
-        score: judges a candidate graph; the search ends when it passes.
-
-    Returns:
-        The nodes left in float32. If even all candidates left in float32 do not pass, `measure` tells.
+        score: measures a candidate graph.
+        folder: for files of the recipe; it has to outlive the conversion.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+
+    def __init__(
+        self, recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: np.ndarray, score: Score, folder: Path
+    ) -> None:
         if recipe.calibrated is not None:
-            recipe = recipe.calibrated(source, io, inputs, Path(folder))
+            recipe = recipe.calibrated(source, io, inputs, folder)
         ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
-        always = [s.node for s in ranked if s.strain > recipe.unbearable]
-        build = partial(_built, recipe.build, source, target, always)
-        found = fewest_kept([s.node for s in ranked[len(always) :]], build, score)
-    return Found((*always, *found.kept), found.measure, found.evaluations)
+        self._always = tuple(s.node for s in ranked if s.strain > recipe.unbearable)
+        self._ranked = [s.node for s in ranked[len(self._always) :]]
+        self._build = partial(_built, recipe.build, source, target, self._always)
+        self._score = score
+        self._known: Measures = {}
+
+    def search(self, bar: float) -> Found:
+        """Write the graph that leaves the fewest nodes in float32 and whose error is at most `bar`.
+
+        Its inputs and outputs stay float32. If even all candidates left in float32 do not pass, what is returned says so.
+        """
+        found = fewest_kept(self._ranked, self._build, self._score, bar=bar, known=self._known)
+        return dataclasses.replace(found, kept=(*self._always, *found.kept))
 
 
 def _built(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-MAX_EVALUATIONS = 24
-"""The maximum number of trials; each builds and runs a graph, up to half a minute for a large tower."""
+GIVING_BACK = 8
+"""The number of trials for giving nodes back; each builds and runs a graph, up to half a minute for a large tower."""
+GROUPS = 8
+"""A long list of nodes is given back in so many groups first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
     """The result of a score for a graph."""
 
-    passed: bool
     error: float
     """The distance from the checkpoint; smaller is better."""
     detail: str = ""
@@ -23,6 +24,8 @@ class Measure:
 Score = Callable[[Path], Measure]
 Build = Callable[[Sequence[str]], Path]
 """A function that builds the graph with the given nodes left in float32."""
+Measures = dict[tuple[str, ...], Measure]
+"""Nodes left in float32 -> the measure of the graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Found:
     kept: tuple[str, ...]
     """The nodes left in float32, the most sensitive first."""
     measure: Measure
+    passed: bool
     evaluations: int
 
 
@@ -41,16 +45,20 @@ class _Trials:
 
     build: Build
     score: Score
+    bar: float
+    known: Measures
     count: int = 0
     built: tuple[str, ...] | None = None
-    results: dict[tuple[str, ...], Measure] = field(default_factory=dict)
 
-    def __call__(self, kept: Sequence[str]) -> Measure:
-        key = tuple(kept)
-        if key not in self.results:
+    def passes(self, kept: tuple[str, ...]) -> bool:
+        # Never where it is not a number.
+        return self.measure(kept).error <= self.bar
+
+    def measure(self, kept: tuple[str, ...]) -> Measure:
+        if kept not in self.known:
             self.count += 1
-            self.results[key] = self.score(self.put(key))
-        return self.results[key]
+            self.known[kept] = self.score(self.put(kept))
+        return self.known[kept]
 
     def put(self, kept: tuple[str, ...]) -> Path:
         """Make sure that the graph on the disk is the one with these nodes."""
@@ -58,30 +66,38 @@ class _Trials:
         return self.build(kept)
 
 
-def fewest_kept(ranked: Sequence[str], build: Build, score: Score, *, limit: int = MAX_EVALUATIONS) -> Found:
+def fewest_kept(
+    ranked: Sequence[str],
+    build: Build,
+    score: Score,
+    *,
+    bar: float = 1.0,
+    known: Measures | None = None,
+    giving_back: int = GIVING_BACK,
+) -> Found:
     """Search how many of the most sensitive nodes must stay in float32, then which of these need not.
 
-    Doubling, then bisection over the prefixes of the ranking, then one pass that gives nodes back one by
+    Doubling, then bisection over the prefixes of the ranking, then nodes are given back: in groups, and one by
     one. Deterministic. When it returns, the graph that `build` wrote last is the one found.
 
     Args:
         ranked: the names of the nodes, the most sensitive first.
         build: writes the graph.
-        score: judges the graph.
-        limit: the number of trials after which no more nodes are given back.
+        score: measures the graph.
+        bar: the largest error that passes.
+        known: what earlier searches of the same graph have measured; this one adds to it.
+        giving_back: the number of trials for giving nodes back.
 
     Returns:
-        The first set found that passes; if not even keeping all nodes passes, all of them, with a measure that did
-        not pass.
+        The first set found that passes; if not even keeping all nodes passes, all of them.
     """
-    trials = _Trials(build, score)
+    trials = _Trials(build, score, bar, {} if known is None else known)
     kept = _shortest_prefix(ranked, trials)
-    if trials(kept).passed:
-        kept = _without_the_needless(kept, trials, limit)
-    measure = trials(kept)
+    if trials.passes(kept):
+        kept = _without_the_needless(kept, trials, trials.count + giving_back)
     if trials.built != kept:
         trials.put(kept)
-    return Found(kept, measure, trials.count)
+    return Found(kept, trials.measure(kept), trials.passes(kept), trials.count)
 
 
 def _shortest_prefix(ranked: Sequence[str], trials: _Trials) -> tuple[str, ...]:
@@ -91,13 +107,13 @@ def _shortest_prefix(ranked: Sequence[str], trials: _Trials) -> tuple[str, ...]:
         return tuple(ranked[:length])
 
     failing, length = -1, 0
-    while not trials(prefix(length)).passed:
+    while not trials.passes(prefix(length)):
         if length >= len(ranked):
             return prefix(length)
         failing, length = length, min(max(1, 2 * length), len(ranked))
     while length - failing > 1:
         middle = (failing + length) // 2
-        if trials(prefix(middle)).passed:
+        if trials.passes(prefix(middle)):
             length = middle
         else:
             failing = middle
@@ -107,10 +123,14 @@ def _shortest_prefix(ranked: Sequence[str], trials: _Trials) -> tuple[str, ...]:
 def _without_the_needless(kept: tuple[str, ...], trials: _Trials, limit: int) -> tuple[str, ...]:
     """Give back nodes that were kept only because they came before the node that mattered."""
     # The last one of the shortest prefix is known to matter.
-    for name in reversed(kept[:-1]):
-        if trials.count >= limit:
-            break
-        fewer = tuple(other for other in kept if other != name)
-        if trials(fewer).passed:
-            kept = fewer
+    needed, size = kept[-1:], max(1, len(kept) // GROUPS)
+    while size:
+        # The least sensitive ones first.
+        for end in range(len(kept) - len(needed), 0, -size):
+            if trials.count >= limit:
+                return kept
+            fewer = kept[: max(0, end - size)] + kept[end:]
+            if trials.passes(fewer):
+                kept = fewer
+        size //= 2
     return kept
