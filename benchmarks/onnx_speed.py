@@ -60,6 +60,8 @@ from icclip_export.precisions.value import DIRECTORY
 PRECISIONS = ("fp32", "fp16", "int8")
 ROUNDS = {1: 30, 8: 8, 32: 4}
 STARTS = 5
+CALIBRATED = 8
+"""Inputs that int8 is calibrated with: enough for the graph's speed, which does not depend on their values."""
 REST = 0.05
 """Seconds between two calls: the threads of the last one spin for a while, in the way of the next."""
 TORCH, COMPILED, OPTIMUM = "torch", "torch.compile", "optimum"
@@ -174,7 +176,12 @@ class Work:
         source = self.bundle / graph_name(tower, "fp32")
         target = self.bundle / graph_name(tower, precision)
         if not target.exists():
-            find_precision(precision).recipe.build(source, target, ())
+            recipe = find_precision(precision).recipe
+            with tempfile.TemporaryDirectory() as folder:
+                if recipe.calibrated is not None:
+                    inputs = self.inputs(tower, CALIBRATED).numpy()
+                    recipe = recipe.calibrated(source, tower_ios(self.loaded)[tower], inputs, Path(folder))
+                recipe.build(source, target, ())
         return target
 
     @cached_property
@@ -185,7 +192,7 @@ class Work:
         return export_towers(self.loaded, folder)
 
     def before(self, tower: Tower, precision: str) -> Path:
-        """A graph that is not rewritten."""
+        """A graph that is neither rewritten nor calibrated: what onnxruntime's quantization makes of it."""
         source = self.exported[tower]
         if precision == "fp32":
             return source

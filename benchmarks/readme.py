@@ -438,21 +438,31 @@ def _interval(run: Mapping[str, Any]) -> str:
 
 
 def encoders() -> str:
-    """The exported encoders beside torch: times torch's speed."""
+    """The exported encoders in float32 and fp16 beside torch, optimum and others: times torch's speed."""
+    names = ("torch.compile", "optimum", "fastembed", "openvino fp32", "icclip fp32", "icclip fp16")
+    return _beside_torch(names, "icclip fp32", "against optimum", "icclip fp32 against optimum")
+
+
+def small_encoders() -> str:
+    """The exported encoders in int8 and bf16: times torch's speed in float32."""
+    names = ("exported int8", "openvino int8", "openvino bf16", "icclip int8")
+    return _beside_torch(names, "icclip int8", "against exported", "icclip int8 against exported int8")
+
+
+def _beside_torch(names: Sequence[str], ours: str, compared: str, title: str) -> str:
     speed = [row for row in result("onnx_speed")["speed"] if row["tower"] != "both"]
-    names = list(dict.fromkeys(row["runs as"] for row in speed))
-    places = list(dict.fromkeys((row["model"], row["tower"], row["batch"]) for row in speed))
     known = {(row["model"], row["tower"], row["batch"], row["runs as"]): row for row in speed}
-    torch = names[0]
+    shown = [name for name in names if any(name == row["runs as"] for row in speed)]
     rows = [
         (
             f"{model}, {tower}, batch {batch}",
-            f"{known[model, tower, batch, torch]['ms']:.0f} ms",
-            *(f"{_times(known[model, tower, batch, name]):.2f}" for name in names[1:]),
+            f"{known[model, tower, batch, 'torch']['ms']:.0f} ms",
+            *(f"{_times(known[model, tower, batch, name]):.2f}" for name in shown),
+            f"{known[model, tower, batch, ours][compared]:.2f}",
         )
-        for model, tower, batch in places
+        for model, tower, batch in dict.fromkeys((row["model"], row["tower"], row["batch"]) for row in speed)
     ]
-    return table(("", torch, *names[1:]), rows)
+    return table(("", "torch", *shown, title), rows)
 
 
 def whole_exports() -> str:
@@ -622,12 +632,13 @@ def _study(name: str, compared: str) -> str:
             row["recipe"],
             row.get("seeds", ""),
             f"{row['rsum']:.1f} ({row['95 % from']:.0f}..{row['to']:.0f})",
+            f"± {row['over seeds +-']:.1f}" if "over seeds +-" in row else "",
             f"{row['gain']:+.1f} ({row['gain from']:+.1f}..{row['gain to']:+.1f})" if "gain" in row else "",
             f"{100 * row['t2i_R@10']:.1f} %",
         )
         for row in (found["start"], *found["means"])
     ]
-    return table(("recipe", "seeds", "rsum (95 %)", compared, "t2i R@10"), rows)
+    return table(("recipe", "seeds", "rsum (95 % over images)", "95 % over seeds", compared, "t2i R@10"), rows)
 
 
 # Corpora, indexes and services --------------------------------------------------------------------
@@ -818,7 +829,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, static_convolutions, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
+        encoders, small_encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
     )
 }  # fmt: skip
 
