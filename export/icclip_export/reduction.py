@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from icclip.bundles.manifest import Tower
 from icclip.bundles.parity_record import PrecisionParity, Thresholds, TowerSearch
 from icclip.console import Reporter
+from icclip.files import staging_directory
 from icclip_export.gate.calibration import Calibration
 from icclip_export.precisions import graph_name
 from icclip_export.precisions import precision as find_precision
@@ -44,21 +44,27 @@ class Reducer:
     ) -> PrecisionParity:
         """Reduce and let the gate `check`; if it fails, reduce less. Returns the last result and how it was reached.
 
-        Only a tower that the failure is about is made again: the other one would lose nodes for nothing.
+        Only a tower that the failure is about is made again, each of them `attempts` times in all: the other one would lose
+        nodes for nothing.
         """
         # Beside the bundle, which the gate reads meanwhile.
-        with tempfile.TemporaryDirectory(dir=self.directory.parent) as folder:
-            conversions = {tower: self._conversion(tower, precision, limits, Path(folder)) for tower in self.calibrated}
+        with staging_directory(self.directory) as folder:
+            conversions = {tower: self._conversion(tower, precision, limits, folder) for tower in self.calibrated}
             found = {tower: self._search(precision, tower, one, FIRST_BAR) for tower, one in conversions.items()}
             tried = {tower: one.evaluations for tower, one in found.items()}
+            searches = dict.fromkeys(conversions, 1)
             result = check()
             attempt = 1
-            while not result.passed and attempt < attempts:
+            while not result.passed:
+                blamed = to_blame(result, {tower: one.measure.error for tower, one in found.items()})
+                again = [tower for tower in blamed if searches[tower] < attempts]
+                if not again:
+                    break
                 attempt += 1
-                again = to_blame(result, {tower: one.measure.error for tower, one in found.items()})
                 names = " and ".join(f"the {tower} tower" for tower in again)
                 self.reporter.note(f"{precision} did not pass: searching {names} again with stricter limits")
                 for tower in again:
+                    searches[tower] += 1
                     bar = STRICTER * found[tower].measure.error
                     found[tower] = self._search(precision, tower, conversions[tower], bar)
                     tried[tower] += found[tower].evaluations

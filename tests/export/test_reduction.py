@@ -79,3 +79,13 @@ def test_the_last_attempt_stands_even_if_it_fails(tmp_path):
     assert not found.passed
     assert [tower for tower, _ in towers.made] == ["vision", "text", "vision"]
     assert found.attempts == 2
+
+
+def test_each_tower_has_its_own_attempts(tmp_path):
+    """One that was to blame first does not use up those of the other."""
+    towers = reducer(tmp_path)
+    failures = iter(["vision.cosine", "text.cosine", "text.cosine", "vision.cosine", "vision.cosine"])
+    found = towers.reduce_until_passed("int8", LIMITS, lambda: result(next(failures)), attempts=3)
+    assert [tower for tower, _ in towers.made] == ["vision", "text", "vision", "text", "text", "vision"]
+    assert not found.passed
+    assert found.attempts == 5
