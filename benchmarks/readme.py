@@ -620,6 +620,21 @@ def allocator() -> str:
     )  # fmt: skip
 
 
+def convolutions() -> str:
+    """Towers of convolutions in both layouts."""
+    head = ("EfficientNet-Lite2", "precision", "images/s", "times faster")
+    return table(
+        head,
+        (
+            (
+                "a training step" if row["step"] == "train" else "encoding", row["precision"],
+                f"{row['images/s, channels last']:.1f} instead of {row['images/s, as it is']:.1f}", f"{row['times faster']:.2f}",
+            )
+            for row in result("convolutions")["rows"]
+        ),
+    )  # fmt: skip
+
+
 def recipes() -> str:
     """What helps when two pretrained towers are fine-tuned, the vision tower frozen."""
     return _study("text", "beside the seed project's (95 %)")
@@ -829,7 +844,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, static_convolutions, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, small_encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator,
+        encoders, small_encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator, convolutions,
     )
 }  # fmt: skip
 

@@ -3,8 +3,8 @@
     python -m benchmarks.recipes --start START --dataset flickr8k@PATH [--study text|vision] [--seeds 1 2 3] [--parallel 2]
 
 START is a checkpoint whose projections have been trained (`icclip train --freeze both`): from there each row trains, and its
-best checkpoint is measured on the test split, with 95 % intervals (bootstrap over images). Each run is also compared with the
-run of the study's first row that has the same seed, image by image (`icclip compare`).
+best checkpoint is measured on the test split, with 95 % intervals: over images (bootstrap; of each run), over seeds (Student's t;
+of a row), and beside the run of the study's first row that has the same seed, image by image (`icclip compare`).
 
 - `--study text`: the vision tower is frozen, and its features come from the cache. 30,000 images seen.
 - `--study vision`: is it worth to train the vision tower as well? An image costs about twenty times as much, so that this study
@@ -41,6 +41,9 @@ GAIN = ("gain", "gain from", "gain to")
 DECAYS_EVERYTHING = "decays everything"
 NO_BETTER = 3
 """The exit code of a run that ends no better than it began, which is a result too."""
+
+STUDENT = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Number of seeds -> the 97.5 % quantile of Student's t with one degree of freedom less."""
 
 FROZEN = ("--freeze", "vision", "--cache-features", "on")
 LARGE = (*FROZEN, "--train-bs", 512, "--micro-batch", 64, "--lr", 2e-4)
@@ -132,6 +135,7 @@ def main() -> None:
                 # If one has failed, the others would run on without being written down.
                 for one in waiting:
                     one.cancel()
+    record.write()
     columns = dict.fromkeys(name for row in record.means for name in row)
     show([{name: row.get(name, "") for name in columns} for row in record.means])
 
@@ -155,8 +159,11 @@ class Record:
         return any((run["recipe"], run["seed"]) == (row, seed) for run in self.runs)
 
     def add(self, found: dict[str, Any]) -> None:
-        """Write what there is, beside what the other study has by now."""
         self.runs.append(found)
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is, beside what the other study has by now."""
         whole = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
         whole[self.options.study] = {
             "about": environment("icclip", "torch", "transformers") | {"precision": self.options.precision},
@@ -247,12 +254,13 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def mean(runs: Sequence[Mapping[str, Any]], row: str) -> dict[str, Any]:
-    """Over the seeds; the interval is the mean of the seeds' intervals."""
+    """Over the seeds; the interval over images is the mean of the seeds' intervals, the one over seeds the mean's own."""
     own = [one for one in runs if one["recipe"] == row]
     names = ("rsum", "95 % from", "to", "t2i_R@10", *GAIN * all("gain" in one for one in own))
     average = {name: rounded(statistics.mean(one[name] for one in own)) for name in names}
     spread = statistics.stdev(one["rsum"] for one in own) if len(own) > 1 else 0.0
-    return {"recipe": row, "seeds": len(own), **average, "deviation": rounded(spread)}
+    over_seeds = {"over seeds +-": rounded(STUDENT[len(own)] * spread / len(own) ** 0.5)} if len(own) in STUDENT else {}
+    return {"recipe": row, "seeds": len(own), **average, "deviation": rounded(spread), **over_seeds}
 
 
 if __name__ == "__main__":
