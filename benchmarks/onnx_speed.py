@@ -176,11 +176,9 @@ class Work:
         source = self.bundle / graph_name(tower, "fp32")
         target = self.bundle / graph_name(tower, precision)
         if not target.exists():
-            recipe = find_precision(precision).recipe
+            io, inputs = tower_ios(self.loaded)[tower], self.inputs(tower, CALIBRATED).numpy()
             with tempfile.TemporaryDirectory() as folder:
-                if recipe.calibrated is not None:
-                    inputs = self.inputs(tower, CALIBRATED).numpy()
-                    recipe = recipe.calibrated(source, tower_ios(self.loaded)[tower], inputs, Path(folder))
+                recipe = find_precision(precision).recipe.for_graph(source, io, inputs, Path(folder))
                 recipe.build(source, target, ())
         return target
 

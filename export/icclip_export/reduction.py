@@ -51,7 +51,6 @@ class Reducer:
         with staging_directory(self.directory) as folder:
             conversions = {tower: self._conversion(tower, precision, limits, folder) for tower in self.calibrated}
             found = {tower: self._search(precision, tower, one, FIRST_BAR) for tower, one in conversions.items()}
-            tried = {tower: one.evaluations for tower, one in found.items()}
             searches = dict.fromkeys(conversions, 1)
             result = check()
             attempt = 1
@@ -67,10 +66,9 @@ class Reducer:
                     searches[tower] += 1
                     bar = STRICTER * found[tower].measure.error
                     found[tower] = self._search(precision, tower, conversions[tower], bar)
-                    tried[tower] += found[tower].evaluations
                 result = check()
         search: dict[str, TowerSearch] = {
-            tower: TowerSearch(kept=one.kept, tried=tried[tower]) for tower, one in found.items()
+            tower: TowerSearch(kept=one.kept, tried=conversions[tower].tried) for tower, one in found.items()
         }
         return dataclasses.replace(result, attempts=attempt, search=search)
 

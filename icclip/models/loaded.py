@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from icclip.config import LossFamily
-from icclip.models.convolutions import lay_out_channels_last
 from icclip.models.feeder import Feeder
 from icclip.models.objective import attach_bias, storable, trained_loss
 from icclip.models.pixels import Pixels
@@ -43,7 +42,6 @@ class LoadedModel:
         """Wrap a transformers model and its processor; the backend tells how the model expects its text."""
         policy = backend.text_policy(model.config, processor.tokenizer)
         attach_bias(model)
-        lay_out_channels_last(model.get_submodule(backend.vision.module))
         return cls(model, Feeder(processor, policy), backend, source, trained_loss(model.config, backend.loss))
 
     def ready_for(self, texts: Sequence[str]) -> Self:

@@ -27,6 +27,7 @@ from icclip.models.checking import (
     check_runs,
     check_size,
 )
+from icclip.models.convolutions import lay_out_channels_last
 from icclip.models.loaded import LoadedModel
 from icclip.models.quiet import quiet_transformers
 from icclip.plugins.registry import Registry
@@ -90,6 +91,7 @@ def load_pretrained(config: ModelConfig, backend: BackendSpec) -> LoadedModel:
     set_attention(model, config.attention)
     embeddings = getattr(model.config, backend.text.config).vocab_size
     check_vocabulary(processor.tokenizer, embeddings, source_label(config))
+    lay_out_channels_last(model.get_submodule(backend.vision.module))
     loaded = LoadedModel.of(model.eval(), processor, backend, source_label(config))
     check_runs(loaded, directory)
     return loaded

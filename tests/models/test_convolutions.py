@@ -8,8 +8,11 @@ import pytest
 import torch
 import transformers
 
+from icclip.config import ModelConfig
 from icclip.models.convolutions import lay_out_channels_last
-from tests.support.towers import efficientnet
+from icclip.models.opening import open_model
+from icclip.plugins.registry import Registry
+from tests.support.towers import assembled, bert, efficientnet
 
 
 @pytest.fixture
@@ -74,3 +77,11 @@ def test_exporters_see_a_plain_graph(tower):
     kinds = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert not any("memory_format" in str(node.kwargs) for node in program.graph.nodes)
     assert "aten.clone.default" not in kinds
+
+
+def test_a_model_that_is_opened_has_it(icclip, tmp_path):
+    start = assembled(icclip, tmp_path, efficientnet(), bert())
+    loaded = open_model(Registry(load_plugins=frozenset()), ModelConfig(name=str(start)))
+    loaded.model.eval()
+    pixels = torch.randn(2, 3, *[loaded.model.config.vision_config.image_size] * 2)
+    assert any(layouts(loaded.model.vision_model, pixels)[1])

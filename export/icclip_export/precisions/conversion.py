@@ -38,14 +38,18 @@ class Conversion:
     def __init__(
         self, recipe: Recipe, source: Path, target: Path, *, io: TowerIO, inputs: np.ndarray, score: Score, folder: Path
     ) -> None:
-        if recipe.calibrated is not None:
-            recipe = recipe.calibrated(source, io, inputs, folder)
+        recipe = recipe.for_graph(source, io, inputs, folder)
         ranked = sorted(recipe.sensitivities(source, io, inputs), key=lambda s: (-s.strain, s.node))
         self._always = tuple(s.node for s in ranked if s.strain > recipe.unbearable)
         self._ranked = [s.node for s in ranked[len(self._always) :]]
         self._build = partial(_built, recipe.build, source, target, self._always)
         self._score = score
         self._known: Measures = {}
+
+    @property
+    def tried(self) -> int:
+        """The number of graphs that all searches have built and measured."""
+        return len(self._known)
 
     def search(self, bar: float) -> Found:
         """Write the graph that leaves the fewest nodes in float32 and whose error is at most `bar`.

@@ -39,6 +39,10 @@ class Recipe:
     """A function (float32 graph, its names, real inputs, folder) that returns a better recipe for this graph alone, which may keep
     files in the folder as long as it is used."""
 
+    def for_graph(self, source: Path, io: TowerIO, inputs: np.ndarray, folder: Path) -> Recipe:
+        """The recipe for one graph: a better one where real inputs, [b, ...], can make it better; see `calibrated`."""
+        return self if self.calibrated is None else self.calibrated(source, io, inputs, folder)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
