@@ -455,14 +455,15 @@ def _beside_torch(names: Sequence[str], ours: str, compared: str, title: str) ->
     shown = [name for name in names if any(name == row["runs as"] for row in speed)]
     rows = [
         (
-            f"{model}, {tower}, batch {batch}",
+            f"{model.split()[0]} {tower}",
+            batch,
             f"{known[model, tower, batch, 'torch']['ms']:.0f} ms",
             *(f"{_times(known[model, tower, batch, name]):.2f}" for name in shown),
             f"{known[model, tower, batch, ours][compared]:.2f}",
         )
         for model, tower, batch in dict.fromkeys((row["model"], row["tower"], row["batch"]) for row in speed)
     ]
-    return table(("", "torch", *shown, title), rows)
+    return table(("", "batch", "torch", *shown, title), rows)
 
 
 def whole_exports() -> str:
