@@ -646,6 +646,14 @@ def vision_recipes() -> str:
     return _study("vision", "beside the frozen tower (95 %)")
 
 
+def batch_statistics() -> str:
+    """A start whose BatchNorm layers normalise with the batch."""
+    rows = [
+        (row["statistics"], f"{row['cosine']:.2f}", f"{row['loss']:.2f}") for row in result("batch_statistics")["rows"]
+    ]
+    return table(("statistics of the vision tower", "cosine to its own embeddings", "softmax loss of 64 pairs"), rows)
+
+
 def _study(name: str, compared: str) -> str:
     found = result("recipes")[name]
     rows = [
@@ -850,7 +858,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         proof, mutants, mutants_by_data, hostile, whole_job, parity, exporters, blocks_of_bits, static_convolutions, kills, memory, divided, pipeline, steps, losses, loss_steps, large_steps, exact_negatives,
-        encoders, small_encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, vision_recipes, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator, convolutions,
+        encoders, small_encoders, whole_exports, starting, house, gpu, service_start, service_memory, cold_starts, opening_steps, photo_embedding, photo_shares, run_cost, together, resumed_by_others, every_case, frozen_steps, recipes, vision_recipes, batch_statistics, two_towers, ranking, corpora, index_kinds, large_index, serving, search_hits, allocator, convolutions,
     )
 }  # fmt: skip
 
