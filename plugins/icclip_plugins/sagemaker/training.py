@@ -274,7 +274,7 @@ def _run(command: Sequence[str], container: Container, environment: Mapping[str,
 
 @contextlib.contextmanager
 def _passing_on(child: subprocess.Popen[str]) -> Iterator[None]:
-    """A spot interruption is a SIGTERM: the run saves a checkpoint, and the next container goes on from there."""
+    """A spot interruption is a SIGTERM: the run ends in order, and the next container goes on from its last checkpoint."""
     before = signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
     try:
         yield
