@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import sys
 import threading
@@ -78,6 +80,8 @@ class Company:
                 self._board = Board.join(self.who, environment, self.timeout)
                 thread.start()
             yield
+            if self.who.size > 1:
+                atexit.register(_part)
         except BaseException as error:
             settled = self.settled(error)
             if settled is error:
@@ -315,6 +319,21 @@ def _named(error: BaseException, where: str) -> BaseException:
 def _limit_collectives(timeout: timedelta) -> None:
     if distributed.is_initialized():
         distributed.distributed_c10d._set_pg_timeout(timeout)  # noqa: SLF001 # torch offers no other way
+
+
+def _part() -> None:
+    """Let go of the other processes while Python is still whole.
+
+    Gloo's threads drop their references to what was sent some time after it was sent. A thread that drops the last
+    reference to a tensor when Python is ending aborts the process, whose work is done.
+    """
+    if distributed.is_initialized():
+        # The group joins its threads once nobody refers to it, as models that were trained do.
+        gc.collect()
+        distributed.destroy_process_group()
+        # Where a model was divided among the processes, torch's own caches refer to the group for ever. Its threads wait
+        # for nothing but Python's lock, which is theirs for the taking meanwhile.
+        time.sleep(POLL)
 
 
 def _nothing() -> None:
