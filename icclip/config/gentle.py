@@ -23,6 +23,10 @@ class GentleConfig(Config):
         "Number of first blocks of each tower, with the embeddings before them, whose weights stay as they are.",
         0, panel=GENTLE, metavar="N", at_least=0,
     )  # fmt: skip
+    freeze_bn_stats: bool = option(
+        "Let BatchNorm layers in a tower that trains keep their statistics instead of taking those of each batch.",
+        False, panel=GENTLE,
+    )  # fmt: skip
     layer_decay: float = option(
         "Learning rate of each layer as a share of the rate of the layer above it, such as 0.75 (BEiT).",
         1.0, panel=GENTLE, metavar="FACTOR", above=0, at_most=1,

@@ -45,6 +45,7 @@ from icclip.training.processes.gather import on_first_process
 from icclip.training.record import record
 from icclip.training.step.arguments import allow_fast_matmul, default_workers, planned_steps, training_arguments
 from icclip.training.step.progress import History
+from icclip.training.step.recomputation import allow_recomputation
 from icclip.training.step.schedule import Cadence
 from icclip.training.step.trackers import Trackers
 from icclip.training.step.trainer import ContrastiveTrainer
@@ -121,7 +122,9 @@ def prepare(config: TrainConfig, earlier: RunDirectory, registry: Registry, repo
     if config.resume:
         _check_what_is_resumed(config, earlier, checkpoint, about, reporter)
     gentle = Gentle.prepare(loaded, config)
-    check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size)
+    if config.grad_ckpt:
+        allow_recomputation(loaded.model, loaded.backend)
+    check_batch_norm(loaded.model, loaded.backend, config, arguments.world_size, reporter.warn)
     frozen = FrozenTowers.of(loaded, config, arguments.device, reporter, checkpoint=checkpoint)
     trackers = Trackers.started(arguments, loaded.model, reporter.warn)
     if arguments.should_save:

@@ -13,6 +13,7 @@ from datasets import Dataset, Features, Sequence, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from safetensors.torch import load_file
+from support import towers
 
 from icclip.config import TrainConfig
 from icclip.errors import ConfigError, MissingExtraError, UsageError
@@ -37,9 +38,9 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(images, output, *more):
+def arguments(images, output, *more, resize=("--image-resize", "32")):
     return [
-        "train", "--model", "clip-tiny", "--dataset", images, "--output-dir", output, "--image-resize", "32",
+        "train", "--model", "clip-tiny", "--dataset", images, "--output-dir", output, *resize,
         "--device", "cpu", "--workers", "0", "--report-to", "none", "--logging-steps", "1", "--guard", "off", *more,
     ]  # fmt: skip
 
@@ -238,6 +239,43 @@ def test_a_divided_model_learns_as_a_whole_one(icclip, images, tmp_path, model):
     by_train = json.loads((tmp_path / "two" / "test_metric.json").read_text())
     by_eval = json.loads(icclip("eval", tmp_path / "two", "--json").out)
     assert by_eval["rsum"] == by_train["rsum"]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize("divided", [(), ("--fsdp",)], ids=["whole", "divided"])
+def test_two_processes_with_kept_statistics_learn_as_one(icclip, images, tmp_path, divided):
+    """A tower with BatchNorm trains."""
+    # Dropout would fall otherwise in two parts than in one.
+    text = towers.bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    start = towers.assembled(icclip, tmp_path, towers.efficientnet(drop_connect_rate=0.0, initializer_range=1.0), text)
+    # Some gradients are nothing but rounding errors, of which Adam would make whole steps.
+    options = (
+        "--model",
+        start,
+        "--freeze-bn-stats",
+        "--epochs",
+        1,
+        "--lr",
+        0.01,
+        "--weight-decay",
+        0,
+        "--set",
+        "adam_epsilon=1e-3",
+    )
+    alone = icclip(*arguments(images, tmp_path / "one", *options, "--train-bs", 8, resize=()))
+    assert alone.code == 0, alone.err
+    launched(TORCHRUN, arguments(images, tmp_path / "two", *options, "--train-bs", 4, *divided, resize=()))
+    before, one, two = (
+        load_file(run / "model.safetensors")
+        for run in (start, *(tmp_path / name / "checkpoint-3" for name in ("one", "two")))
+    )
+    assert one.keys() == two.keys()
+    for key, weight in one.items():
+        torch.testing.assert_close(two[key], weight, atol=2e-6, rtol=0)
+    moved = {key: (one[key] - before[key]).abs().max() for key in one if key.startswith("vision_model.")}
+    assert max(moved.values()) > 1e-3
+    assert not any(by for key, by in moved.items() if "running_" in key)
 
 
 @pytest.mark.distributed

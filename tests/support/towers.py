@@ -34,10 +34,10 @@ def convnext() -> Any:
     return transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 2], num_stages=2, patch_size=4)
 
 
-def efficientnet() -> Any:
+def efficientnet(**options: Any) -> Any:
     """Three blocks, with BatchNorm and squeeze-and-excite; it names no `hidden_size`."""
     return transformers.EfficientNetConfig(
-        image_size=SIDE, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, dropout_rate=0.1,
+        **options, image_size=SIDE, width_coefficient=0.25, depth_coefficient=0.1, hidden_dim=320, dropout_rate=0.1,
         kernel_sizes=[3, 5], in_channels=[32, 32], out_channels=[32, 64], strides=[2, 1], num_block_repeats=[1, 2],
         expand_ratios=[2, 2], depthwise_padding=[], num_hidden_layers=2,
     )  # fmt: skip

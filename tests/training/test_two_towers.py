@@ -25,13 +25,14 @@ from icclip.training.gentle.plan import Gentle
 from icclip.training.objective import fitted_bias
 from icclip.training.run import train
 from icclip.training.step.progress import Progress
+from icclip.training.step.recomputation import allow_recomputation
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def joined(folder, **options):
+def joined(folder, vision=None, **options):
     """An EfficientNet and a BERT."""
-    vision = towers.write_tower(folder / "v", towers.efficientnet())
+    vision = towers.write_tower(folder / "v", towers.efficientnet(**(vision or {})))
     text = towers.write_tower(folder / "t", towers.bert(**options), seed=1)
     config = AssembleConfig(vision=str(vision), text=str(text), output_dir=folder / "start", projection_dim=16)
     return assemble(config, Registry(load_plugins=frozenset()), Reporter(silent=True)).output_dir
@@ -40,6 +41,15 @@ def joined(folder, **options):
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     return joined(tmp_path_factory.mktemp("dual"))
+
+
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """Without dropout, which falls otherwise in two parts than in one."""
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return joined(
+        tmp_path_factory.mktemp("still"), vision={"drop_connect_rate": 0.0, "initializer_range": 1.0}, **no_dropout
+    )
 
 
 def cut(config, registry, monkeypatch, step):
@@ -120,10 +130,10 @@ def test_frozen_blocks_keep_their_statistics(dual, registry):
 
 
 TOGETHER = "the vision tower has BatchNorm layers that train on the statistics of whole batches; "
+EXACT = [{"freeze": "vision"}, {"freeze_bn_stats": True}]
 INEXACT = {
     "--micro-batch 2 they would be those of 2 images": {"micro_batch": 2},
     "--ema they would not be those of the averaged weights": {"gentle": GentleConfig(ema=0.9)},
-    "--grad-ckpt they would be updated twice": {"grad_ckpt": True},
 }
 
 
@@ -132,32 +142,94 @@ def test_what_would_not_be_exact_is_refused(dual, registry, quiet, message, opti
     with pytest.raises(UsageError) as refused:
         train(dataclasses.replace(dual, train_bs=4, **options), registry, quiet)
     assert str(refused.value).startswith(f"{TOGETHER}with {message}")
-    assert str(refused.value).endswith("or freeze the tower (--freeze vision)")
+    assert str(refused.value).endswith(
+        "leave it out, keep the statistics as they are (--freeze-bn-stats), or freeze the tower (--freeze vision)"
+    )
     assert not dual.output_dir.exists()
 
 
-@pytest.mark.parametrize(("processes", "fsdp"), [(2, False), (1, True)])
-def test_processes_have_statistics_of_their_own(dual, registry, processes, fsdp):
+@pytest.mark.parametrize(
+    ("message", "processes", "options"),
+    [
+        ("with 2 processes each would have its own", 2, {}),
+        ("with --fsdp they would not be put together", 1, {"fsdp": True}),
+        # An EfficientNet cannot recompute anyway; others with BatchNorm may.
+        ("with --grad-ckpt they would be updated twice", 1, {"grad_ckpt": True}),
+    ],
+)
+def test_statistics_that_would_not_be_those_of_the_batch(dual, registry, message, processes, options):
     loaded = open_model(registry, dual.model)
-    with pytest.raises(UsageError, match=TOGETHER + r"with (2 processes|--fsdp)"):
-        check_batch_norm(loaded.model, loaded.backend, dataclasses.replace(dual, fsdp=fsdp), processes)
-    Gentle.prepare(loaded, gentle(dual, freeze="vision"))
-    check_batch_norm(loaded.model, loaded.backend, dual, processes)
+    config = dataclasses.replace(dual, **options)
+    with pytest.raises(UsageError, match=TOGETHER + message):
+        check_batch_norm(loaded.model, loaded.backend, config, processes, pytest.fail)
+    for exact in EXACT:
+        loaded = open_model(registry, dual.model)
+        Gentle.prepare(loaded, gentle(config, **exact))
+        check_batch_norm(loaded.model, loaded.backend, gentle(config, **exact), processes, pytest.fail)
 
 
-def test_a_frozen_tower_trains_with_micro_batches_and_averages(dual, registry, quiet, tmp_path):
-    # Dropout would fall otherwise in two parts than in one.
-    still = joined(tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+@pytest.mark.parametrize("exact", EXACT, ids=str)
+def test_without_statistics_of_batches_micro_batches_and_averages_are_exact(dual, still, registry, quiet, exact):
     weights = {}
     for size in (None, 2):
-        options = {"micro_batch": size, "output_dir": tmp_path / str(size), "model": ModelConfig(name=str(still))}
+        options = {
+            "micro_batch": size,
+            "output_dir": dual.output_dir / str(size),
+            "model": ModelConfig(name=str(still)),
+        }
         # Some gradients are nothing but rounding errors, of which Adam would make whole steps.
         options["training_args"] = {"adam_epsilon": 1e-3}
-        config = dataclasses.replace(gentle(dual, freeze="vision", ema=0.5), train_bs=4, **options)
+        config = dataclasses.replace(gentle(dual, **exact, ema=0.5), train_bs=4, lr=1e-2, weight_decay=0.0, **options)
         train(config, registry, quiet)
         weights[size] = load_file(last_step(config) / "model.safetensors")
+    before = load_file(still / "model.safetensors")
+    moved = {"vision": 0.0, "text": 0.0}
     for name, weight in weights[None].items():
         torch.testing.assert_close(weights[2][name], weight, rtol=1e-4, atol=1e-5)
+        tower = name.partition("_")[0]
+        if tower in moved:
+            moved[tower] = max(moved[tower], float((weight - before[name]).abs().max()))
+    assert moved["text"] > 1e-3
+    assert (moved["vision"] > 1e-3) == (exact == {"freeze_bn_stats": True})
+
+
+def test_statistics_that_are_kept_do_not_move_while_the_tower_trains(dual, start, registry, quiet):
+    config = gentle(dual, freeze_bn_stats=True)
+    train(config, registry, quiet)
+    moved = changed(start, last_step(config))
+    assert {name for name in moved if "_bn." in name}
+    assert not {name for name in moved if name.endswith(STATISTICS)}
+
+
+def test_statistics_that_are_kept_are_those_that_normalise(dual, still, registry):
+    config = dataclasses.replace(dual, model=ModelConfig(name=str(still)))
+    loaded = open_model(registry, config.model)
+    pictures = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = loaded.image_features({"pixel_values": pictures})
+    Gentle.prepare(loaded, gentle(config, freeze_bn_stats=True))
+    loaded.model.train()
+    kept = loaded.image_features({"pixel_values": pictures})
+    torch.testing.assert_close(kept, expected)
+    assert kept.requires_grad
+    assert loaded.model.vision_model.training
+
+
+def test_without_batch_norm_there_are_no_statistics_to_keep(config, registry, quiet):
+    with pytest.raises(UsageError, match=r"this model has no BatchNorm layers, .* leave --freeze-bn-stats out"):
+        train(gentle(config, freeze_bn_stats=True), registry, quiet)
+    assert not config.output_dir.exists()
+
+
+@pytest.mark.parametrize(("options", "told"), [({}, 1), *((exact, 0) for exact in EXACT)], ids=str)
+def test_what_the_statistics_of_batches_can_cost_is_said(dual, registry, options, told):
+    said = []
+    loaded = open_model(registry, dual.model)
+    config = gentle(dual, **options)
+    Gentle.prepare(loaded, config)
+    check_batch_norm(loaded.model, loaded.backend, config, 1, said.append)
+    assert len(said) == told
+    assert all("the vision tower has BatchNorm" in line and "--freeze-bn-stats" in line for line in said)
 
 
 # Freezing -----------------------------------------------------------------------------------------
@@ -188,8 +260,9 @@ def test_where_there_are_no_projections_nothing_would_train(config, tiny, regist
         train(config, registry, quiet)
 
 
-def test_a_resumed_run_goes_on_to_the_bit(dual, registry, quiet, monkeypatch):
-    whole = dataclasses.replace(dual, epochs=2)
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_resumed_run_goes_on_to_the_bit(dual, registry, quiet, monkeypatch, kept):
+    whole = dataclasses.replace(gentle(dual, freeze_bn_stats=kept), epochs=2)
     train(dataclasses.replace(whole, output_dir=dual.output_dir / "whole"), registry, quiet)
     first = dataclasses.replace(whole, output_dir=dual.output_dir / "parts", save_every_steps=2)
     cut(first, registry, monkeypatch, 4)
@@ -197,6 +270,55 @@ def test_a_resumed_run_goes_on_to_the_bit(dual, registry, quiet, monkeypatch):
     whole = dataclasses.replace(whole, output_dir=dual.output_dir / "whole")
     assert last_step(whole).name == last_step(first).name
     assert not changed(last_step(whole), last_step(first))
+
+
+# Recomputing --------------------------------------------------------------------------------------
+
+
+def with_a_vit(folder):
+    vision, text = towers.write_tower(folder / "v", towers.vit()), towers.write_tower(folder / "t", towers.bert(), 1)
+    config = AssembleConfig(vision=str(vision), text=str(text), output_dir=folder / "start", projection_dim=16)
+    return assemble(config, Registry(load_plugins=frozenset()), Reporter(silent=True)).output_dir
+
+
+def test_towers_that_were_joined_recompute_their_activations(config, registry, quiet, tmp_path):
+    model = ModelConfig(name=str(with_a_vit(tmp_path)))
+    ends = []
+    for again in (False, True):
+        run = dataclasses.replace(
+            config, model=model, epochs=1, guard="off", grad_ckpt=again, output_dir=tmp_path / str(again)
+        )
+        train(run, registry, quiet)
+        ends.append(last_step(run))
+    assert changed(tmp_path / "start", ends[0])
+    # To the bit: dropout falls as it did the first time.
+    assert not changed(*ends)
+
+
+def test_a_block_that_recomputes_runs_twice(config, registry, tmp_path):
+    loaded = open_model(registry, ModelConfig(name=str(with_a_vit(tmp_path))))
+    allow_recomputation(loaded.model, loaded.backend)
+    loaded.model.gradient_checkpointing_enable({"use_reentrant": False})
+    loaded.model.train()
+    runs = []
+    for tower in (loaded.model.vision_model, loaded.model.text_model):
+        tower.encoder.layer[0].attention.register_forward_pre_hook(lambda module, _: runs.append(module))
+    image = loaded.image_features({"pixel_values": torch.rand(2, 3, towers.SIDE, towers.SIDE)})
+    text = loaded.text_features(loaded.feeder.text_inputs(["a red square", "one"]))
+    (image * text).sum().backward()
+    assert len(runs) == 4
+
+
+def test_what_cannot_recompute_is_one_line(dual, start, registry, quiet):
+    with pytest.raises(UsageError, match=r"the vision tower cannot recompute its activations: .* \(--freeze vision\)"):
+        train(dataclasses.replace(dual, grad_ckpt=True), registry, quiet)
+    assert not dual.output_dir.exists()
+    loaded = open_model(registry, dual.model)
+    Gentle.prepare(loaded, gentle(dual, freeze="both"))
+    allow_recomputation(loaded.model, loaded.backend)
+    loaded.model.text_model.supports_gradient_checkpointing = False
+    with pytest.raises(UsageError, match="neither tower can recompute its activations: leave --grad-ckpt out"):
+        allow_recomputation(loaded.model, loaded.backend)
 
 
 # The loss -----------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
-"""Keep frozen parts in evaluation mode, and refuse BatchNorm that trains if it would not be exact.
+"""Keep what should stay as it is in evaluation mode, and refuse BatchNorm that trains if it would not be exact.
 
-In training mode, dropout is active and BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) updates its statistics
-with those of the batch, even if its weights are frozen.
+In training mode, dropout is active and BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167) normalises with the statistics
+of the batch and updates its own, even if its weights are frozen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,24 +19,40 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def keep_frozen_in_evaluation(model: nn.Module, backend: BackendSpec) -> None:
+def keep_in_evaluation(model: nn.Module, backend: BackendSpec, *, freeze_bn_stats: bool = False) -> None:
     """Make towers without trainable weights, and frozen BatchNorm anywhere, always run in evaluation mode.
 
     This is independent of the mode of the model, because it is set before each forward pass.
+
+    Args:
+        model: as it will train, with its frozen weights marked.
+        backend: names the towers of the model.
+        freeze_bn_stats: whether BatchNorm whose weights train keeps its statistics, too.
+
+    Raises:
+        UsageError: the statistics should be kept, and there are none.
     """
+    if freeze_bn_stats and not _norms(model):
+        raise UsageError(
+            "this model has no BatchNorm layers, so there are no statistics to keep: leave --freeze-bn-stats out"
+        )
     towers = [model.get_submodule(layout.module) for layout in (backend.vision, backend.text)]
-    for module in [*(tower for tower in towers if is_frozen(tower)), *_frozen_norms(model)]:
+    norms = _norms(model) if freeze_bn_stats else _frozen_norms(model)
+    for module in [*(tower for tower in towers if is_frozen(tower)), *norms]:
         module.register_forward_pre_hook(_to_evaluation)
 
 
-def check_batch_norm(model: nn.Module, backend: BackendSpec, config: TrainConfig, processes: int) -> None:
-    """Check that BatchNorm layers that train see whole batches of one process.
+def check_batch_norm(
+    model: nn.Module, backend: BackendSpec, config: TrainConfig, processes: int, warn: Callable[[str], None]
+) -> None:
+    """Check that BatchNorm layers that normalise with the batch see whole batches of one process.
 
     Args:
         model: the model as it will train, with its frozen weights marked.
         backend: names the towers of the model.
         config: the configuration of the run.
         processes: the number of processes that share a batch.
+        warn: is told of each tower that such layers can cost what it has learned.
 
     Raises:
         UsageError: the result would differ from that of the same batch in one piece.
@@ -49,13 +65,21 @@ def check_batch_norm(model: nn.Module, backend: BackendSpec, config: TrainConfig
         "with --grad-ckpt they would be updated twice in each step: leave it out": config.grad_ckpt,
         "with --ema they would not be those of the averaged weights: leave it out": config.gentle.ema is not None,
     }
+    if config.gentle.freeze_bn_stats:
+        return
     wrong = [reason for reason, applies in reasons.items() if applies]
     for tower, layout in (("vision", backend.vision), ("text", backend.text)):
-        if wrong and any(not is_frozen(norm) for norm in _norms(model.get_submodule(layout.module))):
+        if all(is_frozen(norm) for norm in _norms(model.get_submodule(layout.module))):
+            continue
+        if wrong:
             raise UsageError(
                 f"the {tower} tower has BatchNorm layers that train on the statistics of whole batches; "
-                f"{wrong[0]}, or freeze the tower (--freeze {tower})"
+                f"{wrong[0]}, keep the statistics as they are (--freeze-bn-stats), or freeze the tower (--freeze {tower})"
             )
+        warn(
+            f"the {tower} tower has BatchNorm layers that train on the statistics of each batch, which can cost a pretrained "
+            f"tower much of what it knows; --freeze-bn-stats keeps its own statistics"
+        )
 
 
 def _norms(module: nn.Module) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from icclip.config import TrainConfig
 from icclip.models.loaded import LoadedModel
 from icclip.training.gentle.averaging import WeightAverage
-from icclip.training.gentle.evaluation_mode import keep_frozen_in_evaluation
+from icclip.training.gentle.evaluation_mode import keep_in_evaluation
 from icclip.training.gentle.freezing import freeze
 from icclip.training.gentle.layers import tower_positions
 from icclip.training.gentle.lora import adapters_merged, add_adapters, remove_adapters
@@ -50,13 +50,14 @@ class Gentle:
         """Freeze, adapt and average the model in place, as `config` says.
 
         Raises:
-            UsageError: a tower has fewer blocks than should be frozen, or lacks the layers that should be adapted.
+            UsageError: a tower has fewer blocks than should be frozen, or lacks the layers that should be adapted, or the
+                model lacks the statistics that should be kept.
         """
         model, adapted = loaded.model, config.lora.rank is not None
         freeze(model, tower_positions(model, loaded.backend), config.gentle, loaded.backend)
         if adapted:
             add_adapters(model, tower_positions(model, loaded.backend), config.lora, config.seed)
-        keep_frozen_in_evaluation(model, loaded.backend)
+        keep_in_evaluation(model, loaded.backend, freeze_bn_stats=config.gentle.freeze_bn_stats)
         return cls(
             model,
             learning_rates(config, tower_positions(model, loaded.backend)),
