@@ -47,6 +47,8 @@ STUDENT = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 
 FROZEN = ("--freeze", "vision", "--cache-features", "on")
 LARGE = (*FROZEN, "--train-bs", 512, "--micro-batch", 64, "--lr", 2e-4)
+KEPT, ON = "--freeze-bn-stats", ""
+"""A switch, which takes no value."""
 SMALL = ("--train-bs", 64, "--lr", 5e-5)
 SEED_PROJECT = ("--train-bs", 64, "--grad-accum", 4, "--lr", 1e-5, DECAYS_EVERYTHING)
 
@@ -90,6 +92,7 @@ STUDIES = {
         rows={
             "64, lr 5e-5, vision frozen": (*FROZEN, *SMALL),
             "64, lr 5e-5, vision at a tenth of the rate": (*SMALL, "--vision-lr", 5e-6),
+            "64, lr 5e-5, vision at a tenth, BatchNorm's statistics kept": (*SMALL, "--vision-lr", 5e-6, KEPT, ON),
             "seed project's, both towers train": SEED_PROJECT,
         },
     ),
@@ -214,7 +217,7 @@ def trained(options: argparse.Namespace, folder: Path, row: str, seed: int) -> d
     asked = last_ones(study.rows[row])
     step = int(asked["--train-bs"]) * int(asked.get("--grad-accum", 1))
     steps = max(1, round(study.seen / step))
-    arguments = [word for pair in asked.items() for word in pair]
+    arguments = [word for pair in asked.items() for word in pair if word != ON]
     cpu = run(
         options,
         "train", "--model", options.start, "--dataset", options.dataset, "--output-dir", folder, "--max-steps", steps,
