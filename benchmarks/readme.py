@@ -768,10 +768,12 @@ def _yes(value: object) -> str:
 
 def two_towers() -> str:
     """From two pretrained towers to a proven bundle: what each command cost, and gave."""
-    head = ("data", "command", "minutes", "processor minutes", "rsum (95 %)", "t2i R@10", "gate")
+    head = ("data", "two cores", "command", "minutes", "processor minutes", "rsum (95 %)", "t2i R@10", "gate")
+    found = result("two_towers")
     rows = [
         (
             data,
+            _kind(one["about"]["cpu"]),
             row["command"],
             f"{row['minutes']:.1f}",
             f"{row['cpu minutes']:.1f}",
@@ -779,10 +781,23 @@ def two_towers() -> str:
             f"{100 * row['t2i_R@10']:.1f} %" if "rsum" in row else "",
             f"{', '.join(row['precisions'])}: {'passed' if row['passed'] else 'failed'}" if "passed" in row else "",
         )
-        for data, found in result("two_towers").items()
-        for row in found["commands"]
+        for data, one in found.items()
+        for row in (*one["commands"], _summed(one["commands"]))
     ]
     return table(head, rows)
+
+
+def _summed(commands: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all of the commands cost."""
+    costs = {name: sum(row[name] for row in commands) for name in ("minutes", "cpu minutes")}
+    return {"command": "all of them", **costs}
+
+
+def _kind(cpu: str) -> str:
+    """`AMD EPYC` or `Intel Xeon with AMX`, of the whole description."""
+    name, *features = cpu.split(", ")
+    plain = " ".join(word.removesuffix("(R)") for word in name.split() if word != "Processor")
+    return plain + " with AMX" * any("amx" in one for one in features)
 
 
 # On a GPU -----------------------------------------------------------------------------------------
